@@ -1,0 +1,51 @@
+"""Every folder and file name of the project, and `require` for those that must be there."""
+
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE_RAW = ROOT / "data/sample/01_raw"
+
+# raw, below RAW (data/01_raw)
+RAW_TEXT = "00_korean"
+RAW_DICTIONARY = "01_medical_dict"
+RAW_EXAM = "02_kor_med_test"
+
+# refined, below REFINED (data/02_refined)
+TEXT = "00_plain_text"
+DICTIONARY = "01_medical_dict.json"
+EXAM = "02_kor_med_test"
+REJECTED = "rejected"
+REFINE_RECORD = "refine.json"
+
+# trained, below OUT (model)
+STAGES = ("00_trained", "01_trained", "02_trained")
+FINAL = "final"
+EXTENDED = "extended"  # stage 0: the base with its new tokens, before training
+CHECKPOINTS = "checkpoints"
+RECORD = "run.json"
+PLAN = "plan.json"  # what a run that has begun was asked to do
+EVALUATION = "eval.json"
+PREDICTIONS = "eval_predictions.jsonl"
+TEST_LOG = "test_openings.jsonl"
+
+
+def text_shards(refined: Path) -> list[Path]:
+    """The training text: train.jsonl or train-00000.jsonl …, in order."""
+    return sorted((refined / TEXT).glob("train*.jsonl"))
+
+
+def heldout_text(refined: Path) -> Path:
+    return refined / TEXT / "heldout.jsonl"
+
+
+def exam_split(refined: Path, split: str) -> Path:
+    return refined / EXAM / f"{split}.jsonl"
+
+
+def require(path: Path, hint: str) -> Path:
+    """`path`, or a click error that names what is missing and the command that makes it."""
+    if not path.exists():
+        raise click.ClickException(f"{path} does not exist.\n  {hint}")
+    return path

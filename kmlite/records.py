@@ -1,0 +1,169 @@
+"""Read the raw formats people have, and the refined ones that the stages read. Nothing here judges a text."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import orjson
+
+from kmlite import paths, prompts
+from kmlite.runs import read_json
+
+READABLE = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".parquet", ".arrow", ".csv", ".txt")
+TXT_PIECE = 1 << 20  # characters: a .txt is one document, a larger one is cut at blank lines
+
+
+class Raw(NamedTuple):
+    """A record as it was found: `value` is a dict, or `problem` says why it is not and `value` holds what was there."""
+
+    source: str
+    line: int  # counted from 1; the row in a table, the piece in a .txt
+    value: object
+    problem: str | None
+
+
+def raw_files(folder: Path) -> list[Path]:
+    """All readable files at any depth, in a fixed order; what `datasets` writes beside its data is left out."""
+    if not folder.is_dir():
+        return []
+    skipped = {"dataset_info.json", "state.json", "dataset_dict.json"}
+    found = [p for p in folder.rglob("*") if p.is_file() and p.name.endswith(READABLE) and p.name not in skipped]
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def read_raw(path: Path, root: Path) -> Iterator[Raw]:
+    """Every record of a file, good or bad. A file that breaks off yields what came before and one `unreadable`."""
+    source = str(path.relative_to(root))
+    line = 0
+    if path.stat().st_size == 0:
+        yield Raw(source, 0, None, "empty_file")
+        return
+    try:
+        for line, (value, problem) in enumerate(values(path), 1):
+            if problem is None and not isinstance(value, dict):
+                problem = "not_an_object"
+            if problem != "empty_line":
+                yield Raw(source, line, value, problem)
+    except (OSError, EOFError, ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors and OSErrors
+        yield Raw(source, line + 1, str(error)[:200], "unreadable")
+
+
+def values(path: Path) -> Iterator[tuple[object, str | None]]:
+    name = path.name
+    if name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
+        yield from json_lines(path)
+    elif name.endswith(".json"):
+        whole = orjson.loads(path.read_bytes())
+        yield from ((value, None) for value in (whole if isinstance(whole, list) else [whole]))
+    elif name.endswith(".csv"):
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            yield from ((row, None) for row in csv.DictReader(file))
+    elif name.endswith(".txt"):
+        yield from (({"text": piece}, None) for piece in pieces(path.read_text(encoding="utf-8", errors="replace")))
+    else:
+        yield from ((row, None) for row in table_rows(path))
+
+
+def json_lines(path: Path) -> Iterator[tuple[object, str | None]]:
+    import pyarrow as pa
+
+    codec = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+    with open(path, "rb") if codec is None else pa.input_stream(str(path), compression=codec) as file:
+        for line in lines(file):
+            if not line.strip():
+                yield None, "empty_line"
+                continue
+            try:
+                yield orjson.loads(line), None
+            except orjson.JSONDecodeError:
+                yield line[:500].decode("utf-8", "replace"), "not_json"
+
+
+def lines(file) -> Iterator[bytes]:
+    """Lines of a binary stream; pyarrow's compressed streams have no readline of their own."""
+    rest = b""
+    while block := file.read(1 << 20):
+        *whole, rest = (rest + block).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
+
+
+def table_rows(path: Path) -> Iterator[dict]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix == ".parquet":
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1000):
+                yield from batch.to_pylist()
+        return
+    with pa.memory_map(str(path)) as source:
+        try:
+            batches = pa.ipc.open_stream(source)  # what `datasets` writes
+        except pa.ArrowInvalid:
+            reader = pa.ipc.open_file(source)
+            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+        for batch in batches:
+            yield from batch.to_pylist()
+
+
+def pieces(text: str) -> Iterator[str]:
+    if len(text) <= TXT_PIECE:
+        if text.strip():
+            yield text
+        return
+    piece: list[str] = []
+    size = 0
+    for paragraph in text.split("\n\n"):
+        if size > TXT_PIECE:
+            yield "\n\n".join(piece)
+            piece, size = [], 0
+        piece.append(paragraph)
+        size += len(paragraph)
+    yield "\n\n".join(piece)
+
+
+# ---- what refine wrote and the stages read
+
+
+def read_texts(shards: Iterable[Path]) -> Iterator[str]:
+    """The texts of refined shards, one by one: 34 GB don't fit into memory.
+
+    Raises:
+        click.ClickException: a line that is not {"text": …}; the file was not written by refine.
+    """
+    for path in shards:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield orjson.loads(line)["text"]
+                except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+                    raise click.ClickException(f'{path}, line {number}: not a {{"text": …}} record. Run make refine again.') from error
+
+
+def read_dictionary(refined: Path) -> list[dict]:
+    path = paths.require(refined / paths.DICTIONARY, "Put a dictionary under RAW/01_medical_dict and run: make refine")
+    entries = read_json(path)
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("term", "definition")):
+            raise click.ClickException(f"{path}, entry {number}: term or definition is missing. Run make refine again.")
+    return entries
+
+
+def read_exam(refined: Path, split: str) -> list[dict]:
+    path = paths.require(paths.exam_split(refined, split), "Put exam questions under RAW/02_kor_med_test and run: make refine")
+    questions = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            question = json.loads(line)
+            ok = question["answer"] in prompts.LETTERS and all(isinstance(question[k], str) for k in ("question", *prompts.LETTERS))
+        except (ValueError, KeyError, TypeError):
+            ok = False
+        if not ok:
+            raise click.ClickException(f"{path}, line {number}: not a refined exam question. Run make refine again.")
+        questions.append(question)
+    return questions

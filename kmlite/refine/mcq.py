@@ -1,0 +1,58 @@
+"""Rules for exam questions: raw KorMedMCQA records to the refined shape, or the reason why not."""
+
+from kmlite import prompts
+from kmlite.refine.dedup import normal_words
+from kmlite.refine.text import compose, squeeze
+
+SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "test": "test", "fewshot": "fewshot"}
+
+
+def read_letter(answer: object) -> str | None:
+    """A to E from 1–5, "3", 3.0 or a letter; None for anything else."""
+    if isinstance(answer, str):
+        answer = answer.strip().upper()
+        if answer in prompts.LETTERS and len(answer) == 1:
+            return answer
+        answer = int(answer) if answer.isascii() and answer.isdigit() else None
+    if isinstance(answer, float) and answer.is_integer():
+        answer = int(answer)
+    if type(answer) is int and 1 <= answer <= 5:
+        return prompts.LETTERS[answer - 1]
+    return None
+
+
+def text_of(value: object) -> str:
+    """A field's text; a table may hold an option that is a number."""
+    if isinstance(value, str):
+        return squeeze(compose(value))
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) and value == value else ""
+
+
+def check(record: dict) -> tuple[dict | None, str]:
+    """(refined question, "") or (None, reason)."""
+    if any(key not in record for key in ("question", "answer", *prompts.LETTERS)):
+        return None, "missing_field"
+    question = {"question": text_of(record["question"]), **{letter: text_of(record[letter]) for letter in prompts.LETTERS}}
+    if not question["question"]:
+        return None, "empty_question"
+    if not all(question[letter] for letter in prompts.LETTERS):
+        return None, "empty_option"
+    letter = read_letter(record["answer"])
+    if letter is None:
+        return None, "bad_answer"
+    if len({question[x].casefold() for x in prompts.LETTERS}) < 5:
+        return None, "duplicate_options"
+    question["answer"] = letter
+    if subject := text_of(record.get("subject") or record.get("exam_type")):
+        question["subject"] = subject
+    cot = text_of(record.get("cot"))
+    # A reasoning that ends in another letter than the answer teaches the wrong thing: the question stays without it.
+    if cot and prompts.conclusion_letter(cot) in (None, letter) and prompts.reasoning_sentences(cot):
+        question["cot"] = cot
+    return question, ""
+
+
+def stem_key(question: dict) -> tuple:
+    """Equal for the same question, whatever its spacing, punctuation and order of options."""
+    options = sorted("".join(normal_words(question[letter])) for letter in prompts.LETTERS)
+    return "".join(normal_words(question["question"])), *options

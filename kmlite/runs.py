@@ -1,0 +1,157 @@
+"""The record of a run. run.json is written last, by rename: where it stands, the step is done.
+
+plan.json, written first, holds what the run was asked to do; a second run compares itself with both.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kmlite import paths
+
+VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "unsloth", "unsloth_zoo", "tokenizers")
+WHOLE = 64 << 20  # bytes of a file that its fingerprint reads from either end: weights of 8 GB must not take a minute
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all: temporary name, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_lines(path: Path, records: list[dict]) -> None:
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def put_in_place(partial: Path, final: Path) -> None:
+    """Rename a finished folder over an older one, after its files have reached the disk."""
+    for path in [*partial.rglob("*"), partial]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    old = final.with_name(final.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.rename(final, old)
+    os.rename(partial, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def fingerprint(*files: Path) -> str:
+    """16 hex digits over the names and bytes of files; of a file over 128 MiB its size, head and tail count."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with open(path, "rb") as file:
+            digest.update(file.read(WHOLE))
+            if size > WHOLE:
+                file.seek(max(WHOLE, size - WHOLE))
+                digest.update(file.read())
+    return digest.hexdigest()
+
+
+def model_fingerprint(folder: Path) -> str:
+    """A model folder's fingerprint: configuration, tokenizer and weights."""
+    return fingerprint(*sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".jinja")))
+
+
+def is_done(folder: Path, plan: dict) -> bool:
+    """Whether `folder` holds the finished result of exactly this plan."""
+    record = folder / paths.RECORD
+    return record.exists() and (folder / paths.FINAL).is_dir() and read_json(record)["plan"] == as_stored(plan)
+
+
+def begin(folder: Path, plan: dict, restart: bool) -> None:
+    """Note the plan of a run that starts or goes on.
+
+    Raises:
+        click.ClickException: checkpoints of another plan are there and `restart` was not asked for.
+    """
+    stored = folder / paths.PLAN
+    if restart:
+        for name in (paths.CHECKPOINTS, paths.EXTENDED, paths.PLAN, paths.RECORD):
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for loop in folder.glob("loop_*"):
+            shutil.rmtree(loop)
+    if stored.exists() and not (folder / paths.RECORD).exists() and read_json(stored) != as_stored(plan):
+        changed = "\n  ".join(differences(read_json(stored), as_stored(plan)))
+        raise click.ClickException(
+            f"{folder} holds an unfinished run of other settings or data:\n  {changed}\n"
+            f"  Run it as before to go on, or add ARGS=--restart to drop what it has and start anew."
+        )
+    if (folder / paths.RECORD).exists():  # finished, but of another plan: a new run starts from nothing
+        begin(folder, plan, restart=True)
+    write_json(stored, plan)
+
+
+def as_stored(plan: dict) -> dict:
+    """The plan as JSON gives it back (tuples become lists, paths become strings)."""
+    return json.loads(json.dumps(plan, default=str))
+
+
+def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """`name: old → new` for each value that differs between two nested dicts."""
+    lines = []
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before} → {after}")
+    return lines
+
+
+def finish(folder: Path, plan: dict, started: float, metrics: dict) -> dict:
+    """Write run.json, the sign that the step is done, and drop what only an unfinished run needs."""
+    record = {"plan": plan, "metrics": metrics, "seconds": round(time.time() - started, 1), **environment()}
+    write_json(folder / paths.RECORD, record)
+    for name in (paths.CHECKPOINTS, paths.EXTENDED):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / paths.PLAN).unlink(missing_ok=True)
+    return record
+
+
+def environment() -> dict:
+    """Versions, commit and hardware of this run."""
+    import torch
+
+    found = {}
+    for name in VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=paths.ROOT, capture_output=True, text=True, check=False)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU {platform.machine()}"
+    return {
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": found,
+        "python": platform.python_version(),
+        "commit": git.stdout.strip() or None,
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }
