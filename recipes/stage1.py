@@ -1,0 +1,154 @@
+"""Stage 1: teach the medical dictionary. A LoRA on (term → definition) turns; the loss counts definitions alone.
+
+\b
+    make stage1 REFINED=data/02_refined OUT=model
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from kmlite import paths, prompts
+from kmlite.cli import check_writable, console, recipe, setting
+from kmlite.model import PRECISIONS
+
+
+@dataclass(frozen=True)
+class Settings:
+    base: str = setting("", "model to start from; empty: stage 0's final model in OUT")
+    refined: Path = setting(Path("data/02_refined"), "what make refine wrote")
+    out: Path = setting(Path("model"), "folder of the trained models; this stage writes 01_trained below it")
+    precision: str = setting("auto", "weights while training; auto takes what the free GPU memory holds", PRECISIONS)
+    rank: int = setting(64, "LoRA rank")
+    alpha: int = setting(128, "LoRA alpha; with rsLoRA the scale is alpha / sqrt(rank) = 16")
+    dropout: float = setting(0.05, "LoRA dropout; 0 is Unsloth's fast path on a GPU")
+    rslora: bool = setting(True, "rank-stabilised scale (arXiv 2312.03732)")
+    length: int = setting(512, "tokens of the longest entry; longer ones are left out and counted")
+    batch: int = setting(4, "entries at once on the card")
+    accumulation: int = setting(8, "batches an optimizer step: 32 entries")
+    learning_rate: float = setting(2e-5, "as stage 0: the terms are new, the language is not")
+    schedule: str = setting("cosine", "of the learning rate")
+    warmup: float = setting(0.1, "share of the steps (or, from 1 on, a number of steps)")
+    epochs: float = setting(3, "a definition is seen three times")
+    max_steps: int = setting(-1, "stop after so many optimizer steps; -1 for all epochs")
+    save_every: int = setting(0, "unused in this stage: a checkpoint is kept after each epoch")
+    log_every: int = setting(50, "steps between lines of the log")
+    eval_every: int = setting(100, "steps between looks at the held-out entries")
+    heldout_share: float = setting(0.05, "share of the terms never taught, chosen by hash")
+    measured: int = setting(500, "taught and held-out entries to measure at the most, each")
+    recalled: int = setting(50, "taught terms whose definition the model is asked to write, before and after")
+    seed: int = setting(0, "of LoRA, order of data and dropout")
+    restart: bool = setting(False, "drop an unfinished run, or redo a finished one")
+
+
+def main(settings: Settings) -> None:
+    from kmlite import records
+
+    console.print(f"[bold]stage 1[/]  medical dictionary → {settings.out / paths.STAGES[1]}")
+    started = time.time()
+
+    # ---- what there is to learn
+    entries = records.read_dictionary(settings.refined)
+    taught, heldout = split(entries, settings.heldout_share)
+    if not taught:
+        raise click.ClickException(f"{settings.refined / paths.DICTIONARY} holds no entry to teach.")
+
+    from kmlite import evaluation, model, runs, training
+
+    if settings.base:
+        base = model.resolve(settings.base)
+    else:
+        base = model.final_folder(settings.out, 0, f"Run first: make stage0 OUT={settings.out}   (or name another model as BASE=…)")
+    folder = settings.out / paths.STAGES[1]
+    check_writable(folder)
+    plan = training.stage_plan("stage1", settings, base, settings.base or "stage 0", {"dictionary": [settings.refined / paths.DICTIONARY]})
+    if training.skip_or_begin(folder, plan, settings.restart):
+        return
+    precision = model.pick_precision(settings.precision)
+    training.describe(
+        settings,
+        {
+            "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if model.is_stand_in(base) else ''}",
+            "device": f"{'GPU' if model.on_gpu() else 'CPU'}, {precision} weights",
+            "dictionary": f"{len(taught):,} terms to teach, {len(heldout):,} held out",
+            "batch": f"{settings.batch} × {settings.accumulation} entries of up to {settings.length} tokens",
+            "learning": f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}, {settings.epochs:g} epochs",
+        },
+    )
+
+    # ---- before
+    trained, tokenizer = model.load(base, precision, settings.length)
+
+    def measure(measured) -> dict:
+        return {
+            "taught": evaluation.answer_bits(measured, tokenizer, pairs(taught[: settings.measured]), settings.length),
+            "heldout": evaluation.answer_bits(measured, tokenizer, pairs(heldout[: settings.measured]), settings.length) if heldout else None,
+            "recall": evaluation.definition_recall(measured, tokenizer, taught[: settings.recalled], batch=evaluation.default_batch()),
+        }
+
+    before = measure(trained)
+    console.print(f"  before       {words(before)}")
+
+    # ---- train
+    rows, left_out = training.conversation_rows(tokenizer, pairs(taught), settings.length)
+    if left_out:
+        console.print(f"  {left_out:,} entries are longer than {settings.length} tokens and are left out")
+    heldout_rows, _ = training.conversation_rows(tokenizer, pairs(heldout[: settings.measured]), settings.length)
+    adapted = model.add_lora(
+        trained, r=settings.rank, alpha=settings.alpha, dropout=settings.dropout, rslora=settings.rslora, seed=settings.seed
+    )
+    count = model.trainable_summary(adapted)
+    result = training.train(
+        adapted, tokenizer, rows, folder / paths.CHECKPOINTS, settings, save="epoch", eval_rows=heldout_rows, grouped=True
+    )
+    adapter = folder / paths.CHECKPOINTS / "adapter"
+    model.save_adapter(adapted, adapter)
+    del trained, adapted
+    model.free()
+
+    # ---- hand over, and measure what is handed over
+    model.merge(base, adapter, folder / paths.FINAL)
+    final, tokenizer = model.load(folder / paths.FINAL, precision, settings.length)
+    after = measure(final)
+    worse = after["taught"] > before["taught"]
+    metrics = {
+        "before": before,
+        "after": after,
+        "left_out": left_out,
+        "trainable": count,
+        "training": result,
+        "worse": worse,
+        "precision": precision,
+        "stand_in": model.is_stand_in(base),
+    }
+    runs.finish(folder, plan, started, metrics)
+    console.print(f"  after        {words(after)}")
+    console.print(f"  [bold]bits per character of taught definitions: {before['taught']:.4f} → {after['taught']:.4f}[/]")
+    if worse:
+        console.print("  [bold red]warning: stage1-worse[/]  the model knows the dictionary less than before: lower the learning rate.")
+    console.print(f"  written to {folder / paths.FINAL}, {time.time() - started:.0f} s")
+
+
+def split(entries: list[dict], share: float) -> tuple[list[dict], list[dict]]:
+    """(taught, held-out) entries, by a hash of the term: stable as the dictionary grows."""
+    import xxhash
+
+    chosen = [xxhash.xxh3_64_intdigest(entry["term"].encode()) < share * 2**64 for entry in entries]
+    return [e for e, out in zip(entries, chosen, strict=True) if not out], [e for e, out in zip(entries, chosen, strict=True) if out]
+
+
+def pairs(entries: list[dict]) -> list[tuple[str, str]]:
+    return [(prompts.dictionary_prompt(entry["term"]), entry["definition"]) for entry in entries]
+
+
+def words(measure: dict) -> str:
+    heldout = "no held-out entries" if measure["heldout"] is None else f"{measure['heldout']:.4f} on held-out ones"
+    return f"{measure['taught']:.4f} bits per character on taught definitions, {heldout}; recall (character F1) {measure['recall']:.1%}"
+
+
+command = recipe(Settings)(main)
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,257 @@
+"""Stage 2: teach exam questions in loops until the dev accuracy reaches a target; then open the test split once.
+
+\b
+    make stage2 REFINED=data/02_refined OUT=model
+"""
+
+import random
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from kmlite import paths, prompts
+from kmlite.cli import check_writable, console, recipe, setting
+from kmlite.model import PRECISIONS
+
+
+@dataclass(frozen=True)
+class Settings:
+    base: str = setting("", "model to start from; empty: stage 1's final model in OUT")
+    refined: Path = setting(Path("data/02_refined"), "what make refine wrote")
+    out: Path = setting(Path("model"), "folder of the trained models; this stage writes 02_trained below it")
+    precision: str = setting("auto", "weights while training; auto takes what the free GPU memory holds", PRECISIONS)
+    target: float = setting(90, "dev accuracy in percent that ends the loops")
+    loops: int = setting(10, "loops at the most")
+    patience: int = setting(2, "loops without a better dev accuracy that end it")
+    reasoned_share: float = setting(0.05, "share of rows that teach a written-out reasoning, where questions have one")
+    rank: int = setting(64, "LoRA rank")
+    alpha: int = setting(128, "LoRA alpha; with rsLoRA the scale is alpha / sqrt(rank) = 16")
+    dropout: float = setting(0.05, "LoRA dropout; 0 is Unsloth's fast path on a GPU")
+    rslora: bool = setting(True, "rank-stabilised scale (arXiv 2312.03732)")
+    length: int = setting(1024, "tokens of the longest question with its answer; longer ones are left out and counted")
+    batch: int = setting(2, "questions at once on the card")
+    accumulation: int = setting(16, "batches an optimizer step: 32 questions")
+    learning_rate: float = setting(1e-5, "half of stage 1's: a few thousand questions are soon learned by heart")
+    schedule: str = setting("cosine", "of the learning rate, anew in each loop")
+    warmup: float = setting(0.1, "share of the steps (or, from 1 on, a number of steps)")
+    epochs: float = setting(5, "over the questions, in each loop")
+    max_steps: int = setting(-1, "stop each loop after so many optimizer steps; -1 for all epochs")
+    save_every: int = setting(100, "steps between checkpoints")
+    log_every: int = setting(10, "steps between lines of the log")
+    eval_every: int = setting(50, "steps between looks at the loss on dev")
+    max_new_tokens: int = setting(32, "tokens of an answer: a letter, or a short sentence around it")
+    eval_batch: int = setting(0, "questions answered at once; 0 chooses by device")
+    seed: int = setting(0, "of LoRA, order of data and dropout")
+    restart: bool = setting(False, "drop an unfinished run, or redo a finished one")
+
+
+def main(settings: Settings) -> None:
+    from kmlite import records
+
+    console.print(f"[bold]stage 2[/]  exam questions → {settings.out / paths.STAGES[2]}")
+    started = time.time()
+
+    # ---- what there is to learn; dev steers, test stays closed until the end
+    questions, dev = (records.read_exam(settings.refined, split) for split in ("train", "dev"))
+    test_path = paths.exam_split(settings.refined, "test")
+    if not questions or not dev:
+        raise click.ClickException(f"{settings.refined / paths.EXAM} needs questions in both train.jsonl and dev.jsonl.")
+
+    from kmlite import evaluation, model, runs, training
+
+    if settings.base:
+        base = model.resolve(settings.base)
+    else:
+        base = model.final_folder(settings.out, 1, f"Run first: make stage1 OUT={settings.out}   (or name another model as BASE=…)")
+    folder = settings.out / paths.STAGES[2]
+    check_writable(folder)
+    data = {split: [paths.exam_split(settings.refined, split)] for split in ("train", "dev")}
+    if test_path.exists():
+        data["test"] = [test_path]
+    plan = training.stage_plan("stage2", settings, base, settings.base or "stage 1", data)
+    if training.skip_or_begin(folder, plan, settings.restart):
+        return
+    precision = model.pick_precision(settings.precision)
+    pairs, reasoned = turns(questions, settings.reasoned_share, settings.seed)
+    training.describe(
+        settings,
+        {
+            "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if model.is_stand_in(base) else ''}",
+            "device": f"{'GPU' if model.on_gpu() else 'CPU'}, {precision} weights",
+            "questions": f"{len(questions):,} to teach ({reasoned} of {len(pairs):,} rows reasoned), {len(dev):,} in dev",
+            "batch": f"{settings.batch} × {settings.accumulation} questions of up to {settings.length} tokens",
+            "learning": f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}, {settings.epochs:g} epochs a loop",
+            "until": f"dev accuracy {settings.target:g}%, {settings.patience} loops without gain, or {settings.loops} loops",
+        },
+    )
+    batch = settings.eval_batch or evaluation.default_batch()
+
+    def accuracy(measured, asked: list[dict]) -> dict:
+        answers = evaluation.answer_exam(measured, tokenizer, asked, max_new_tokens=settings.max_new_tokens, batch=batch)
+        return {**evaluation.summarise(answers), "predictions": answers}
+
+    # ---- before, then loop: train, ask dev, keep the best
+    trained, tokenizer = model.load(base, precision, settings.length)
+    before_path = folder / paths.CHECKPOINTS / "before.json"
+    if not before_path.exists():
+        measured = {"dev": accuracy(trained, dev), "taught": accuracy(trained, questions)}
+        runs.write_json(before_path, {name: without_predictions(part) for name, part in measured.items()})
+    before = runs.read_json(before_path)
+    console.print(f"  before       dev {words(before['dev'])}; taught {words(before['taught'])}")
+    rows, left_out = training.conversation_rows(tokenizer, pairs, settings.length)
+    if left_out:
+        console.print(f"  {left_out:,} rows are longer than {settings.length} tokens and are left out")
+    dev_rows, _ = training.conversation_rows(tokenizer, turns(dev, 0, settings.seed)[0], settings.length)
+    adapted = model.add_lora(
+        trained, r=settings.rank, alpha=settings.alpha, dropout=settings.dropout, rslora=settings.rslora, seed=settings.seed
+    )
+    count = model.trainable_summary(adapted)
+    loops = finished_loops(folder)
+    if loops:
+        model.load_adapter(adapted, folder / f"loop_{len(loops)}")
+        console.print(f"  going on after loop {len(loops)}")
+    while not (reason := why_stop(loops, before["dev"]["accuracy"], settings)):
+        number = len(loops) + 1
+        checkpoints = folder / paths.CHECKPOINTS / f"loop_{number}"
+        result = training.train(adapted, tokenizer, rows, checkpoints, settings, eval_rows=dev_rows, grouped=True)
+        dev_score = accuracy(adapted, dev)
+        record = {"loop": number, "dev": without_predictions(dev_score), "training": result}
+        target = folder / f"loop_{number}"
+        model.save_adapter(adapted, target)
+        runs.write_lines(target / "dev_predictions.jsonl", dev_score["predictions"])
+        runs.write_json(target / paths.RECORD, record)  # last: the loop is done
+        loops.append(record)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        prune(folder, loops, before["dev"]["accuracy"])
+        console.print(f"  loop {number}       dev {words(record['dev'])}; loss {result['loss']:.4f}")
+    best = best_loop(loops, before["dev"]["accuracy"])
+    console.print(f"  stopped: {reason}; the best is {f'loop {best}' if best else 'the model as it came, no loop was better on dev'}")
+    del trained, adapted
+    model.free()
+
+    # ---- hand over the best loop; measure it; only now open test
+    if best:
+        model.merge(base, folder / f"loop_{best}", folder / paths.FINAL)
+    else:
+        copy_model(base, folder / paths.FINAL)
+    final, tokenizer = model.load(folder / paths.FINAL, precision, settings.length)
+    measured = {"dev": accuracy(final, dev), "taught": accuracy(final, questions)}
+    if test_path.exists():
+        test = records.read_exam(settings.refined, "test")
+        measured["test"] = accuracy(final, test)
+        runs.write_lines(folder / "test_predictions.jsonl", measured["test"]["predictions"])
+        log_test_opening(folder, "stage2", measured["test"])
+    after = {name: without_predictions(part) for name, part in measured.items()}
+    reached = after["dev"]["accuracy"] >= settings.target
+    stand_in = model.is_stand_in(base)
+    metrics = {
+        "before": before,
+        "after": after,
+        "loops": loops,
+        "best_loop": best,
+        "stopped": reason,
+        "target_reached": reached,
+        "reasoned_rows": reasoned,
+        "left_out": left_out,
+        "trainable": count,
+        "precision": precision,
+        "stand_in": stand_in,
+    }
+    runs.finish(folder, plan, started, metrics)
+    console.print(f"  [bold]taught questions: {words(before['taught'])} → {words(after['taught'])}[/]")
+    console.print(f"  [bold]dev: {words(before['dev'])} → {words(after['dev'])}[/]; target of {settings.target:g}% reached: {'yes' if reached else 'no'}")
+    if "test" in after:
+        console.print(f"  [bold]test, opened once: {words(after['test'])}[/]")
+    if stand_in:
+        console.print("  A model of this size can learn questions by heart; it has no medicine to answer new ones with. 20% is chance.")
+    console.print(f"  written to {folder / paths.FINAL}, {time.time() - started:.0f} s")
+
+
+def turns(questions: list[dict], share: float, seed: int) -> tuple[list[tuple[str, str]], int]:
+    """(prompt, answer) of every question in the short form and, as `share` of all rows, some with their reasoning.
+
+    Reasonings are real or absent: they come from `cot`, and where there are too few the share is smaller.
+    """
+    short = [(prompts.exam_prompt(q), prompts.exam_answer(q)) for q in questions]
+    able = [q for q in questions if q.get("cot")]
+    random.Random(seed).shuffle(able)
+    wanted = round(len(short) * share / (1 - share)) if share < 1 else len(able)
+    chosen = able[:wanted]
+    return short + [(prompts.exam_prompt(q, reasoned=True), prompts.exam_answer(q, reasoned=True)) for q in chosen], len(chosen)
+
+
+def words(part: dict) -> str:
+    return f"{part['accuracy']:.1f}% ({part['right']}/{part['n']}, 95% interval {part['interval'][0]:.1f}–{part['interval'][1]:.1f})"
+
+
+def without_predictions(part: dict) -> dict:
+    return {key: value for key, value in part.items() if key != "predictions"}
+
+
+def finished_loops(folder: Path) -> list[dict]:
+    """The records of the loops that are done, in order."""
+    from kmlite import runs
+
+    journal = folder / paths.CHECKPOINTS / "loops.json"
+    loops = runs.read_json(journal) if journal.exists() else []
+    while (path := folder / f"loop_{len(loops) + 1}" / paths.RECORD).exists():
+        loops.append(runs.read_json(path))
+    return loops
+
+
+def best_loop(loops: list[dict], start: float) -> int:
+    """The number of the first loop with the highest dev accuracy; 0 where none is above what the model came with."""
+    best, highest = 0, start
+    for loop in loops:
+        if loop["dev"]["accuracy"] > highest:
+            best, highest = loop["loop"], loop["dev"]["accuracy"]
+    return best
+
+
+def why_stop(loops: list[dict], start: float, settings: Settings) -> str | None:
+    best = best_loop(loops, start)
+    if max([start, *(loop["dev"]["accuracy"] for loop in loops)]) >= settings.target:
+        return f"dev reached {settings.target:g}%"
+    if len(loops) >= settings.loops:
+        return f"{settings.loops} loops done"
+    if loops and len(loops) - best >= settings.patience:
+        return f"{settings.patience} loops without a better dev accuracy"
+    return None
+
+
+def prune(folder: Path, loops: list[dict], start: float) -> None:
+    """Drop the adapters of all loops but the best and the last; their records stay in the journal."""
+    from kmlite import runs
+
+    runs.write_json(folder / paths.CHECKPOINTS / "loops.json", loops)
+    for loop in loops:
+        if loop["loop"] not in (best_loop(loops, start), len(loops)):
+            shutil.rmtree(folder / f"loop_{loop['loop']}", ignore_errors=True)
+
+
+def copy_model(base: Path, final: Path) -> None:
+    from kmlite.runs import put_in_place
+
+    partial = final.with_name(final.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(base, partial)
+    put_in_place(partial, final)
+
+
+def log_test_opening(folder: Path, by: str, result: dict) -> int:
+    """Add a line to the log of test openings; returns how often test has been scored."""
+    import json
+
+    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "by": by, **{k: result[k] for k in ("n", "right", "accuracy", "interval")}}
+    with open(folder / paths.TEST_LOG, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return len((folder / paths.TEST_LOG).read_text(encoding="utf-8").splitlines())
+
+
+command = recipe(Settings)(main)
+
+if __name__ == "__main__":
+    command()
