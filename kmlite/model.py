@@ -19,7 +19,9 @@ from kmlite.runs import put_in_place, read_json, write_json
 
 # LoRA on the text tower alone. By regex: leaf names put it on the vision tower too, and on a CPU Unsloth ignores
 # finetune_vision_layers=False. `model.layers` is the text-only classes' path (Gemma3ForCausalLM).
-TEXT_PROJECTIONS = r"^(?!.*(vision_tower|multi_modal)).*layers\.\d+\.(self_attn|mlp)\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)$"
+TEXT_PROJECTIONS = (
+    r"^(?!.*(vision_tower|multi_modal)).*layers\.\d+\.(self_attn|mlp)\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)$"
+)
 
 PRECISIONS = ("auto", "4bit", "8bit", "16bit")
 EMBEDDINGS = ("new", "all", "none")

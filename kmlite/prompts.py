@@ -86,7 +86,11 @@ STATED = re.compile(
     r"(?:정답|답안|답|[Aa]nswer)\s*(?:은|는|이|가|is)?\s*(?:\"|'|:|：|=|-|→|\s)*(?:선택지|보기|option)?\s*[\[(*\"'「<]*" + OPTION
 )
 CONFIRMED = re.compile(OPTION + r"[)\]*\"'」>]*\s*(?:번)?\s*(?:이|가)\s*(?:정답|맞|옳|적절)")
-LEADING = re.compile(r"^[\s\[(*\"'「<#\-:]*" + OPTION + r"(?=$|[\s)\].,:;*\"'」>!]|번|입니다|이다|예요|이에요|임)(?!\s*(?:와|과|나|또는|및|or|and|,)\s*[A-E])")
+LEADING = re.compile(
+    r"^[\s\[(*\"'「<#\-:]*"
+    + OPTION
+    + r"(?=$|[\s)\].,:;*\"'」>!]|번|입니다|이다|예요|이에요|임)(?!\s*(?:와|과|나|또는|및|or|and|,)\s*[A-E])"
+)
 LETTER = re.compile(OPTION)
 ENDS = re.compile(r"<end_of_turn>|<eos>|<start_of_turn>")
 

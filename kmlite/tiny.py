@@ -16,6 +16,7 @@ from kmlite import prompts
 from kmlite.runs import put_in_place, write_json, write_text
 
 NAME = "kmlite embedded base"
+VERSION = 1  # raise it when what `build` makes changes
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "[multimodal]", *(f"<unused{i}>" for i in range(99))]
 SPECIAL += ["<start_of_turn>", "<end_of_turn>"]  # 105 and 106, as in Gemma
 IMAGE = ["<start_of_image>", "<end_of_image>"]
@@ -59,9 +60,7 @@ def train_tokenizer(texts: Iterable[str], pieces: int):
     learner = Tokenizer(models.BPE(byte_fallback=True))
     learner.normalizer = normalizers.Replace(" ", "▁")
     # Gemma's merges never cross a word: learn with words apart, though the finished tokenizer reads a text whole
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split("▁", "merged_with_next"), pre_tokenizers.Split("\n", "isolated")]
-    )
+    learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split("▁", "merged_with_next"), pre_tokenizers.Split("\n", "isolated")])
     learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=pieces, show_progress=False))
     learned = json.loads(learner.to_str())["model"]
 

@@ -131,14 +131,20 @@ def train(
         kept = last_checkpoint(folder)
         where = f"the last checkpoint is {kept.name}" if kept else "there is no checkpoint yet"
         raise click.ClickException(f"stopped by Ctrl-C; {where}. Run the same command to go on from there.") from None
-    counted = sum(sum(label != prompts.IGNORED for label in row["labels"]) for row in rows) if isinstance(rows, list) else data.num_rows * settings.length
+    counted = (
+        sum(sum(label != prompts.IGNORED for label in row["labels"]) for row in rows)
+        if isinstance(rows, list)
+        else data.num_rows * settings.length
+    )
     return {
         "steps": trainer.state.global_step,
         "rows": len(data),
         "tokens_in_loss": counted,
         "loss": round(result.training_loss, 4),
         "seconds": round(time.time() - started, 1),
-        "curve": [{k: v for k, v in entry.items() if k in ("step", "loss", "eval_loss", "learning_rate")} for entry in trainer.state.log_history],
+        "curve": [
+            {k: v for k, v in entry.items() if k in ("step", "loss", "eval_loss", "learning_rate")} for entry in trainer.state.log_history
+        ],
     }
 
 
@@ -181,7 +187,13 @@ def progress_callback(records_a_step: int):
         def on_train_begin(self, args, state, control, **kwargs):
             self.started, self.first = time.time(), state.global_step
             if console.is_terminal:
-                columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+                columns = (
+                    TextColumn("  {task.description}"),
+                    BarColumn(),
+                    MofNCompleteColumn(),
+                    TimeElapsedColumn(),
+                    TimeRemainingColumn(),
+                )
                 self.bar = Progress(*columns, console=console, transient=True)
                 self.bar.start()
                 self.task = self.bar.add_task("training", total=state.max_steps, completed=state.global_step)
@@ -230,7 +242,11 @@ def tokenised_text(shards: list[Path], tokenizer, length: int, cache: Path):
 
     try:
         return Dataset.from_generator(
-            rows, gen_kwargs={"shards": shards}, cache_dir=str(cache), features=Features({"input_ids": List(Value("int32"))}), fingerprint="packed"
+            rows,
+            gen_kwargs={"shards": shards},
+            cache_dir=str(cache),
+            features=Features({"input_ids": List(Value("int32"))}),
+            fingerprint="packed",
         )
     except click.ClickException:
         raise

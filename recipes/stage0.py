@@ -54,7 +54,9 @@ def main(settings: Settings) -> None:
     shards = paths.text_shards(settings.refined)
     heldout_path = paths.heldout_text(settings.refined)
     if not shards:
-        raise click.ClickException(f"{settings.refined / paths.TEXT} holds no train*.jsonl.\n  Run first: make refine RAW=… REFINED={settings.refined}")
+        raise click.ClickException(
+            f"{settings.refined / paths.TEXT} holds no train*.jsonl.\n  Run first: make refine RAW=… REFINED={settings.refined}"
+        )
     paths.require(heldout_path, f"Run first: make refine RAW=… REFINED={settings.refined}")
     heldout = list(records.read_texts([heldout_path]))[: settings.heldout]
     if not heldout:
@@ -106,7 +108,9 @@ def main(settings: Settings) -> None:
     # ---- train
     data = training.tokenised_text(shards, tokenizer, settings.length, folder / paths.CHECKPOINTS / "tokens")
     if not len(data):
-        raise click.ClickException(f"the text of {settings.refined} does not fill one row of {settings.length} tokens. Add text, or lower --length.")
+        raise click.ClickException(
+            f"the text of {settings.refined} does not fill one row of {settings.length} tokens. Add text, or lower --length."
+        )
     embeddings = settings.embeddings if ids or settings.embeddings == "all" else "none"
     adapted = model.add_lora(
         trained,
@@ -119,7 +123,9 @@ def main(settings: Settings) -> None:
         new_ids=ids,
     )
     count = model.trainable_summary(adapted)
-    console.print(f"  training     {len(data):,} rows; {count['lora']:,} LoRA and {count['embeddings']:,} embedding weights of {sum(count.values()):,}")
+    console.print(
+        f"  training     {len(data):,} rows; {count['lora']:,} LoRA and {count['embeddings']:,} embedding weights of {sum(count.values()):,}"
+    )
     result = training.train(
         adapted, tokenizer, data, folder / paths.CHECKPOINTS, settings, embedding_learning_rate=settings.embedding_learning_rate
     )
@@ -144,7 +150,9 @@ def main(settings: Settings) -> None:
         "stand_in": model.is_stand_in(base),
     }
     runs.finish(folder, plan, started, metrics)
-    console.print(f"  [bold]held-out bits per character: {bits['base']:.4f} → {bits['after']:.4f}[/]  (right after extension {bits['extended']:.4f})")
+    console.print(
+        f"  [bold]held-out bits per character: {bits['base']:.4f} → {bits['after']:.4f}[/]  (right after extension {bits['extended']:.4f})"
+    )
     if worse:
         console.print("  [bold red]warning: stage0-worse[/]  the model reads Korean worse than before: more text or more steps are needed.")
     console.print(f"  written to {folder / paths.FINAL}, {time.time() - started:.0f} s")

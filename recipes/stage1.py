@@ -84,7 +84,9 @@ def main(settings: Settings) -> None:
     def measure(measured) -> dict:
         return {
             "taught": evaluation.answer_bits(measured, tokenizer, pairs(taught[: settings.measured]), settings.length),
-            "heldout": evaluation.answer_bits(measured, tokenizer, pairs(heldout[: settings.measured]), settings.length) if heldout else None,
+            "heldout": evaluation.answer_bits(measured, tokenizer, pairs(heldout[: settings.measured]), settings.length)
+            if heldout
+            else None,
             "recall": evaluation.definition_recall(measured, tokenizer, taught[: settings.recalled], batch=evaluation.default_batch()),
         }
 

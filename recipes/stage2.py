@@ -162,7 +162,9 @@ def main(settings: Settings) -> None:
     }
     runs.finish(folder, plan, started, metrics)
     console.print(f"  [bold]taught questions: {words(before['taught'])} → {words(after['taught'])}[/]")
-    console.print(f"  [bold]dev: {words(before['dev'])} → {words(after['dev'])}[/]; target of {settings.target:g}% reached: {'yes' if reached else 'no'}")
+    console.print(
+        f"  [bold]dev: {words(before['dev'])} → {words(after['dev'])}[/]; target of {settings.target:g}% reached: {'yes' if reached else 'no'}"
+    )
     if "test" in after:
         console.print(f"  [bold]test, opened once: {words(after['test'])}[/]")
     if stand_in:

@@ -67,7 +67,9 @@ MEDIAWIKI_TABLE = re.compile(r"^\{\|[^\n]*$|^\|[-}][^\n]*$", re.MULTILINE)
 MEDIAWIKI_CELLS = re.compile(r"^[|!](?!\|)\s*(.*)$", re.MULTILINE)
 CELL_OPTION = re.compile(r"<(?:[-|]\d+|[a-z]*(?:align|bgcolor|color|width|height|bordercolor)=[^<>\n]*|[(:)]|#[0-9a-fA-F]{3,6})>")
 FOOTNOTE = re.compile(r"\[\*[^\[\]]*\]")
-MACRO = re.compile(r"\[(?:목차|각주|clearfix|tableofcontents|footnote|br|pagecount|date|age\([^\[\]]*\)|include\([^\[\]]*\))\]", re.IGNORECASE)
+MACRO = re.compile(
+    r"\[(?:목차|각주|clearfix|tableofcontents|footnote|br|pagecount|date|age\([^\[\]]*\)|include\([^\[\]]*\))\]", re.IGNORECASE
+)
 HEADING = re.compile(r"^=+ ?#? ?(.+?) ?#? ?=+\s*$", re.MULTILINE)
 STRUCK = re.compile(r"~~[^~\n]+~~|--[^\-\n]{1,200}--")
 LIST_MARK = re.compile(r"^\s*(?:[*#;:]+|>+)\s*|^-{4,}\s*$", re.MULTILINE)
@@ -94,7 +96,9 @@ def strip_wiki(text: str) -> str:
 URL = re.compile(r"(?:https?|ftp)://[\w\-.~:/?#@!$&*+,;=%]+|(?<![\w.])www\.[A-Za-z0-9\-]+\.[\w\-.~/?#=&%]+", re.ASCII)
 MAIL = re.compile(r"(?<![\w.])[\w.+\-]{1,64}@[\w\-]{1,63}(?:\.[\w\-]{1,63}){1,4}", re.ASCII)
 RESIDENT_NUMBER = re.compile(r"(?<!\d)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])[-–]?[1-8]\d{6}(?!\d)")
-PHONE = re.compile(r"(?<![\d\-.])(?:\+82[- .]?(?:\(0\))?\d{1,2}|\(?0\d{1,2}\)?)[- .]\d{3,4}[- .]\d{4}(?![\d\-])|(?<!\d)1[5-8]\d{2}[-]\d{4}(?!\d)")
+PHONE = re.compile(
+    r"(?<![\d\-.])(?:\+82[- .]?(?:\(0\))?\d{1,2}|\(?0\d{1,2}\)?)[- .]\d{3,4}[- .]\d{4}(?![\d\-])|(?<!\d)1[5-8]\d{2}[-]\d{4}(?!\d)"
+)
 EMPTY_BRACKETS = re.compile(r"\(\s*[,;:·/]*\s*\)|\[\s*\]")
 
 

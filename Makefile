@@ -1,0 +1,79 @@
+# The interface of kmlite. `make help` lists it.
+SHELL := /bin/bash
+PYTHON ?= python3
+RAW ?= data/01_raw
+REFINED ?= data/02_refined
+OUT ?= model
+BASE ?=
+ARGS ?=
+
+PY := .venv/bin/python
+STAMP := .venv/.done
+LOCK := requirements/$(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu).txt
+# BASE is passed on only where it was given: each recipe knows its own default
+BASE_ARG = $(if $(BASE),--base "$(BASE)")
+FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock demo refine stage0 stage1 stage2 eval pipeline test check format clean
+
+help: ## this page
+	@echo "kmlite: teach MedGemma Korean medicine on one graphics card"
+	@echo
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "  Variables: RAW=$(RAW)  REFINED=$(REFINED)  OUT=$(OUT)  BASE=a model (default google/medgemma-4b-it)"
+	@echo "  ARGS=… goes to the recipe; .venv/bin/python -m recipes.stage0 --help lists what it takes, with the reasons"
+	@echo "  Example: make stage0 OUT=model/try ARGS=\"--max-steps 20\""
+
+setup: $(STAMP) ## set up .venv with the locked packages (every other target does it by itself)
+
+# The stamp comes last, so a set-up that was interrupted is done anew, and so is one of older locks.
+$(STAMP): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "kmlite needs Python 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 1; }
+	@echo "setting up .venv from $(LOCK), a few minutes once"
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet torch==2.13.0
+	$(PY) -m pip install --quiet --no-deps -r $(LOCK)
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+lock: $(STAMP) ## write requirements/*.txt anew from the .in files
+	$(PY) requirements/lock.py
+
+demo: $(STAMP) ## the whole pipeline on sample data and an embedded base, on any machine
+	$(PY) -m recipes.demo $(ARGS)
+
+refine: $(STAMP) ## clean the raw data in RAW, write REFINED
+	$(PY) -m recipes.refine --raw "$(RAW)" --refined "$(REFINED)" $(ARGS)
+
+stage0: $(STAMP) ## teach BASE Korean text: new tokens, embeddings, LoRA
+	$(PY) -m recipes.stage0 $(BASE_ARG) $(FOLDERS) $(ARGS)
+
+stage1: $(STAMP) ## teach the medical dictionary
+	$(PY) -m recipes.stage1 $(BASE_ARG) $(FOLDERS) $(ARGS)
+
+stage2: $(STAMP) ## teach exam questions until the target accuracy on dev
+	$(PY) -m recipes.stage2 $(BASE_ARG) $(FOLDERS) $(ARGS)
+
+eval: $(STAMP) ## score the final model (or BASE) on the test questions
+	$(PY) -m recipes.evaluate $(BASE_ARG) $(FOLDERS) $(ARGS)
+
+pipeline: $(STAMP) ## refine, stage 0, 1, 2 and eval, skipping what is done and unchanged
+	$(PY) -m recipes.pipeline --raw "$(RAW)" $(FOLDERS) $(BASE_ARG) $(ARGS)
+
+test: $(STAMP) ## run the tests
+	$(PY) -m pytest $(ARGS)
+
+check: $(STAMP) ## lint and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(STAMP) ## format the code
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean: ## remove what the demo wrote and the caches; your data and models stay
+	rm -rf data/demo model/demo .pytest_cache .ruff_cache unsloth_compiled_cache *.egg-info
+	find kmlite recipes tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

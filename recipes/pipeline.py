@@ -1,0 +1,57 @@
+"""Everything in order: refine, stage 0, 1, 2, eval. A step whose record says done and unchanged is skipped.
+
+\b
+    make pipeline RAW=data/01_raw REFINED=data/02_refined OUT=model BASE=google/medgemma-4b-it
+    make pipeline ARGS="--stage0-args '--max-steps 200' --stage2-args '--target 70'"
+"""
+
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmlite.cli import console, recipe, setting
+
+
+@dataclass(frozen=True)
+class Settings:
+    raw: Path = setting(Path("data/01_raw"), "raw data")
+    refined: Path = setting(Path("data/02_refined"), "refined data, written by the first step")
+    out: Path = setting(Path("model"), "folder of the trained models")
+    base: str = setting("google/medgemma-4b-it", "hub name or folder of the Gemma 3 model that stage 0 starts from")
+    refine_args: str = setting("", "further options of refine")
+    stage0_args: str = setting("", "further options of stage 0")
+    stage1_args: str = setting("", "further options of stage 1")
+    stage2_args: str = setting("", "further options of stage 2")
+    eval_args: str = setting("", "further options of eval")
+
+
+def main(settings: Settings) -> None:
+    run_all(settings)
+
+
+def run_all(settings: Settings) -> None:
+    refined, out = ["--refined", settings.refined], ["--out", settings.out]
+    run("refine", "--raw", settings.raw, *refined, *shlex.split(settings.refine_args))
+    run("stage0", "--base", settings.base, *refined, *out, *shlex.split(settings.stage0_args))
+    run("stage1", *refined, *out, *shlex.split(settings.stage1_args))
+    run("stage2", *refined, *out, *shlex.split(settings.stage2_args))
+    run("evaluate", *refined, *out, *shlex.split(settings.eval_args))
+
+
+def run(step: str, *arguments: object) -> None:
+    """One step in a process of its own, so that its memory is given back; a step that fails ends the pipeline."""
+    try:
+        status = subprocess.run([sys.executable, "-m", f"recipes.{step}", *map(str, arguments)], check=False).returncode
+    except KeyboardInterrupt:
+        status = 130  # the step has said how to go on
+    if status:
+        console.print(f"[bold red]{step} ended with status {status}[/]; what was finished is kept, the same command goes on from there.")
+        sys.exit(status)
+
+
+command = recipe(Settings)(main)
+
+if __name__ == "__main__":
+    command()

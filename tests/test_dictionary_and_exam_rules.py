@@ -1,0 +1,240 @@
+"""The rules for dictionary entries and for exam questions."""
+
+import pytest
+
+from kmlite.refine import dictionary, mcq
+
+# ---- dictionary
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("고혈압", "고혈압"),
+        ("  천식 ", "천식"),
+        ("대사  증후군", "대사 증후군"),
+        ("1. 조 치조 2. 폐포", "조/치조/폐포"),
+        ("1.분만 2.전달", "분만/전달"),
+        ("1. 결절 2. 림프절 3. 마디", "결절/림프절/마디"),
+        ("①흡인 ②천자흡인", "흡인/천자흡인"),
+        ("1. 하나", "하나"),
+        ("허파, 폐", "허파/폐"),
+        ("맹장염; 충수염", "맹장염/충수염"),
+        ("쓸개/담낭", "쓸개/담낭"),
+        ("폐, 폐", "폐"),
+        ("/폐/", "폐"),
+        ("(골)수강", "골수강/수강"),
+        ("골(수)강", "골수강/골강"),
+        ("(급성)심근경색, 심장마비", "급성심근경색/심근경색/심장마비"),
+        ("(Lactic dehydrogenase LDH)", "Lactic dehydrogenase LDH"),
+        ("고혈압(高血壓)", "고혈압(高血壓)"),
+        ("심근경색(증)", "심근경색(증)"),
+        ("<b>간염</b>", "간염"),
+        ("가\n나", "가 나"),
+        ("1차 진료", "1차 진료"),
+        ("5-HT", "5-HT"),
+        ("제1형 당뇨병", "제1형 당뇨병"),
+        ("2.5차 병원", "2.5차 병원"),
+        ("2,3-DPG", "2,3-DPG"),
+        ("①", ""),
+        ("", ""),
+    ],
+)
+def test_clean_term(raw, expected):
+    assert dictionary.clean_term(raw) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("Hypertension\n 세부설명 : 혈압이 높다", "Hypertension - 혈압이 높다"),
+        ("Hypertension 세부설명:혈압이 높다", "Hypertension - 혈압이 높다"),
+        ("\n 세부설명 : 혈압이 높다", "혈압이 높다"),
+        ("Hypertension\n 세부설명 : ", "Hypertension"),
+        ("Tonsil\n 세부설명 : 가\n 세부설명 : 나", "Tonsil - 가 - 나"),
+        ("Knee  Arthrocentesis\n\n 세부설명 : 무릎   관절\n\n", "Knee Arthrocentesis - 무릎 관절"),
+        ("한\n두\n\n세 줄", "한 두 세 줄"),
+        ("<b>B형간염</b>은 O<sub>2</sub>", "B형간염은 O2"),
+        ("산혈증(pH < 7.35)과 <  60회", "산혈증(pH < 7.35)과 < 60회"),
+        ("", ""),
+    ],
+)
+def test_clean_definition(raw, expected):
+    assert dictionary.clean_definition(raw) == expected
+
+
+LUNG = "가슴 안의 양쪽에 있는 장기"
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"definition": LUNG}, "missing_field"),
+        ({"term": "허파"}, "missing_field"),
+        ({"term": None, "definition": LUNG}, "missing_field"),
+        ({"term": "안압", "definition": 15}, "missing_field"),
+        ({"term": ["허파"], "definition": LUNG}, "missing_field"),
+        ({}, "missing_field"),
+        ({"term": "폐", "definition": LUNG}, "short_term"),
+        ({"term": " (폐) ", "definition": LUNG}, "short_term"),
+        ({"term": "", "definition": LUNG}, "short_term"),
+        ({"term": "두통", "definition": "머리가 아픈 증상"}, "short_definition"),  # 9 characters
+        ({"term": "기침", "definition": "Cough\n 세부설명 : "}, "short_definition"),
+        ({"term": "혈액투석", "definition": "혈액투석 혈액투석 혈액투석"}, "repeats_term"),
+        ({"term": "흉부촬영", "definition": "흉부촬영\n 세부설명 : 흉부촬영 흉부촬영"}, "repeats_term"),
+        ({"term": "Aspirin", "definition": "aspirin, ASPIRIN"}, "repeats_term"),
+        ({"term": "심부전", "definition": "- - - - - -"}, "repeats_term"),
+    ],
+)
+def test_why_an_entry_is_set_aside(record, reason):
+    assert dictionary.check(record) == (None, reason)
+
+
+@pytest.mark.parametrize(
+    ("record", "entry"),
+    [
+        ({"term": "허파, 폐", "definition": "Lung\n 세부설명 : 숨 쉬는 장기"}, {"term": "허파/폐", "definition": "Lung - 숨 쉬는 장기"}),
+        ({"term": "간", "definition": LUNG, "note": 1} | {"term": "간장"}, {"term": "간장", "definition": LUNG}),
+        ({"term": "두통", "definition": "머리가 아픈 증상."}, {"term": "두통", "definition": "머리가 아픈 증상."}),  # 10 characters
+        ({"term": "혈액투석", "definition": "혈액투석, 콩팥 대신"}, {"term": "혈액투석", "definition": "혈액투석, 콩팥 대신"}),
+    ],
+)
+def test_a_good_entry(record, entry):
+    assert dictionary.check(record) == (entry, "")
+
+
+def test_several_senses_of_a_term_are_numbered_in_one_entry():
+    entries = [
+        {"term": "기관", "definition": "몸의 단위"},
+        {"term": "이명", "definition": "귀울림"},
+        {"term": "기관", "definition": "공기의 통로"},
+    ]
+    assert dictionary.join_senses(entries) == [
+        {"term": "기관", "definition": "1. 몸의 단위 2. 공기의 통로"},
+        {"term": "이명", "definition": "귀울림"},
+    ]
+    assert dictionary.join_senses([]) == []
+
+
+# ---- exam questions
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        *[(n, letter) for n, letter in enumerate("ABCDE", 1)],
+        *[(letter, letter) for letter in "ABCDE"],
+        ("3", "C"),
+        ("b", "B"),
+        (" c\n", "C"),
+        (3.0, "C"),
+        (0, None),
+        (6, None),
+        (-1, None),
+        (2.5, None),
+        (float("nan"), None),
+        (float("inf"), None),
+        ("0", None),
+        ("6", None),
+        ("F", None),
+        ("AB", None),
+        ("ABCDE", None),
+        ("", None),
+        ("²", None),
+        ("-1", None),
+        ("모름", None),
+        (None, None),
+        (True, None),
+        (False, None),
+        ([1], None),
+        ({"A": 1}, None),
+        ("9" * 5000, None),
+    ],
+)
+def test_read_letter(answer, letter):
+    assert mcq.read_letter(answer) == letter
+
+
+RAW = {"question": "금기인 약물은?", "A": "가", "B": "나", "C": "다", "D": "라", "E": "마", "answer": 2}
+REFINED = RAW | {"answer": "B"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        *[({key: ...}, "missing_field") for key in ("question", "A", "B", "C", "D", "E", "answer")],
+        ({"question": ""}, "empty_question"),
+        ({"question": " \n"}, "empty_question"),
+        ({"question": None}, "empty_question"),
+        ({"E": ""}, "empty_option"),
+        ({"A": None}, "empty_option"),
+        ({"A": True}, "empty_option"),
+        ({"A": float("nan")}, "empty_option"),
+        ({"answer": 9}, "bad_answer"),
+        ({"answer": None}, "bad_answer"),
+        ({"answer": "B, C"}, "bad_answer"),
+        ({"B": "가"}, "duplicate_options"),
+        ({"B": " 가 "}, "duplicate_options"),
+        ({"A": "Aspirin", "B": "aspirin"}, "duplicate_options"),
+    ],
+)
+def test_why_a_question_is_set_aside(change, reason):
+    record = {key: value for key, value in (RAW | change).items() if value is not ...}
+    assert mcq.check(record) == (None, reason)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, {}),
+        ({"answer": "b"}, {}),
+        ({"question": "금기인\u200b  약물은? "}, {}),
+        ({"question": "결과는?\n혈압 < 90"}, {"question": "결과는?\n혈압 < 90"}),
+        ({"A": 1, "B": 2.5}, {"A": "1", "B": "2.5"}),
+        ({"A": "AA", "B": "Aa", "C": "aa"}, {"A": "AA", "B": "Aa", "C": "aa"}),  # genotypes differ by case alone
+        ({"year": 2020, "q_number": 3}, {}),
+        ({"subject": "doctor"}, {"subject": "doctor"}),
+        ({"exam_type": "nurse"}, {"subject": "nurse"}),
+        ({"subject": "", "exam_type": "nurse"}, {"subject": "nurse"}),
+        ({"subject": "doctor", "exam_type": "nurse"}, {"subject": "doctor"}),
+        ({"cot": ""}, {}),
+        ({"cot": None}, {}),
+    ],
+)
+def test_a_good_question(change, expected):
+    assert mcq.check(RAW | change) == (REFINED | expected, "")
+
+
+@pytest.mark.parametrize(
+    ("cot", "kept"),
+    [
+        ("차근차근 생각해봅시다. 혈압을 떨어뜨립니다. 따라서, 정답은 (B) 입니다.", True),
+        ("혈압을 떨어뜨립니다. 정답은 B이다.", True),
+        ("혈압을 떨어뜨립니다.", True),  # no conclusion to disagree with
+        ("혈압을 떨어뜨립니다. 따라서, 정답은 (C) 입니다.", False),
+        ("차근차근 생각해봅시다. 혈압을 떨어뜨립니다. 정답은 E입니다.", False),
+        ("혈압을 떨어뜨립니다. 따라서 정답은 C번입니다.", False),
+        ("혈압을 떨어뜨립니다. 따라서 정답은 (C) 다입니다.", False),
+        ("차근차근 생각해봅시다. 따라서, 정답은 (B) 입니다.", False),  # nothing between opening and conclusion
+    ],
+)
+def test_a_reasoning_that_ends_in_another_letter_is_dropped_the_question_stays(cot, kept):
+    question, reason = mcq.check(RAW | {"cot": cot})
+    assert reason == ""
+    assert question == (REFINED | {"cot": cot} if kept else REFINED)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"question": "금기인  약물은"}, True),
+        ({"question": "금기인약물은 ?"}, True),
+        ({"A": "마", "E": "가"}, True),
+        ({"answer": "C"}, True),
+        ({"cot": "까닭"}, True),
+        ({"question": "적절한 약물은?"}, False),
+        ({"A": "바"}, False),
+    ],
+)
+def test_stem_key(change, same):
+    assert (mcq.stem_key(REFINED) == mcq.stem_key(REFINED | change)) is same

@@ -1,0 +1,229 @@
+"""What is said to a model, and how its answer is read back."""
+
+import pytest
+
+from kmlite import prompts
+from kmlite.prompts import read_answer
+
+OPTIONS = "A) 폐렴\nB) 결핵\nC) 천식\nD) 기흉\nE) 폐암"
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        # a letter alone, however it is dressed
+        ("B", "B"),
+        ("b", "B"),
+        ("B)", "B"),
+        ("(B)", "B"),
+        ("(b)", "B"),
+        ("b.", "B"),
+        ("B.", "B"),
+        ("[B]", "B"),
+        ("**C**", "C"),
+        ("`D`", "D"),
+        ('"B"', "B"),
+        (" \n B \n", "B"),
+        ("Ｂ", "B"),
+        ("（Ｂ）", "B"),
+        ("- B", "B"),
+        ("D<end_of_turn>", "D"),
+        ("D<eos>", "D"),
+        ("D<end_of_turn>\n<start_of_turn>user\nA", "D"),
+        # a letter with its option's text
+        ("B) 항문열창", "B"),
+        ("B. 항문열창", "B"),
+        ("B: 항문열창", "B"),
+        ("B 항문열창", "B"),
+        ("B) 비타민 C", "B"),
+        ("C) E. coli", "C"),
+        ("A. 비타민 D 결핍", "A"),
+        ("항문열창(B)", "B"),
+        ("B\n\n해설: A는 틀린 보기이다.", "B"),
+        # a sentence
+        ("C 입니다", "C"),
+        ("C입니다.", "C"),
+        ("C이다.", "C"),
+        ("C예요", "C"),
+        ("C번", "C"),
+        ("따라서 D이다.", "D"),
+        ("정답은 B입니다", "B"),
+        ("정답은 B", "B"),
+        ("정답: D번", "D"),
+        ("정답 : A", "A"),
+        ("정답은 (E) 입니다.", "E"),
+        ("정답은 **(B)** 입니다.", "B"),
+        ("**정답: C**", "C"),
+        ('정답은 "D" 입니다', "D"),
+        ("정답은 'D'", "D"),
+        ("정답은 d입니다", "D"),
+        ("정답은 보기 C입니다", "C"),
+        ("정답은 C) 비타민 A 결핍입니다.", "C"),
+        ("정답은 항문열창(B)입니다.", "B"),
+        ("답: A", "A"),
+        ("답은 A이다", "A"),
+        ("보기 D가 정답입니다.", "D"),
+        ("B가 가장 적절합니다.", "B"),
+        ("B가 맞습니다", "B"),
+        ("Answer: D", "D"),
+        ("answer: d", "D"),
+        ("the answer is b", "B"),
+        ("The answer is E", "E"),
+        ("The correct answer is (C).", "C"),
+        ("Final answer: C", "C"),
+        ("ANSWER: B", "B"),
+        # several letters, one of them chosen
+        ("A와 B 중 B가 정답", "B"),
+        ("정답은 A가 아니라 C입니다", "C"),
+        ("정답은 A가 아닌 C입니다.", "C"),
+        ("A가 아니라 C입니다.", "C"),
+        ("A가 아니다. B가 맞다.", "B"),
+        ("B가 아니라 정답은 D", "D"),
+        ("A가 오답이고 D가 정답이다.", "D"),
+        ("정답은 B이며, A와 C는 틀렸다.", "B"),
+        ("처음에는 정답은 A라고 생각했으나, 정답은 D입니다.", "D"),
+        ("A is wrong. The answer is C.", "C"),
+        ("The answer is not A but C.", "C"),
+        # behind a reasoning
+        ("</reasoning>C", "C"),
+        ("</reasoning>\nC", "C"),
+        ("<reasoning>\n첫째: A) 20%, B) 70%\n</reasoning>B", "B"),
+        ("<reasoning>\n정답은 A입니다.\n</reasoning>D", "D"),
+        ("<reasoning>A</reasoning>\n<reasoning>B</reasoning>E", "E"),
+        ("<reasoning>A</reasoning>정답은 B입니다.<end_of_turn>", "B"),
+        ("<reasoning>\n첫째: A는 틀리고 B가 정답", None),
+        ("<reasoning>A</reasoning>", None),
+        # it cannot be told
+        ("", None),
+        ("  \n", None),
+        ("모르겠습니다", None),
+        ("정답을 알 수 없습니다.", None),
+        ("A, B", None),
+        ("A와 B", None),
+        ("A 또는 B", None),
+        ("A/B", None),
+        ("A and B", None),
+        ("A or C", None),
+        ("정답은 A와 B입니다.", None),
+        ("정답은 A 또는 C입니다.", None),
+        ("정답: A, B", None),
+        ("정답은 A일 수도 있고 B일 수도 있다", None),
+        ("정답은 A가 아닙니다.", None),
+        ("B는 정답이 아닙니다.", None),
+        ("B가 정답이 아닙니다.", None),
+        ("The answer is not A.", None),
+        ("ABCDE", None),
+        ("A~E", None),
+        ("A ~ E 중 하나", None),
+        (prompts.SHORT, None),
+        (OPTIONS, None),
+        ("①", None),
+        ("2", None),
+        ("정답: ②", None),
+        ("F", None),
+        ("정답은 F입니다", None),
+        # letters that stand for no option
+        ("Because", None),
+        ("CABG", None),
+        ("AST 상승", None),
+        ("A patient should rest", None),
+        ("A 65-year-old man has a fever", None),
+        ("E. coli 감염", None),
+        ("정답은 E. coli입니다.", None),
+        ("비타민 C가 부족", None),
+        ("비타민C 결핍", None),
+        ("정답은 비타민 C입니다.", None),
+        ("B형 간염", None),
+        ("정답은 B형 간염입니다.", None),
+        ("A군 사슬알균", None),
+        ("B세포 림프종", None),
+        ("C반응단백 상승", None),
+        ("인플루엔자 A", None),
+        ("Hepatitis B", None),
+        ("B12 결핍", None),
+        ("D-dimer 상승", None),
+        ("IgA 신병증", None),
+        ("HbA1c", None),
+        ("A+", None),
+    ],
+)
+def test_read_answer(text, letter):
+    assert read_answer(text) == letter
+
+
+QUESTION = {"question": "금기인 약물은?\n혈압 < 90", "A": "가", "B": "나 다", "C": "다", "D": "라", "E": "마", "answer": "B"}
+
+
+def test_dictionary_prompt():
+    assert prompts.dictionary_prompt("조/치조/폐포") == "Meaning of word 조/치조/폐포:"
+
+
+def test_exam_prompt():
+    body = "\n\n금기인 약물은?\n혈압 < 90\nA) 가\nB) 나 다\nC) 다\nD) 라\nE) 마"
+    assert prompts.exam_prompt(QUESTION) == "정답 알파벳만 답하세요 (A, B, C, D, E 중 하나)." + body
+    assert prompts.exam_prompt(QUESTION, reasoned=True) == "Reasoning 후 정답 알파벳 하나만 답하세요." + body
+
+
+def test_the_prompt_does_not_give_the_answer_away():
+    assert prompts.exam_prompt(QUESTION) == prompts.exam_prompt(QUESTION | {"answer": "E", "cot": "까닭"})
+
+
+def test_short_exam_answer():
+    assert prompts.exam_answer(QUESTION) == "B"
+    assert prompts.exam_answer(QUESTION | {"cot": "까닭이다."}) == "B"
+
+
+@pytest.mark.parametrize(
+    ("sentences", "lines"),
+    [
+        (1, ["첫째: 말0이다."]),
+        (2, ["첫째: 말0이다.", "둘째: 말1이다."]),
+        (4, ["첫째: 말0이다.", "둘째: 말1이다.", "셋째: 말2이다.", "넷째: 말3이다."]),
+        (5, ["첫째: 말0이다. 말1이다.", "둘째: 말2이다. 말3이다.", "셋째: 말4이다."]),
+        (8, ["첫째: 말0이다. 말1이다.", "둘째: 말2이다. 말3이다.", "셋째: 말4이다. 말5이다.", "넷째: 말6이다. 말7이다."]),
+    ],
+)
+def test_reasoned_exam_answer(sentences, lines):
+    cot = "차근차근 생각해봅시다. " + " ".join(f"말{i}이다." for i in range(sentences)) + " 따라서, 정답은 (B) 입니다."
+    expected = "<reasoning>\n" + "\n".join(lines) + "\n</reasoning>B"
+    assert prompts.exam_answer(QUESTION | {"cot": cot}, reasoned=True) == expected
+
+
+@pytest.mark.parametrize("reasoned", [False, True])
+@pytest.mark.parametrize("letter", prompts.LETTERS)
+def test_the_answer_written_is_the_answer_read(letter, reasoned):
+    question = QUESTION | {"answer": letter, "cot": "A는 아니다. 정답은 C라고 볼 수도 있다. B가 적절하다."}
+    assert read_answer(prompts.exam_answer(question, reasoned)) == letter
+
+
+@pytest.mark.parametrize(
+    ("cot", "sentences"),
+    [
+        ("차근차근 생각해봅시다. 혈압이 높습니다. 약을 씁니다. 따라서, 정답은 (E) 입니다.", ["혈압이 높습니다.", "약을 씁니다."]),
+        ("차근차근 생각해 봅시다\n혈압이 높다.\n약을 쓴다", ["혈압이 높다.", "약을 쓴다"]),
+        ("혈색소는 8.2 g/dL이다. E. coli가 자랐다.", ["혈색소는 8.2 g/dL이다.", "E. coli가 자랐다."]),
+        ("열이 남. 기침을 함. 폐렴임. 그래요. 끝", ["열이 남. 기침을 함. 폐렴임.", "그래요.", "끝"]),
+        ("산증입니다. 따라서 pH 7.25이므로 정답은 (B) 입니다.", ["산증입니다."]),
+        ("차근차근 생각해봅시다. 따라서, 정답은 (B) 입니다.", []),
+        ("", []),
+    ],
+)
+def test_reasoning_sentences(cot, sentences):
+    assert prompts.reasoning_sentences(cot) == sentences
+
+
+@pytest.mark.parametrize(
+    ("cot", "letter"),
+    [
+        ("혈압이 높습니다. 따라서, 정답은 (E) 입니다.", "E"),
+        ("정답은 E입니다", "E"),
+        ("정답은 A이다.\n", "A"),
+        ("정답은 (A) 입니다. 그러나 정답은 (C) 입니다.", "C"),
+        ("정답은 (A) 입니다. 까닭은 다음과 같습니다.", None),
+        ("정답은 (F) 입니다.", None),
+        ("A가 좋습니다.", None),
+        ("", None),
+    ],
+)
+def test_conclusion_letter(cot, letter):
+    assert prompts.conclusion_letter(cot) == letter

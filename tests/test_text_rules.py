@@ -1,0 +1,386 @@
+"""The rules for plain text: what cleaning mends and what it must leave alone, and what judging drops."""
+
+import json
+import unicodedata
+
+import pytest
+
+from kmlite import paths
+from kmlite.refine import text as rules
+from kmlite.refine.text import clean, compose, judge, squeeze, strip_addresses, strip_html, strip_wiki
+
+KOREAN = (
+    "고혈압은 동맥의 압력이 정상보다 높은 상태가 이어지는 병이다. 진료실에서 잰 수축기 혈압이 140 이상이면 고혈압으로 본다. "
+    "대부분 뚜렷한 증상이 없어 건강 검진에서 우연히 발견된다. 싱겁게 먹고 꾸준히 운동하면 도움이 된다."
+)
+
+# ---- cleaning
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (unicodedata.normalize("NFD", "혈압이 높다"), "혈압이 높다"),
+        ("\u1112\u1161\u11ab글", "한글"),
+        ("가\r\n나\r다\n라", "가\n나\n다\n라"),
+        ("혈\u200b압\u00ad약\ufeff", "혈압약"),
+        ("가\x00나\x07다\x1b", "가나다"),
+        ("가\t나", "가\t나"),
+        ("깨진\ufffd글자", "깨진글자"),
+        ("\u202a오른쪽\u202c", "오른쪽"),
+        ("<start_of_turn>user\n안녕<end_of_turn>", "user\n안녕"),
+        ("<bos>가<pad><eos></mask><unk>", "가"),
+        ("<boss>와 <eosinophil>", "<boss>와 <eosinophil>"),
+        ("ﬁ ① ㎎ Ａ ½", "ﬁ ① ㎎ Ａ ½"),  # NFC, not NFKC: signs keep their shape
+        ("가\u2028나", "가\n나"),
+        ("가\x85나", "가\n나"),
+    ],
+)
+def test_compose(raw, expected):
+    assert compose(raw) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "혈압 < 120 이고 맥박 > 80",
+        "pH <7.35",
+        "pH <7.35이면 산혈증, pH >7.45이면 알칼리혈증",
+        "IL-6<TNF-a>CRP",
+        "List<T>",
+        "Map<String, Integer>와 <T extends Comparable<T>>",
+        "영화 <기생충>",
+        "a<b이고 b>c",
+        "a < b > c",
+        "a<b and b>c",
+        "120 <= 수축기 < 130이고 이완기 >= 90",
+        "p<q",
+        "p <p 값> q",
+        "가<!-- 닫지 않은 주석",
+        "AT&T",
+        "- 목록\n- 둘째",
+    ],
+)
+def test_text_that_only_looks_like_html_stays(text):
+    assert strip_html(text) == text
+    assert squeeze(strip_html(f"<p>{text.replace('<!--', '')}</p>")) == text.replace("<!--", "")
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("H<sub>2</sub>O", "H2O"),
+        ("1.73&nbsp;m<sup>2</sup>", "1.73 m2"),
+        ("<b>고혈압</b>은", "고혈압은"),
+        ('<a href="/drug/a.html" target="_blank">아스피린</a>을', "아스피린을"),
+        ("<p>가</p><p>나</p>", "가\n\n나"),
+        ("<p>가<p>나", "가\n\n나"),
+        ("가<br>나<br/>다", "가\n\n나\n\n다"),
+        ("<P ALIGN=CENTER><FONT COLOR='#0000FF'>가</FONT></P>", "가"),
+        ("<ul><li>가<li>나</ul>", "가\n\n나"),
+        ("<table><tr><th>가</th><th>나</th></tr><tr><td>1</td><td>2</td></tr></table>", "가 나\n\n1 2"),
+        ("<h3>제목</h3>글", "제목\n\n글"),
+        ('<img src="a.png" alt="그림"/>글', "글"),
+        ("AST &amp; ALT", "AST & ALT"),
+        ("5 &lt; 7 &gt; 3", "5 < 7 > 3"),
+        ("38&deg;C &mdash; &#39;열&#39;", "38°C — '열'"),
+        ("<p>5 &lt; 7</p>", "5 < 7"),
+        ("&lt;p&gt;글&lt;/p&gt;", "<p>글</p>"),  # a text about HTML
+        ('<script>if (a < b) { document.write("<p>광고</p>"); }</script>본문', "본문"),
+        ("<style>p{color:red}</style>본문", "본문"),
+        ("<head><title>제목</title></head><body>본문</body>", "본문"),
+        ("<p>가</p><iframe>틀</iframe><svg><text>그림</text></svg>", "가"),
+        ("<p>가</p><noscript>켜 주세요</noscript>", "가"),
+        ("<noscript>켜 주세요</noscript><p>가</p>", "가"),
+        ("<p>가</p><template>틀</template>", "가"),
+        ("가<!-- 숨긴\n글 -->나", "가나"),
+        ("가<!-- <p>댓글</p> -->나", "가나"),
+        ("<p>영화 <기생충>과 List<T></p>", "영화 <기생충>과 List<T>"),
+        ("<b>IL-6</b><TNF-a>CRP", "IL-6<TNF-a>CRP"),
+        ("<p>글<o:p></o:p></p>", "글"),  # Word writes these; the sample holds one
+        ("<p><dfn>가</dfn>는 <samp>나</samp>이다</p>", "가는 나이다"),
+    ],
+)
+def test_strip_html(raw, expected):
+    assert squeeze(strip_html(raw)) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("[[심장]]은 뛴다", "심장은 뛴다"),
+        ("[[허파|폐]]와 [[세종 (조선)|세종]]", "폐와 세종"),
+        ("[[욕창#단계|1단계 욕창]]", "1단계 욕창"),
+        ("[[분류:의학]][[Category:Medicine]]글", "글"),
+        ("[[en:Stroke]]글", "글"),
+        ("[[파일:a.png|섬네일|[[심장]]의 그림]]글", "글"),
+        ("{{토막글|음악}}글", "글"),
+        ("{{정보\n| 이름 = [[심장]]\n| 과 = [[내과|심장내과]]\n}}\n글", "\n글"),
+        ("{{가|{{나|다}} 라}}글", "글"),
+        ("{{가|{{나|다}}}}글", "글"),
+        ("{{가|{{나|{{다}}}}}}글", "글"),
+        ("'''심근경색'''({{llang|en|infarction}})", "심근경색(infarction)"),
+        ("'''굵게''' ''기울임''", "굵게 기울임"),
+        ("{{{+1 큰 글}}} {{{#red 빨강}}}", "큰 글 빨강"),
+        ("{{{#!folding [더 보기]\n속\n}}}", "속\n"),
+        ("[[폐]]에 생긴다.[* 각주 [[링크]]가 든 것.] 뒤", "폐에 생긴다. 뒤"),
+        ("[[폐]].[* 각주[* 속의 각주] 끝] 뒤", "폐. 뒤"),
+        ("글<ref>출처</ref> 뒤", "글 뒤"),
+        ('글<ref name="a" /> 뒤<ref group="주">말</ref>', "글 뒤"),
+        ("글<ref>{{서적 인용|제목=신경학}}</ref>\n<references />", "글\n"),
+        ("[목차]\n글[각주]", "\n글"),
+        ("[include(틀:상위 문서, top1=감염병)]글 [clearfix]", "글 "),
+        ("== 개요 ==\n글\n=== 치료 ===\n약", "개요\n글\n치료\n약"),
+        ("==# 접힌 제목 #==\n[[글]]", "접힌 제목\n글"),
+        ("[[약]]을 먹는다. ~~약이 많다~~ --정말로--", "약을 먹는다.  "),
+        ("||<-2><bgcolor=#eee> 나라 || [[조선]] ||", "  나라   조선  "),
+        ('[[표]]\n{| class="wikitable"\n! 율명 !! 뜻\n|-\n| 黃 || 황종\n|}', "표\n\n율명   뜻\n\n黃   황종\n"),
+        ('{| class="wikitable"\n! 율명 !! 뜻\n|-\n| 黃 || 황종\n|}', "\n율명   뜻\n\n黃   황종\n"),
+        ("* [[가]]\n# 나\n; 다\n: 라\n> 마\n----", "가\n나\n다\n라\n마\n"),
+    ],
+)
+def test_strip_wiki(raw, expected):
+    assert strip_wiki(raw) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# 마크다운 제목\n* 목록\n> 인용",
+        "~~취소선~~만 있는 글",
+        "기온은 10~20도, 습도는 30~40%이다.",
+        "if (a == b || c) {\n}",
+        "{{ 닫지 않은 틀",
+        "[[닫지 않은 고리",
+        "배열 a[0]과 [목록]",
+        "글<ref>닫지 않은 각주",
+    ],
+)
+def test_text_that_only_looks_like_a_wiki_stays(text):
+    assert strip_wiki(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1990--1995년에는 줄었고 2000--2005년에는 늘었다.", "습도는 30~~40%, 기온은 10~~20도이다."],
+)
+def test_ranges_in_a_wiki_page_are_not_struck_through(text):
+    assert strip_wiki(f"[[기후]] {text}") == f"기후 {text}"
+
+
+def test_a_wiki_line_break_parts_words():
+    assert strip_wiki("[[가]]나[br]다").split() == ["가나", "다"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("https://example.kr/a/b?c=d&e=f#g를 보라", "를 보라"),
+        ("http://example.com에서", "에서"),
+        ("ftp://example.com/x 뒤", " 뒤"),
+        ("www.example.kr/adr 이름", " 이름"),
+        ("누리집(https://a.kr/b)에 올린다", "누리집에 올린다"),
+        ("누리집(www.a.co.kr, b@c.kr)이다", "누리집이다"),
+        ("vaccine@example.kr로 묻는다", "로 묻는다"),
+        ("a.b+c@d-e.co.kr 뒤", " 뒤"),
+        ("전화 02-000-0000이다", "전화 이다"),
+        ("010-1234-5678로", "로"),
+        ("010 1234 5678, 010.1234.5678", ", "),
+        ("(02) 123-4567", ""),
+        ("(02)123-4567", ""),
+        ("02)123-4567", ""),
+        ("01012345678로 연락", "로 연락"),
+        ("+82-10-1234-5678 뒤", " 뒤"),
+        ("1588-1234로", "로"),
+        ("주민번호 900101-1234567이다", "주민번호 이다"),
+        ("9001011234567 뒤", " 뒤"),
+        ("f()를 부른다: https://a.kr", "f()를 부른다: "),
+    ],
+)
+def test_strip_addresses(raw, expected):
+    assert strip_addresses(raw) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "혈압 120-80 mmHg",
+        "나트륨 135-145 mEq/L, 칼륨 3.5-5.0",
+        "ISBN 978-89-01-12345-6",
+        "ISBN 9788901123456",
+        "900101-123456",
+        "901301-1234567",  # no thirteenth month
+        "900101-9234567",
+        "2020-01-01부터 2020-12-31까지",
+        "한국 전쟁(1950-1953)",
+        "임진왜란(1592-1598)",
+        "하루 1500-2000 mL를 마신다",
+        "1600-1800년대",
+        "119와 112, 1339에 전화한다",
+        "계좌 110-123-456789",
+        "a@b와 @이름",
+        "http:// 로 시작한다",
+        "빈 괄호 f()와 [ ]",
+        "awww.example.kr",
+    ],
+)
+def test_numbers_and_signs_that_are_no_address_stay(text):
+    assert strip_addresses(text) == text
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("  가   나 \n\n\n\n 다\t라 ", "가 나\n\n다 라"),
+        ("가\u00a0나\u3000다", "가 나 다"),
+        ("\n \n가\n \n \n나\n", "가\n\n나"),
+        ("가\n나", "가\n나"),
+        (" \n\t\n", ""),
+    ],
+)
+def test_squeeze(raw, expected):
+    assert squeeze(raw) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("<p>{{틀}}<b>[[심장|염통]]</b>은&nbsp; 뛴다(https://a.kr).</p>", "염통은 뛴다."),
+        ("<b>010</b>-1234-5678", ""),
+        ("|| <b>가</b> || 나 ||", "가 나"),
+        ("https://a.kr/?x=1&copy=2를 보라", "를 보라"),  # `&copy` of an address is no entity
+        (unicodedata.normalize("NFD", "== 개요 ==\n가나다"), "개요\n가나다"),
+        ("혈&#8203;압", "혈압"),
+    ],
+)
+def test_clean_puts_the_rules_together(raw, expected):
+    assert clean(raw) == expected
+
+
+@pytest.mark.parametrize("raw", ["<start_of_turn>", "&lt;start_of_turn&gt;", "&#60;bos>", "<start_of_<bos>turn>", "<p>&lt;eos&gt;</p>"])
+def test_no_chat_token_is_left_in_a_cleaned_text(raw):
+    assert rules.CHAT_TOKENS.search(clean(f"가 {raw} 나")) is None
+
+
+SAMPLE_FILES = sorted(p.relative_to(paths.SAMPLE_RAW / paths.RAW_TEXT) for p in (paths.SAMPLE_RAW / paths.RAW_TEXT).rglob("*.*"))
+
+
+def texts_of(path):
+    content = path.read_text(encoding="utf-8")
+    if path.suffix == ".txt":
+        return [content]
+    records = []
+    for line in content.split("\n"):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return [r["text"] for r in records if isinstance(r, dict) and isinstance(r.get("text"), str)]
+
+
+@pytest.mark.parametrize("name", SAMPLE_FILES, ids=str)
+def test_cleaning_twice_changes_nothing_more(name):
+    cleaned = [clean(text) for text in texts_of(paths.SAMPLE_RAW / paths.RAW_TEXT / name)]
+    assert cleaned
+    assert [clean(text) for text in cleaned] == cleaned
+
+
+def test_no_markup_is_left_in_the_cleaned_sample():
+    left = [
+        clean(text)[:60]
+        for name in SAMPLE_FILES
+        for text in texts_of(paths.SAMPLE_RAW / paths.RAW_TEXT / name)
+        if any(mark in clean(text) for mark in ("</", "[[", "{{", "'''", "&nbsp;", "://"))
+    ]
+    assert left == []
+
+
+# ---- judging
+
+RULES = (
+    lambda text: rules.long_enough(text, 100),
+    rules.is_korean,
+    rules.is_no_advertisement,
+    rules.no_repeated_lines,
+    rules.no_repeated_ngrams,
+)
+
+
+def stopped_by(text):
+    return [reason for keep, reason in (rule(text) for rule in RULES) if not keep]
+
+
+def words(n, start=0):
+    """n different Korean words."""
+    return [f"{chr(0xAC00 + 28 * i)}낱말" for i in range(start, start + n)]
+
+
+def latin(n):
+    return [f"{chr(ord('a') + i)}bcdefghij" for i in range(n)]
+
+
+PHRASE = words(10)
+FOUR = "가 나 다 라"
+ADVERTISEMENT = (
+    "오늘 하루만 열리는 큰 장터에 오시면 무료배송으로 보내 드리고 할인 쿠폰도 나누어 드립니다. "
+    "가까운 벗과 함께 오시면 더 좋은 자리를 마련해 두었으니 잊지 말고 들러 주시기 바랍니다."
+)
+CHART = (
+    "68세 남자, chest pain과 dyspnea로 ER 내원함. HTN, DM으로 amlodipine, metformin 복용 중. EKG에서 ST elevation 관찰되어 anterior "
+    "wall STEMI로 진단하고 aspirin loading 후 coronary angiography 시행함."
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (KOREAN[:99], "too_short"),
+        ("", "too_short, not_korean"),
+        (
+            "The heart pumps blood through the vessels of the circulatory system. Valves between its chambers keep that blood moving in "
+            "one direction only.",
+            "not_korean",
+        ),
+        ("糖尿病是一种以血糖升高为特征的慢性疾病患者应当控制饮食坚持运动并按照医生的建议用药和定期检查" * 3, "not_korean"),
+        ("あいうえおかきくけこさしすせそたちつてと" * 4 + "가나다라마바사아자차카타파하" * 2, "not_korean"),
+        ("가나다라마바사아자차카타파하거너더러머" + " 120/80" * 15, "not_korean"),  # 19 syllables and numbers
+        (" ".join(["가나다라마바사아자차카타파하거너더러머버", *latin(19)]), "not_korean"),  # 20 of 210 letters
+        (ADVERTISEMENT, "advertisement"),
+        ("\n".join(["혈압약은아침마다같은시간에먹는다"] * 8), "repeated_lines"),
+        (" ".join(PHRASE * 3), "repeated_ngrams"),
+        (" ".join([*PHRASE, *words(13, 20), *PHRASE]), "repeated_ngrams"),  # 10 of 33 words
+    ],
+)
+def test_a_text_that_one_rule_alone_stops(text, reason):
+    assert ", ".join(stopped_by(text)) == reason
+    assert judge(text, 100) == (False, reason.split(",")[0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        KOREAN[:100],
+        CHART,
+        " ".join(["가나다라마바사아자차카타파하거너더러머버", *latin(18)]),  # 20 of 200 letters
+        "가나다라마바사아자차카타파하거너더러머버" + " 120/80" * 15,  # 20 syllables and numbers
+        "あいうえおかきくけこさしすせそたちつてと" * 3 + "가나다라마바사아자차카타파하" * 5,
+        # two kinds of sales words, often; three kinds in a long text
+        "자바스크립트에서 단추를 클릭하면 브라우저는 클릭 이벤트를 만든다. 이벤트는 안쪽에서 바깥쪽으로 전해진다. "
+        "클릭 이벤트를 처리하는 함수를 등록하면 클릭할 때마다 불린다. 이벤트 위임이라고도 한다.",
+        ADVERTISEMENT + KOREAN,
+        "\n".join(
+            ["혈압약은아침마다같은시간에먹는다", "물을넉넉히마신다", *[w * 5 for w in words(10)], "혈압약은아침마다같은시간에먹는다"]
+        ),
+        " ".join([*PHRASE, *words(14, 20), *PHRASE]),  # 10 of 34 words
+        " ".join(x for w in words(12, 40) for x in (FOUR, w, w + "도")),  # four words again and again, never five
+        "\n".join(" ".join(words(9)) for _ in range(2)) + "\n" + " ".join(words(43, 20)),
+    ],
+)
+def test_near_misses_are_kept(text):
+    assert stopped_by(text) == []
+    assert judge(text, 100) == (True, "")
+
+
+def test_the_shortest_length_is_a_setting():
+    assert judge(KOREAN, len(KOREAN)) == (True, "")
+    assert judge(KOREAN, len(KOREAN) + 1) == (False, "too_short")
