@@ -21,6 +21,7 @@ DISK_ERRORS = {
     errno.EROFS: "that file system is read-only",
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
+    errno.EEXIST: "that is a file, a folder is expected",
     errno.EISDIR: "that is a folder, a file is expected",
     errno.ENOTDIR: "that is a file, a folder is expected",
 }

@@ -40,13 +40,16 @@ def exam_answer(question: dict, reasoned: bool = False) -> str:
 # "차근차근 생각해봅시다." opens and "따라서, 정답은 (E) 입니다." closes the reasonings of KorMedMCQA: the first says nothing,
 # the second stands behind </reasoning> as the answer.
 OPENER = re.compile(r"^\s*차근차근\s*생각해\s*봅시다\.?\s*")
-CONCLUSION = re.compile(r"[^.!?\n]*정답은\s*\(?([A-E])\)?\s*(?:입니다|이다)\.?\s*$")
+CONCLUSION = re.compile(r"정답은\s*\(?([A-E])\)?\s*번?\s*(?:다\s*)?(?:입니다|이다|임)?\.?\s*$")
+SENTENCE_END = re.compile(r"(?<=[다요음임까]\.)\s+|\n+")
 
 
 def reasoning_sentences(cot: str) -> list[str]:
     """The sentences of a written-out reasoning, without its opening phrase and its conclusion."""
-    text = CONCLUSION.sub("", OPENER.sub("", cot.strip())).strip()
-    return [s.strip() for s in re.split(r"(?<=[다요음임]\.)\s+|\n+", text) if s.strip()]
+    sentences = [s.strip() for s in SENTENCE_END.split(OPENER.sub("", cot.strip())) if s.strip()]
+    if sentences and CONCLUSION.search(sentences[-1]):
+        sentences.pop()
+    return sentences
 
 
 def conclusion_letter(cot: str) -> str | None:
@@ -79,19 +82,28 @@ def stop_ids(tokenizer) -> list[int]:
     return [tokenizer.convert_tokens_to_ids("<end_of_turn>"), tokenizer.eos_token_id]
 
 
-# A letter that stands for an option: no Latin letter or digit touches it, it is not the A of "A patient", the E of
-# "E. coli", the C of "비타민 C" or the B of "B형".
-OPTION = r"(?<![A-Za-z0-9])(?<!비타민 )(?<!비타민)([A-E])(?![A-Za-z0-9'’+\-])(?!\.? [a-z])(?!형)"
+# What may stand right behind a letter that names an option: no Latin letter or digit, no Hangul but particles and endings.
+# So the A of "A patient" and "A군", the E of "E. coli", the C of "비타민 C" and the B of "B형" are none.
+BEHIND = r"(?![A-Za-z0-9+\-]|['’]s|\.? [a-z]| \d+-)(?:(?![가-힣])|(?=번|입니다|이|가|은|는|을|를|와|과|도|만|로|의|라|랑|나|예요|임|일 |다(?![가-힣])))"
+BEFORE = r"(?<![A-Za-z0-9])(?<!비타민)(?<!비타민 )(?<!인플루엔자 )(?<!간염 )(?<!itis )(?<!itamin )(?<!ype )(?<!uenza )"
+OPTION = BEFORE + r"([A-E])" + BEHIND
+JOINED = r"\s*(?:와|과|나|이나|또는|혹은|및|or|and|,|/|·)\s*[(\[]?"
+OPEN, CLOSE = r"[\s\[(*\"'‘“「<]*", r"[)\]*\"'’”」>.]*"
+
+RANGE = re.compile(r"[A-E](?:" + JOINED + r"[A-E])+[)\]]?\s*(?:번)?\s*(?:중|가운데)(?:에서|에|의)?(?:는)?|[A-E]\s*[~–]\s*[A-E](?![A-Za-z])")
+NEGATED = re.compile(
+    OPTION + CLOSE + r"\s*번?(?:은|는|이|가)?\s*(?:정답이|답이|정답은|답은)?\s*(?:아니|아닌|아닙|아님|틀[리렸린])[가-힣]*,?"
+)
+NEGATED_ENGLISH = re.compile(r"\bnot\s+(?:option\s+)?" + BEFORE + r"[A-E](?![A-Za-z0-9])")
 STATED = re.compile(
-    r"(?:정답|답안|답|[Aa]nswer)\s*(?:은|는|이|가|is)?\s*(?:\"|'|:|：|=|-|→|\s)*(?:선택지|보기|option)?\s*[\[(*\"'「<]*" + OPTION
-)
-CONFIRMED = re.compile(OPTION + r"[)\]*\"'」>]*\s*(?:번)?\s*(?:이|가)\s*(?:정답|맞|옳|적절)")
-LEADING = re.compile(
-    r"^[\s\[(*\"'「<#\-:]*"
-    + OPTION
-    + r"(?=$|[\s)\].,:;*\"'」>!]|번|입니다|이다|예요|이에요|임)(?!\s*(?:와|과|나|또는|및|or|and|,)\s*[A-E])"
-)
+    r"(?:정답|답안|답|[Aa]nswer)\s*(?:은|는|이|가|is)?[\s:：=\-→]*(?:선택지|보기|[Oo]ption)?"
+    + OPEN + OPTION.replace("[A-E]", "[A-Ea-e]") + r"(?!일 수)" + CLOSE + r"(" + JOINED + r"[A-E](?![A-Za-z])|일 수)?"
+)  # fmt: skip
+CONFIRMED = re.compile(OPTION + CLOSE + r"\s*번?\s*(?:이|가)\s*(?:정답|답|맞|옳|적절)")
+LEADING = re.compile(r"^" + OPEN + r"(?:[#\-:]\s*)?" + OPTION)
 LETTER = re.compile(OPTION)
+LISTED = re.compile(r"^\s*[\[(]?([A-E])[).:\]]", re.MULTILINE)
+SEVERAL = re.compile(r"(?<![A-Za-z])[A-E](?:[)\]]?" + JOINED + r"[A-E])+(?![A-Za-z])")
 ENDS = re.compile(r"<end_of_turn>|<eos>|<start_of_turn>")
 
 
@@ -99,7 +111,8 @@ def read_answer(text: str) -> str | None:
     """The option that a model's turn chooses, A to E, or None where it cannot be told.
 
     Only what stands behind the last </reasoning> counts. In order: the last "정답은 X", the last "X가 정답", a letter that
-    opens the answer, the only letter in it. A guess is never made: two letters and no statement give None.
+    opens the answer, the only letter in it. A guess is never made: several letters and no statement give None, and so does
+    an answer that only says what is wrong.
     """
     text = unicodedata.normalize("NFKC", text)
     if "</reasoning>" in text:
@@ -109,13 +122,16 @@ def read_answer(text: str) -> str | None:
     text = ENDS.split(text.lstrip())[0].strip()
     if re.fullmatch(r"[(\[]?[a-e][)\].]?", text):
         return text.strip("()[].").upper()
-    for pattern in (STATED, CONFIRMED):
-        found = pattern.findall(text)
-        if found:
-            return found[-1]
-    found = LEADING.search(text)
-    if found:
-        return found.group(1)
+    text = NEGATED_ENGLISH.sub("", NEGATED.sub("", RANGE.sub("", text)))
+    stated = list(STATED.finditer(text))
+    if stated:
+        return None if stated[-1].group(2) else stated[-1].group(1).upper()
+    if confirmed := CONFIRMED.findall(text):
+        return confirmed[-1]
+    if SEVERAL.search(text) or len(set(LISTED.findall(text))) > 1:
+        return None
+    if leading := LEADING.match(text):
+        return leading.group(1)
     letters = set(LETTER.findall(text))
     return letters.pop() if len(letters) == 1 else None
 

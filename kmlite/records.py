@@ -1,7 +1,9 @@
 """Read the raw formats people have, and the refined ones that the stages read. Nothing here judges a text."""
 
 import csv
+import gzip
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +15,7 @@ from kmlite import paths, prompts
 from kmlite.runs import read_json
 
 READABLE = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".parquet", ".arrow", ".csv", ".txt")
+BOM = b"\xef\xbb\xbf"  # Windows editors put it first
 TXT_PIECE = 1 << 20  # characters: a .txt is one document, a larger one is cut at blank lines
 
 
@@ -56,10 +59,11 @@ def values(path: Path) -> Iterator[tuple[object, str | None]]:
     if name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
         yield from json_lines(path)
     elif name.endswith(".json"):
-        whole = orjson.loads(path.read_bytes())
+        whole = orjson.loads(path.read_bytes().removeprefix(BOM))
         yield from ((value, None) for value in (whole if isinstance(whole, list) else [whole]))
     elif name.endswith(".csv"):
         with open(path, encoding="utf-8-sig", newline="") as file:
+            csv.field_size_limit(sys.maxsize)  # a document is longer than the default 131,072 characters
             yield from ((row, None) for row in csv.DictReader(file))
     elif name.endswith(".txt"):
         yield from (({"text": piece}, None) for piece in pieces(path.read_text(encoding="utf-8", errors="replace")))
@@ -68,11 +72,10 @@ def values(path: Path) -> Iterator[tuple[object, str | None]]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[object, str | None]]:
-    import pyarrow as pa
-
-    codec = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
-    with open(path, "rb") if codec is None else pa.input_stream(str(path), compression=codec) as file:
-        for line in lines(file):
+    with binary_stream(path) as file:
+        for number, line in enumerate(lines(file)):
+            if number == 0:
+                line = line.removeprefix(BOM)
             if not line.strip():
                 yield None, "empty_line"
                 continue
@@ -82,14 +85,29 @@ def json_lines(path: Path) -> Iterator[tuple[object, str | None]]:
                 yield line[:500].decode("utf-8", "replace"), "not_json"
 
 
+def binary_stream(path: Path):
+    if path.suffix == ".gz":
+        return gzip.open(path)
+    if path.suffix == ".zst":
+        import pyarrow as pa
+
+        return pa.input_stream(str(path), compression="zstd")
+    return open(path, "rb")
+
+
 def lines(file) -> Iterator[bytes]:
-    """Lines of a binary stream; pyarrow's compressed streams have no readline of their own."""
-    rest = b""
-    while block := file.read(1 << 20):
-        *whole, rest = (rest + block).split(b"\n")
-        yield from whole
-    if rest:
-        yield rest
+    """Lines of a binary stream. read1, where there is one, hands over what stands before the break of a broken file."""
+    read = getattr(file, "read1", file.read)
+    parts: list[bytes] = []
+    while block := read(1 << 16):
+        *whole, rest = block.split(b"\n")
+        if whole:
+            yield b"".join([*parts, whole[0]])
+            yield from whole[1:]
+            parts = []
+        parts.append(rest)
+    if last := b"".join(parts):
+        yield last
 
 
 def table_rows(path: Path) -> Iterator[dict]:
@@ -140,14 +158,22 @@ def read_texts(shards: Iterable[Path]) -> Iterator[str]:
         with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 try:
-                    yield orjson.loads(line)["text"]
-                except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-                    raise click.ClickException(f'{path}, line {number}: not a {{"text": …}} record. Run make refine again.') from error
+                    text = orjson.loads(line)["text"]
+                except (orjson.JSONDecodeError, KeyError, TypeError):
+                    text = None
+                if not isinstance(text, str):
+                    raise click.ClickException(f'{path}, line {number}: not a {{"text": …}} record. Run make refine again.')
+                yield text
 
 
 def read_dictionary(refined: Path) -> list[dict]:
     path = paths.require(refined / paths.DICTIONARY, "Put a dictionary under RAW/01_medical_dict and run: make refine")
-    entries = read_json(path)
+    try:
+        entries = read_json(path)
+    except ValueError as error:
+        raise click.ClickException(f"{path} is not JSON ({error}). Run make refine again.") from error
+    if not isinstance(entries, list):
+        raise click.ClickException(f"{path} is not a list of entries. Run make refine again.")
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("term", "definition")):
             raise click.ClickException(f"{path}, entry {number}: term or definition is missing. Run make refine again.")
@@ -160,7 +186,7 @@ def read_exam(refined: Path, split: str) -> list[dict]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             question = json.loads(line)
-            ok = question["answer"] in prompts.LETTERS and all(isinstance(question[k], str) for k in ("question", *prompts.LETTERS))
+            ok = question["answer"] in tuple(prompts.LETTERS) and all(isinstance(question[k], str) for k in ("question", *prompts.LETTERS))
         except (ValueError, KeyError, TypeError):
             ok = False
         if not ok:

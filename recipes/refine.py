@@ -90,9 +90,15 @@ def main(settings: Settings) -> None:
         "inputs": {str(f.relative_to(raw)): runs.fingerprint(f) for files in kinds.values() for f in files},
     }
     record_path = refined / paths.REFINE_RECORD
-    if record_path.exists() and not settings.restart and runs.read_json(record_path)["plan"] == runs.as_stored(plan):
+    before = runs.read_record(record_path)
+    if (
+        before
+        and not settings.restart
+        and before["plan"] == runs.as_stored(plan)
+        and all((refined / name).exists() for name in before["wrote"])
+    ):
         console.print("  done before, nothing changed (ARGS=--restart refines again)")
-        show(runs.read_json(record_path)["funnel"])
+        show(before["funnel"])
         return
 
     # Everything is written beside and moved in place at the end: a refine that was killed leaves the last one as it was.
@@ -108,12 +114,13 @@ def main(settings: Settings) -> None:
         show(funnel)
         raise click.ClickException(f"nothing was kept. See why in {partial / paths.REJECTED}; {refined} is as it was.")
     record_path.unlink(missing_ok=True)
+    wrote = sorted(path.name for path in partial.iterdir())
     for name in (paths.TEXT, paths.DICTIONARY, paths.EXAM, paths.REJECTED):
         old = refined / name
         shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-        if (partial / name).exists():
+        if name in wrote:
             (partial / name).rename(old)
-    runs.write_json(record_path, {"plan": plan, "funnel": funnel})
+    runs.write_json(record_path, {"plan": plan, "funnel": funnel, "wrote": wrote})
     partial.rmdir()
     show(funnel)
     console.print(f"  written to {refined}; what was set aside, with its reason, file and line: {refined / paths.REJECTED}")
@@ -190,11 +197,13 @@ def refine_dictionary(files: list[Path], settings: Settings, out: Path, stems: l
 
 def refine_text(files: list[Path], settings: Settings, out: Path, stems: list[str], funnel: dict) -> None:
     """Clean, judge, drop duplicates and exam questions; hold some texts out."""
+    import heapq
     import json
 
     import xxhash
     from rich.progress import track
 
+    from kmlite import runs
     from kmlite.records import read_raw
     from kmlite.refine.dedup import Duplicates, ExamStems
     from kmlite.refine.text import clean, judge
@@ -203,10 +212,10 @@ def refine_text(files: list[Path], settings: Settings, out: Path, stems: list[st
         return
     counts = Funnel("text", out / paths.REJECTED, settings.rejected_most)
     seen, exam = Duplicates(), ExamStems(stems)
-    heldout = 0
+    heldout: list[tuple[int, str]] = []  # (-hash, text): the texts with the lowest hashes
     folder = out / paths.TEXT
     folder.mkdir(parents=True)
-    with open(folder / "train.jsonl", "w", encoding="utf-8") as train, open(folder / "heldout.jsonl", "w", encoding="utf-8") as held:
+    with open(folder / "train.jsonl", "w", encoding="utf-8") as train:
         for file in track(files, "  text", console=console, transient=True, disable=not console.is_terminal):
             for source, line, value, problem in read_raw(file, settings.raw):
                 counts.read += 1
@@ -227,11 +236,16 @@ def refine_text(files: list[Path], settings: Settings, out: Path, stems: list[st
                     counts.reject(reason, source, line, text)
                     continue
                 counts.keep(len(cleaned))
-                # a new text never moves an old one from train to held-out or back
-                chosen = xxhash.xxh3_64_intdigest(cleaned.encode()) < settings.heldout_share * 2**64 and heldout < settings.heldout_most
-                heldout += chosen
-                (held if chosen else train).write(json.dumps({"text": cleaned}, ensure_ascii=False) + "\n")
-    funnel["text"] = {**counts.result(), "heldout": heldout}
+                # As data grows, an old text may move from held-out to train, never the other way: no model has seen one.
+                key = xxhash.xxh3_64_intdigest(cleaned.encode())
+                if key < settings.heldout_share * 2**64:
+                    heapq.heappush(heldout, (-key, cleaned))
+                    if len(heldout) <= settings.heldout_most:
+                        continue
+                    cleaned = heapq.heappop(heldout)[1]
+                train.write(json.dumps({"text": cleaned}, ensure_ascii=False) + "\n")
+    runs.write_lines(folder / "heldout.jsonl", [{"text": text} for _, text in sorted(heldout, reverse=True)])
+    funnel["text"] = {**counts.result(), "heldout": len(heldout)}
 
 
 def show(funnel: dict) -> None:

@@ -245,7 +245,7 @@ def test_heldout_texts_are_no_training_texts(once):
 
 @pytest.mark.parametrize("name", ["zz_later.jsonl", "00_earlier.jsonl"])
 @pytest.mark.parametrize("most", [2000, 8])
-def test_more_data_moves_no_text_between_train_and_heldout(tmp_path, name, most):
+def test_more_data_never_holds_out_a_text_that_was_trained_on(tmp_path, name, most):
     raw = tmp_path / "raw"
     args = ("--heldout-share", 0.2, "--heldout-most", most)
     write_lines(raw / paths.RAW_TEXT / "medical.jsonl", [{"text": t} for t in TEXTS[:100]])
@@ -256,8 +256,8 @@ def test_more_data_moves_no_text_between_train_and_heldout(tmp_path, name, most)
     assert 4 < len(before) <= most
     assert len(after) <= most
     assert before | trained(tmp_path / "one") < after | trained(tmp_path / "two")
-    assert not before & trained(tmp_path / "two")
     assert not trained(tmp_path / "one") & after
+    assert most < 2000 or before < after  # a full held-out set gives its highest hashes back to train
 
 
 @pytest.mark.parametrize(("args", "n"), [(("--heldout-share", 0), 0), (("--heldout-share", 1, "--heldout-most", 7), 7)])

@@ -5,7 +5,8 @@ import re
 from kmlite.refine.text import compose, squeeze, strip_html
 
 DETAIL = re.compile(r"\s*세부설명\s*:\s*")
-NUMBER = re.compile(r"(?:^|\s)\d{1,2}\.\s*|[①-⑳]\s*")
+NUMBER = re.compile(r"(?:^|\s)\d{1,2}\.(?!\d)\s*|[①-⑳]\s*")
+SEPARATOR = re.compile(r"\s*[;/]\s*|(?<!\d)\s*,\s*|\s*,\s*(?!\d)")
 WHOLE_BRACKET = re.compile(r"^\(([^()]*)\)$")
 OPTIONAL = re.compile(r"^\(([가-힣]+)\)([가-힣]+)$|^([가-힣]+)\(([가-힣]+)\)([가-힣]+)$")
 TERM_LEAST, DEFINITION_LEAST = 2, 10
@@ -18,10 +19,7 @@ def clean_term(raw: str) -> str:
     its brackets; `고혈압(高血壓)` stays.
     """
     term = squeeze(strip_html(compose(raw))).replace("\n", " ")
-    if NUMBER.match(term):
-        names = NUMBER.sub(" ", term).split()
-    else:
-        names = re.split(r"\s*[,;/]\s*", term)
+    names = NUMBER.sub(" ", term).split() if NUMBER.match(term) else SEPARATOR.split(term)
     out: list[str] = []
     for name in names:
         name = WHOLE_BRACKET.sub(r"\1", name.strip())

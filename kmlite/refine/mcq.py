@@ -13,7 +13,7 @@ def read_letter(answer: object) -> str | None:
         answer = answer.strip().upper()
         if answer in prompts.LETTERS and len(answer) == 1:
             return answer
-        answer = int(answer) if answer.isascii() and answer.isdigit() else None
+        answer = int(answer) if answer in ("1", "2", "3", "4", "5") else None
     if isinstance(answer, float) and answer.is_integer():
         answer = int(answer)
     if type(answer) is int and 1 <= answer <= 5:
@@ -40,7 +40,8 @@ def check(record: dict) -> tuple[dict | None, str]:
     letter = read_letter(record["answer"])
     if letter is None:
         return None, "bad_answer"
-    if len({question[x].casefold() for x in prompts.LETTERS}) < 5:
+    options = [question[letter] for letter in prompts.LETTERS]
+    if len({option if len(option) < 4 else option.casefold() for option in options}) < 5:  # AA and Aa are two genotypes
         return None, "duplicate_options"
     question["answer"] = letter
     if subject := text_of(record.get("subject") or record.get("exam_type")):

@@ -7,36 +7,46 @@ from collections import Counter
 
 VERSION = 1  # goes into refine's record: raise it when a rule changes, and finished text is refined anew
 
-# ---- cleaning, in this order: composed Hangul first, since every later rule counts syllables; then what hides inside
-# words; markup; addresses, which markup may hold; and white space, which all of these leave behind
+# ---- cleaning: composed Hangul first, since every later rule counts syllables, and white space last, which the others leave
 
-INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff\ufff9-\ufffd]")
+LINE_ENDS = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\ufff9-\ufffd]")
 CHAT_TOKENS = re.compile(r"</?(?:start_of_turn|end_of_turn|start_of_image|end_of_image|image_soft_token|bos|eos|pad|unk|mask)>")
 
 NAMES = (
-    "a abbr address article aside b blockquote body br button caption center cite code col colgroup dd del details div dl dt em "
-    "figcaption figure font footer form h1 h2 h3 h4 h5 h6 head header hr html i iframe img input ins kbd label li link main mark "
-    "meta nav noscript ol option p picture pre q s script section select small source span strike strong style sub summary sup "
-    "svg table tbody td textarea tfoot th thead time title tr tt u ul var video"
+    "a abbr acronym address article aside audio b big blockquote body br button canvas caption center cite code col colgroup dd del "
+    "details dfn div dl dt em fieldset figcaption figure font footer form h1 h2 h3 h4 h5 h6 head header hr html i iframe img input ins "
+    "kbd label legend li link main mark marquee meta nav nobr noscript o:p ol option p picture pre q rp rt ruby s samp script section "
+    "select small source span strike strong style sub summary sup svg table tbody td template textarea tfoot th thead time title tr tt "
+    "u ul var video wbr"
 )
 BLOCKS = (
     "address article aside blockquote br caption center dd details div dl dt figcaption figure footer form h1 h2 h3 h4 h5 h6 "
     "header hr li main nav ol p pre section summary table tr ul"
 )
-ATTRIBUTE = r"""\s+[a-zA-Z_:@][\w:.\-]*(?:=(?:"[^"<>]*"|'[^'<>]*'|[^\s"'<>=]+))?"""
+# a bare word counts as an attribute only where HTML knows it so: `a<b and b>c` holds no tag
+ATTRIBUTE = (
+    r"""\s+(?:[a-zA-Z_:@][\w:.\-]*=(?:"[^"<>]*"|'[^'<>]*'|[^\s"'<>=]*)"""
+    r"|(?:allowfullscreen|async|autoplay|checked|controls|defer|disabled|hidden|itemscope|loop|multiple|muted|noshade|nowrap|open|readonly"
+    r"|required|selected|/)(?=[\s/>]))"
+)
 TAG = rf"</?(?:{'|'.join(NAMES.split())})(?:{ATTRIBUTE})*\s*/?>"
 REAL_TAG = re.compile(TAG, re.IGNORECASE)
 NO_TAG = re.compile(rf"<(?!{TAG[1:]}|!--|!doctype)", re.IGNORECASE)
 BLOCK_TAG = re.compile(rf"</?(?:{'|'.join(BLOCKS.split())})(?![a-zA-Z0-9])[^<>]*>", re.IGNORECASE)
 CELL_TAG = re.compile(r"</t[dh]>", re.IGNORECASE)
 COMMENT = re.compile(r"<!--(?:(?!-->).)*-->", re.DOTALL)
-HIDDEN = ("script", "style", "noscript", "head", "template", "svg", "iframe")
+HIDDEN = ("script", "style", "noscript", "head", "title", "template", "svg", "iframe")
 
 
 def compose(text: str) -> str:
     """NFC, so that decomposed Hangul counts as Hangul; without control and zero-width characters and chat tokens."""
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    return CHAT_TOKENS.sub("", INVISIBLE.sub("", text))
+    text = INVISIBLE.sub("", LINE_ENDS.sub("\n", unicodedata.normalize("NFC", text)))
+    while "<" in text:  # one token may hide in another: <start_of_<bos>turn>
+        text, found = CHAT_TOKENS.subn("", text)
+        if not found:
+            break
+    return text
 
 
 def strip_html(text: str) -> str:
@@ -50,28 +60,27 @@ def strip_html(text: str) -> str:
 
     text = NO_TAG.sub("&lt;", text)  # the parser would take `<기생충>` for a tag
     text = CELL_TAG.sub(r" \g<0>", BLOCK_TAG.sub(r"\n\g<0>\n", text))
-    tree = LexborHTMLParser(text)
+    tree = LexborHTMLParser(f"<body>{text}")  # else what stands in a leading <noscript> is taken for the page
     tree.strip_tags(list(HIDDEN), recursive=True)
     body = tree.body
     return body.text(separator="", strip=False) if body is not None else ""
 
 
-WIKI = re.compile(r"\[\[[^\[\]\n]+\]\]|'''|\{\{[^{}\n]|^==+ .+ ==+\s*$|^\|\||\[(?:목차|각주|include\()", re.MULTILINE)
+WIKI = re.compile(r"\[\[[^\[\]\n]+\]\]|'''|\{\{[^{}\n]|^==+ .+ ==+\s*$|^\|\||^\{\||\[(?:목차|각주|include\()", re.MULTILINE)
 REF = re.compile(r"<ref(?:\s[^<>]*)?/>|<ref(?:\s[^<>]*)?>(?:(?!</?ref).)*</ref>|<references\s*/?>", re.DOTALL)
 NO_TEXT_LINK = re.compile(r"\[\[(?:분류|파일|그림|이미지|Category|File|Image|[a-z]{2,3}):[^\[\]]*\]\]", re.IGNORECASE)
 LINK = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]")
 LANGUAGE = re.compile(r"\{\{l?lang\|[^{}|]*\|([^{}|]*)\}\}")
-TEMPLATE = re.compile(r"(?<!\{)\{\{(?!\{)[^{}]*\}\}(?!\})")
+TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
 BRACES = re.compile(r"\{\{\{(?:#!\w+[^\n{}]*\n?|[+\-]\d |#[\w,#]+ )?([^{}]*)\}\}\}")
 MEDIAWIKI_TABLE = re.compile(r"^\{\|[^\n]*$|^\|[-}][^\n]*$", re.MULTILINE)
 MEDIAWIKI_CELLS = re.compile(r"^[|!](?!\|)\s*(.*)$", re.MULTILINE)
 CELL_OPTION = re.compile(r"<(?:[-|]\d+|[a-z]*(?:align|bgcolor|color|width|height|bordercolor)=[^<>\n]*|[(:)]|#[0-9a-fA-F]{3,6})>")
 FOOTNOTE = re.compile(r"\[\*[^\[\]]*\]")
-MACRO = re.compile(
-    r"\[(?:목차|각주|clearfix|tableofcontents|footnote|br|pagecount|date|age\([^\[\]]*\)|include\([^\[\]]*\))\]", re.IGNORECASE
-)
+MACRO = re.compile(r"\[(?:목차|각주|clearfix|tableofcontents|footnote|pagecount|date|age\([^\[\]]*\)|include\([^\[\]]*\))\]", re.IGNORECASE)
 HEADING = re.compile(r"^=+ ?#? ?(.+?) ?#? ?=+\s*$", re.MULTILINE)
-STRUCK = re.compile(r"~~[^~\n]+~~|--[^\-\n]{1,200}--")
+# not between digits: 30~~40% and 1990--1995 are ranges
+STRUCK = re.compile(r"(?<![\d~])~~(?![\s~])[^~\n]{1,300}~~(?!~)|(?<![\w\-])--(?![\s\d\-])[^\-\n]{1,300}--(?![\w\-])")
 LIST_MARK = re.compile(r"^\s*(?:[*#;:]+|>+)\s*|^-{4,}\s*$", re.MULTILINE)
 
 
@@ -83,9 +92,9 @@ def strip_wiki(text: str) -> str:
     text = LANGUAGE.sub(r"\1", text)
     for _ in range(4):  # templates, braces, links and footnotes nest a few levels deep
         text = LINK.sub(r"\1", NO_TEXT_LINK.sub("", text))
-        text = BRACES.sub(r"\1", TEMPLATE.sub("", text))
+        text = TEMPLATE.sub("", BRACES.sub(r"\1", text))
         text = FOOTNOTE.sub("", text)
-    text = MACRO.sub("", text)
+    text = MACRO.sub("", text.replace("[br]", "\n"))
     text = HEADING.sub(r"\1", STRUCK.sub("", text))
     if "{|" in text:
         text = MEDIAWIKI_CELLS.sub(r"\1", MEDIAWIKI_TABLE.sub("", text)).replace("!!", " ")
@@ -96,25 +105,24 @@ def strip_wiki(text: str) -> str:
 URL = re.compile(r"(?:https?|ftp)://[\w\-.~:/?#@!$&*+,;=%]+|(?<![\w.])www\.[A-Za-z0-9\-]+\.[\w\-.~/?#=&%]+", re.ASCII)
 MAIL = re.compile(r"(?<![\w.])[\w.+\-]{1,64}@[\w\-]{1,63}(?:\.[\w\-]{1,63}){1,4}", re.ASCII)
 RESIDENT_NUMBER = re.compile(r"(?<!\d)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])[-–]?[1-8]\d{6}(?!\d)")
+# Business numbers (1588-1234) are no personal data, and their shape is that of years: 1592-1598.
 PHONE = re.compile(
-    r"(?<![\d\-.])(?:\+82[- .]?(?:\(0\))?\d{1,2}|\(?0\d{1,2}\)?)[- .]\d{3,4}[- .]\d{4}(?![\d\-])|(?<!\d)1[5-8]\d{2}[-]\d{4}(?!\d)"
+    r"(?<![\d\-.])(?:\+82[- .]?(?:\(0\))?\d{1,2}|\(0\d{1,2}\)|0\d{1,2}\)?)[- .]?(?<=[\-). ])\d{3,4}[- .]\d{4}(?![\d\-])"
+    r"|(?<![\d\-.])01[016-9]\d{7,8}(?![\d\-])"
 )
-EMPTY_BRACKETS = re.compile(r"\(\s*[,;:·/]*\s*\)|\[\s*\]")
+GONE = "\x00"  # stands for what was removed, until the brackets around it are seen to; `compose` leaves none in a text
+IN_BRACKETS = re.compile(r"[(\[<][\s,;:·/]*\x00[\s,;:·/\x00]*[)\]>]")
 
 
 def strip_addresses(text: str) -> str:
     """Without URLs, and without personal data: e-mail addresses, resident registration and phone numbers."""
-    found = False
+    before = text
     if "://" in text or "www." in text:
-        text, n = URL.subn("", text)
-        found |= n > 0
+        text = URL.sub(GONE, text)
     if "@" in text:
-        text, n = MAIL.subn("", text)
-        found |= n > 0
-    for pattern in (RESIDENT_NUMBER, PHONE):
-        text, n = pattern.subn("", text)
-        found |= n > 0
-    return EMPTY_BRACKETS.sub("", text) if found else text
+        text = MAIL.sub(GONE, text)
+    text = PHONE.sub(GONE, RESIDENT_NUMBER.sub(GONE, text))
+    return text if text == before else IN_BRACKETS.sub("", text).replace(GONE, "")
 
 
 def squeeze(text: str) -> str:
@@ -128,7 +136,8 @@ def squeeze(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    return squeeze(strip_addresses(strip_html(strip_wiki(compose(text)))))
+    """All of these. Addresses first, since an unescaped `&` would cut them; and what only entities spelled, again at the end."""
+    return squeeze(strip_addresses(compose(strip_html(strip_wiki(strip_addresses(compose(text)))))))
 
 
 # ---- judging a cleaned text: (keep, reason)
