@@ -84,7 +84,8 @@ def stop_ids(tokenizer) -> list[int]:
 
 # What may stand right behind a letter that names an option: no Latin letter or digit, no Hangul but particles and endings.
 # So the A of "A patient" and "A군", the E of "E. coli", the C of "비타민 C" and the B of "B형" are none.
-BEHIND = r"(?![A-Za-z0-9+\-]|['’]s|\.? [a-z]| \d+-)(?:(?![가-힣])|(?=번|입니다|이|가|은|는|을|를|와|과|도|만|로|의|라|랑|나|예요|임|일 |다(?![가-힣])))"
+PARTICLE = r"(?=번|입니다|이|가|은|는|을|를|와|과|도|만|로|의|라|랑|나|예요|임|일 |다(?![가-힣]))"
+BEHIND = r"(?![A-Za-z0-9+\-]|['’]s|\.? [a-z]| \d+-)(?:(?![가-힣])|" + PARTICLE + ")"
 BEFORE = r"(?<![A-Za-z0-9])(?<!비타민)(?<!비타민 )(?<!인플루엔자 )(?<!간염 )(?<!itis )(?<!itamin )(?<!ype )(?<!uenza )"
 OPTION = BEFORE + r"([A-E])" + BEHIND
 JOINED = r"\s*(?:와|과|나|이나|또는|혹은|및|or|and|,|/|·)\s*[(\[]?"

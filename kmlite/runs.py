@@ -93,26 +93,24 @@ def is_done(folder: Path, plan: dict) -> bool:
 
 
 def begin(folder: Path, plan: dict, restart: bool) -> None:
-    """Note the plan of a run that starts or goes on.
+    """Note the plan of a run that starts or goes on. A finished result stays until the new one takes its place.
 
     Raises:
-        click.ClickException: checkpoints of another plan are there and `restart` was not asked for.
+        click.ClickException: an unfinished run of another plan is there and `restart` was not asked for.
     """
     stored = folder / paths.PLAN
-    if restart:
-        for name in (paths.CHECKPOINTS, paths.EXTENDED, paths.PLAN, paths.RECORD):
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        for loop in folder.glob("loop_*"):
-            shutil.rmtree(loop)
-    if stored.exists() and not (folder / paths.RECORD).exists() and read_json(stored) != as_stored(plan):
-        changed = "\n  ".join(differences(read_json(stored), as_stored(plan)))
+    unfinished = read_record(stored)
+    if unfinished == as_stored(plan) and not restart:
+        return
+    if unfinished and not restart:
+        changed = "\n  ".join(differences(unfinished, as_stored(plan)))
         raise click.ClickException(
             f"{folder} holds an unfinished run of other settings or data:\n  {changed}\n"
             f"  Run it as before to go on, or add ARGS=--restart to drop what it has and start anew."
         )
-    if (folder / paths.RECORD).exists():  # finished, but of another plan: a new run starts from nothing
-        begin(folder, plan, restart=True)
+    stored.unlink(missing_ok=True)
+    for path in [folder / paths.CHECKPOINTS, folder / paths.EXTENDED, *folder.glob("loop_*")]:
+        shutil.rmtree(path, ignore_errors=True)
     write_json(stored, plan)
 
 

@@ -197,7 +197,7 @@ def warm_up(model, tokenizer, texts: list[str], turns: list[tuple[str, str]], se
     order = torch.Generator().manual_seed(seed)
     end, loss = time.monotonic() + seconds, float("nan")
     model.train()
-    for step in range(steps):
+    for _ in range(steps):
         batch = data[torch.randint(len(data), (16,), generator=order)]
         labels = batch.masked_fill(batch == tokenizer.pad_token_id, prompts.IGNORED)
         result = model(input_ids=batch, attention_mask=(batch != tokenizer.pad_token_id).long(), labels=labels)

@@ -240,6 +240,8 @@ def tokenised_text(shards: list[Path], tokenizer, length: int, cache: Path):
         for ids in prompts.packed(tokenizer, read_texts(shards), length):
             yield {"input_ids": ids}
 
+    if next(rows(shards), None) is None:  # `datasets` would fail on it in words of its own
+        raise click.ClickException(f"the text does not fill one row of {length} tokens. Add text, or lower --length.")
     try:
         return Dataset.from_generator(
             rows,
@@ -256,7 +258,7 @@ def tokenised_text(shards: list[Path], tokenizer, length: int, cache: Path):
         raise cause if isinstance(cause, click.ClickException) else error from None
 
 
-def describe(settings, resolved: dict[str, object]) -> None:
+def describe(resolved: dict[str, object]) -> None:
     """Print what a stage is about to do, before it spends time on it."""
     for name, value in resolved.items():
         console.print(f"  {name:<12} {value}")

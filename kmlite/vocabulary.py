@@ -11,6 +11,7 @@ import re
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 from kmlite import paths
@@ -57,7 +58,7 @@ def choose_merges(words: dict[str, int], tokenizer, count: int, min_count: int =
         return bool(HANGUL.match(left) and HANGUL_NO_SPACE.match(right))
 
     for index, word in enumerate(pieces):
-        for pair in zip(word, word[1:], strict=False):
+        for pair in pairwise(word):
             if fits(*pair):
                 pairs[pair] += frequency[index]
                 where[pair].add(index)
@@ -84,10 +85,10 @@ def choose_merges(words: dict[str, int], tokenizer, count: int, min_count: int =
             new = join(old, pair, joined)
             if len(new) == len(old):
                 continue
-            for before in zip(old, old[1:], strict=False):
+            for before in pairwise(old):
                 if fits(*before):
                     pairs[before] -= n
-            for after in zip(new, new[1:], strict=False):
+            for after in pairwise(new):
                 if fits(*after):
                     pairs[after] += n
                     where[after].add(index)

@@ -27,7 +27,9 @@ STAGE2 = f"{SMALL} --epochs 14 --learning-rate 1e-4 --loops 2 --patience 1 --eva
 class Settings:
     refined: Path = setting(Path("data/demo/02_refined"), "folder for the refined sample")
     out: Path = setting(Path("model/demo"), "folder for the models")
-    steps: int = setting(300, "warm-up steps of the embedded base")
+    steps: int = setting(
+        150, "warm-up steps of the embedded base: enough to write syllables in order, little enough to leave something to learn"
+    )
 
 
 def main(settings: Settings) -> None:

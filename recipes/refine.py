@@ -39,7 +39,7 @@ class Funnel:
         self.read = self.kept = self.characters = 0
         self.reasons: Counter = Counter()
         folder.mkdir(parents=True, exist_ok=True)
-        self.file = open(folder / f"{name}.jsonl", "w", encoding="utf-8")
+        self.file = open(folder / f"{name}.jsonl", "w", encoding="utf-8")  # noqa: SIM115 -- closed by `result`
         self.started = time.monotonic()
 
     def reject(self, reason: str, source: str, line: int, record: object) -> None:

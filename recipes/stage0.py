@@ -38,7 +38,6 @@ class Settings:
     max_steps: int = setting(-1, "stop after so many optimizer steps; -1 for the whole data")
     save_every: int = setting(1000, "steps between checkpoints")
     log_every: int = setting(10, "steps between lines of the log")
-    eval_every: int = setting(0, "unused in this stage: held-out text is measured before and after")
     heldout: int = setting(500, "held-out texts to measure at the most")
     seed: int = setting(0, "of LoRA, order of data and dropout")
     restart: bool = setting(False, "drop an unfinished run, or redo a finished one")
@@ -61,7 +60,8 @@ def main(settings: Settings) -> None:
     heldout = list(records.read_texts([heldout_path]))[: settings.heldout]
     if not heldout:
         raise click.ClickException(
-            f"{heldout_path} is empty, so nothing could be measured.\n  Hold more out: make refine REFINED={settings.refined} ARGS='--heldout-share 0.1'"
+            f"{heldout_path} is empty, so nothing could be measured.\n"
+            f"  Hold more out: make refine REFINED={settings.refined} ARGS='--heldout-share 0.1'"
         )
 
     from kmlite import evaluation, model, training, vocabulary
@@ -74,19 +74,19 @@ def main(settings: Settings) -> None:
         return
     precision = model.pick_precision(settings.precision)
     training.describe(
-        settings,
         {
             "base": f"{settings.base}{' (the embedded base: its figures say nothing about MedGemma)' if model.is_stand_in(base) else ''}",
             "device": f"{'GPU' if model.on_gpu() else 'CPU'}, {precision} weights",
             "text": f"{len(shards)} shards, {sum(s.stat().st_size for s in shards) / 1e6:.1f} MB; {len(heldout)} held-out texts",
             "batch": f"{settings.batch} × {settings.accumulation} rows of {settings.length} tokens",
-            "learning": f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}; embeddings: {settings.embeddings}, rate {settings.embedding_learning_rate:g}",
+            "learning": f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}",
+            "embeddings": f"{settings.embeddings}, rate {settings.embedding_learning_rate:g}",
         },
     )
 
     # ---- new tokens: measure the base as it is, then extend it
     extended = folder / paths.EXTENDED
-    note = extended / "extension.json"
+    note = folder / paths.CHECKPOINTS / "extension.json"
     if not note.exists():
         plain, tokenizer = model.load(base, precision, settings.length)
         before = evaluation.bits_per_character(plain, tokenizer, heldout, settings.length)
@@ -107,10 +107,6 @@ def main(settings: Settings) -> None:
 
     # ---- train
     data = training.tokenised_text(shards, tokenizer, settings.length, folder / paths.CHECKPOINTS / "tokens")
-    if not len(data):
-        raise click.ClickException(
-            f"the text of {settings.refined} does not fill one row of {settings.length} tokens. Add text, or lower --length."
-        )
     embeddings = settings.embeddings if ids or settings.embeddings == "all" else "none"
     adapted = model.add_lora(
         trained,
@@ -123,9 +119,8 @@ def main(settings: Settings) -> None:
         new_ids=ids,
     )
     count = model.trainable_summary(adapted)
-    console.print(
-        f"  training     {len(data):,} rows; {count['lora']:,} LoRA and {count['embeddings']:,} embedding weights of {sum(count.values()):,}"
-    )
+    weights = f"{count['lora']:,} LoRA and {count['embeddings']:,} embedding weights of {sum(count.values()):,}"
+    console.print(f"  training     {len(data):,} rows; {weights}")
     result = training.train(
         adapted, tokenizer, data, folder / paths.CHECKPOINTS, settings, embedding_learning_rate=settings.embedding_learning_rate
     )

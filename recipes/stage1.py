@@ -33,7 +33,6 @@ class Settings:
     warmup: float = setting(0.1, "share of the steps (or, from 1 on, a number of steps)")
     epochs: float = setting(3, "a definition is seen three times")
     max_steps: int = setting(-1, "stop after so many optimizer steps; -1 for all epochs")
-    save_every: int = setting(0, "unused in this stage: a checkpoint is kept after each epoch")
     log_every: int = setting(50, "steps between lines of the log")
     eval_every: int = setting(100, "steps between looks at the held-out entries")
     heldout_share: float = setting(0.05, "share of the terms never taught, chosen by hash")
@@ -68,7 +67,6 @@ def main(settings: Settings) -> None:
         return
     precision = model.pick_precision(settings.precision)
     training.describe(
-        settings,
         {
             "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if model.is_stand_in(base) else ''}",
             "device": f"{'GPU' if model.on_gpu() else 'CPU'}, {precision} weights",

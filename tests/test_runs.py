@@ -224,9 +224,9 @@ def test_a_finished_run_of_another_plan_begins_anew(tmp_path, finish, restart):
     finish(tmp_path, PLAN)
     changed = PLAN | {"data": "4567"}
     runs.begin(tmp_path, changed, restart=restart)
-    assert names(tmp_path) == [paths.FINAL, paths.PLAN]
+    assert names(tmp_path) == [paths.FINAL, paths.PLAN, paths.RECORD]  # the old result stays until the new one is there
     assert runs.read_json(tmp_path / paths.PLAN) == changed
-    assert not runs.is_done(tmp_path, PLAN)
+    assert runs.is_done(tmp_path, PLAN)
     assert not runs.is_done(tmp_path, changed)
 
 

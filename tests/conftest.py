@@ -1,0 +1,52 @@
+"""Shared by the tests that need a model: minimal bases, built once a session in a temporary folder."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kmlite import paths, prompts, records
+
+
+@pytest.fixture(scope="session")
+def refined(tmp_path_factory) -> Path:
+    """The refined sample."""
+    from recipes import refine
+
+    out = tmp_path_factory.mktemp("refined")
+    result = CliRunner().invoke(refine.command, ["--raw", str(paths.SAMPLE_RAW), "--refined", str(out), "--heldout-share", "0.1"])
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.fixture(scope="session")
+def texts(refined) -> list[str]:
+    return list(records.read_texts(paths.text_shards(refined)))
+
+
+def minimal(folder: Path, texts: list[str], refined: Path, text_only: bool) -> Path:
+    from kmlite import model, tiny
+
+    model.fast_model()  # before transformers, as in a recipe
+    turns = [(prompts.dictionary_prompt(e["term"]), e["definition"]) for e in records.read_dictionary(refined)[:20]]
+    tiny.build(folder, texts, turns, pieces=1500, hidden=64, layers=2, steps=0, text_only=text_only)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory, texts, refined) -> Path:
+    """MedGemma's class with random weights: two layers, hidden size 64."""
+    return minimal(tmp_path_factory.mktemp("base") / "base", texts, refined, text_only=False)
+
+
+@pytest.fixture(scope="session")
+def text_base(tmp_path_factory, texts, refined) -> Path:
+    """The class of gemma-3-1b and medgemma-27b-text."""
+    return minimal(tmp_path_factory.mktemp("text_base") / "base", texts, refined, text_only=True)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base)

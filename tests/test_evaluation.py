@@ -1,0 +1,111 @@
+"""Scores: independent of batches and order, intervals as published, sums that agree."""
+
+import math
+
+import pytest
+
+from kmlite import evaluation, model, prompts
+
+
+@pytest.fixture(scope="module")
+def loaded(base):
+    return model.load(base, "16bit", 256)
+
+
+ASKED = [
+    "혈압은?",
+    "맥박이 빠르고 숨이 차며 식은땀이 나는 환자에게 가장 먼저 할 일은 무엇인가?",
+    "열",
+    "기침과 가래가 두 주 넘게 이어질 때는?",
+]
+
+
+def test_a_padded_batch_answers_as_single_prompts_do(loaded):
+    one = evaluation.generate(*loaded, ASKED, max_new_tokens=6, batch=1)
+    assert evaluation.generate(*loaded, ASKED, max_new_tokens=6, batch=4) == one
+    assert evaluation.generate(*loaded, ASKED[::-1], max_new_tokens=6, batch=3)[::-1] == one
+    assert len(set(one)) > 1
+
+
+def test_generation_stops_at_the_end_of_turn(loaded, monkeypatch):
+    whole = evaluation.generate(*loaded, ASKED[:1], max_new_tokens=6, batch=1)[0]
+    tokenizer = loaded[1]
+    third = tokenizer(whole, add_special_tokens=False)["input_ids"][2]
+    monkeypatch.setattr(prompts, "stop_ids", lambda tokenizer: [third])
+    cut = evaluation.generate(*loaded, ASKED[:1], max_new_tokens=6, batch=1)[0]
+    assert whole.startswith(cut)
+    assert len(cut) < len(whole)
+
+
+def test_loss_does_not_depend_on_the_batches(loaded, monkeypatch):
+    texts = ["혈압이 높다.", "맥박이 빠르다. " * 9, "끝"]
+    together = evaluation.bits_per_character(*loaded, texts, 64)
+    monkeypatch.setattr(evaluation, "TOKENS_A_PASS", 1)
+    assert evaluation.bits_per_character(*loaded, texts, 64) == pytest.approx(together, rel=1e-5)
+
+
+def test_bits_per_character_is_the_mean_over_characters(loaded):
+    import torch
+
+    network, tokenizer = loaded
+    text = "혈압이 높으면 머리가 아프다."
+    ids = torch.tensor([tokenizer(text)["input_ids"]])
+    with torch.no_grad():
+        logits = network(input_ids=ids).logits.double().log_softmax(-1)
+    nats = -sum(logits[0, i, ids[0, i + 1]].item() for i in range(ids.shape[1] - 1))
+    assert evaluation.bits_per_character(network, tokenizer, [text], 64) == pytest.approx(nats / math.log(2) / len(text), rel=1e-4)
+
+
+def test_a_long_text_is_measured_in_windows_that_lose_no_token(loaded, monkeypatch):
+    seen = []
+    monkeypatch.setattr(evaluation, "total_loss", lambda model, tokenizer, rows: seen.extend(rows) or 1.0)
+    text = "맥박이 빠르다. " * 20
+    evaluation.bits_per_character(*loaded, [text], 16)
+    tokenizer = loaded[1]
+    assert [i for ids, _ in seen for i in ids[1:]] == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert all(ids[0] == tokenizer.bos_token_id and len(ids) <= 16 for ids, _ in seen)
+
+
+def test_answer_bits_counts_answers_alone(loaded):
+    one = evaluation.answer_bits(*loaded, [("가", "혈압")], 64)
+    other = evaluation.answer_bits(*loaded, [("나는 다른 물음", "혈압")], 64)
+    assert 0 < one != other
+    # an answer's bits are those of its tokens and <end_of_turn>, not of the prompt: twice as many prompts, the same mean
+    assert evaluation.answer_bits(*loaded, [("가", "혈압"), ("가", "혈압")], 64) == pytest.approx(one, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0), (263, 435, 0.5579, 0.6494), (0, 0, 0.0, 1.0)],
+)
+def test_wilson_interval(right, n, low, high):
+    """Values of R's binom::binom.wilson."""
+    assert evaluation.wilson(right, n) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_summary_adds_up():
+    predictions = [
+        {"subject": "doctor", "answer": "A", "right": True},
+        {"subject": "doctor", "answer": None, "right": False},
+        {"subject": "nurse", "answer": "C", "right": False},
+    ]
+    summary = evaluation.summarise(predictions)
+    assert (summary["n"], summary["right"], summary["accuracy"], summary["unreadable"]) == (3, 1, 33.33, 1)
+    assert summary["letters"] == {"A": 1, "B": 0, "C": 1, "D": 0, "E": 0}
+    assert summary["by_subject"]["doctor"]["accuracy"] == 50.0
+    assert summary["by_subject"]["nurse"]["right"] == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "f1"), [("혈압", "혈압", 1.0), ("혈 압", "혈압", 1.0), ("혈당", "혈압", 0.5), ("", "혈압", 0.0)]
+)
+def test_character_f1(found, expected, f1):
+    assert evaluation.character_f1(found, expected) == pytest.approx(f1)
+
+
+def test_an_answer_is_right_only_where_it_reads_as_the_letter(loaded, monkeypatch):
+    question = {"question": "옳은 것은?", **{letter: f"보기 {letter}" for letter in "ABCDE"}, "answer": "B", "subject": "nurse"}
+    monkeypatch.setattr(evaluation, "generate", lambda *a, **k: ["B<end_of_turn>", "Because", "정답은 C입니다"])
+    answers = evaluation.answer_exam(*loaded, [question] * 3, max_new_tokens=2, batch=3)
+    assert [a["right"] for a in answers] == [True, False, False]
+    assert [a["answer"] for a in answers] == ["B", None, "C"]

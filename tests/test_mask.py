@@ -1,0 +1,97 @@
+"""What the loss counts, token by token, and that the evaluation's prompt begins the training text."""
+
+import pytest
+import torch
+
+from kmlite import prompts, training
+
+QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "각기병", "C": "구루병", "D": "펠라그라", "E": "야맹증", "answer": "A"}
+COT = "차근차근 생각해봅시다. 비타민 C는 콜라겐을 만드는 데 필요합니다. 모자라면 잇몸에서 피가 납니다. 따라서, 정답은 (A) 입니다."
+CASES = {
+    "short": (prompts.exam_prompt(QUESTION), "A"),
+    "reasoned": (prompts.exam_prompt(QUESTION, reasoned=True), prompts.exam_answer({**QUESTION, "cot": COT}, reasoned=True)),
+    "dictionary": (prompts.dictionary_prompt("괴혈병"), "Scurvy - 비타민 C가 모자라 생기는 병"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_loss_counts_the_answer_and_its_end_alone(tokenizer, case):
+    prompt, answer = CASES[case]
+    ids, labels = prompts.conversation_ids(tokenizer, prompt, answer)
+    head = f"<bos><start_of_turn>user\n{prompt}<end_of_turn>\n<start_of_turn>model\n"
+    assert tokenizer.decode(ids) == f"{head}{answer}<end_of_turn>"
+    counted = [label != prompts.IGNORED for label in labels]
+    start = counted.index(True)
+    assert all(counted[start:])
+    assert not any(counted[:start])
+    assert tokenizer.decode(ids[:start]) == head
+    assert [i for i, c in zip(ids, counted, strict=True) if c] == [label for label in labels if label != prompts.IGNORED]
+    assert tokenizer.decode(labels[start:]) == f"{answer}<end_of_turn>"
+    assert ids.count(tokenizer.bos_token_id) == 1
+    assert ids[-1] == labels[-1] == tokenizer.convert_tokens_to_ids("<end_of_turn>")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_prompt_is_a_prefix_of_the_training_text(tokenizer, case):
+    prompt, answer = CASES[case]
+    asked, _ = prompts.conversation_ids(tokenizer, prompt)
+    taught, labels = prompts.conversation_ids(tokenizer, prompt, answer)
+    assert taught[: len(asked)] == asked
+    assert labels[len(asked)] == taught[len(asked)]  # the first counted token is the first that a model would write
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_ids_are_those_of_the_whole_text(tokenizer, case):
+    """Encoded apart, prompt and answer give what the rendered conversation gives."""
+    prompt, answer = CASES[case]
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    whole = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+    assert [*prompts.conversation_ids(tokenizer, prompt, answer)[0], tokenizer.convert_tokens_to_ids("\n")] == list(whole)
+
+
+def test_reasoned_answer_has_the_designs_shape():
+    assert CASES["reasoned"][1] == (
+        "<reasoning>\n첫째: 비타민 C는 콜라겐을 만드는 데 필요합니다.\n둘째: 모자라면 잇몸에서 피가 납니다.\n</reasoning>A"
+    )
+
+
+def test_padding_is_right_unseen_and_uncounted(tokenizer):
+    rows, left_out = training.conversation_rows(tokenizer, list(CASES.values()), 512)
+    assert left_out == 0
+    tokenizer.padding_side = "left"  # as Unsloth leaves it after a generation
+    batch = training.collate(rows, tokenizer.pad_token_id, multiple=8)
+    assert batch["input_ids"].shape[1] % 8 == 0
+    for row, ids, mask, labels in zip(rows, batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
+        n = len(row["input_ids"])
+        assert ids[:n].tolist() == row["input_ids"]
+        assert mask.tolist() == [1] * n + [0] * (len(mask) - n)
+        assert labels[:n].tolist() == row["labels"]
+        assert torch.all(labels[n:] == prompts.IGNORED)
+
+
+def test_what_is_too_long_is_left_out_not_cut(tokenizer):
+    rows, left_out = training.conversation_rows(tokenizer, [("가", "나"), ("가", "나 " * 200)], 64)
+    assert (len(rows), left_out) == (1, 1)
+
+
+def test_packed_rows_are_full_and_lose_no_token(tokenizer):
+    texts = ["혈압은 높다.", "맥박이 빠르다. " * 30, "", "끝."]
+    rows = list(prompts.packed(tokenizer, texts, 16))
+    assert all(len(row) == 16 and row[0] == tokenizer.bos_token_id for row in rows)
+    stream = [i for text in texts for i in [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]]
+    assert [i for row in rows for i in row[1:]] == stream[: 15 * len(rows)]
+    assert len(stream) - 15 * len(rows) < 15
+
+
+def test_packed_text_counts_every_token():
+    batch = training.collate([{"input_ids": [2, 5, 6]}, {"input_ids": [2, 7, 8]}], 0, multiple=1)
+    assert batch["labels"].tolist() == batch["input_ids"].tolist()
+
+
+def test_a_template_that_does_not_continue_its_prompt_is_refused(tokenizer):
+    import copy
+
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}>>{% endif %}"
+    with pytest.raises(ValueError, match="does not continue"):
+        prompts.conversation_ids(other, "가", "나")

@@ -1,0 +1,166 @@
+"""A user's mistake ends in a message that names what is wrong and the command that mends it, not in a traceback."""
+
+import errno
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from kmlite import cli, paths, runs
+from recipes import evaluate, pipeline, refine, stage0, stage1, stage2
+
+QUESTION = {"question": "옳은 것은?", **{letter: f"보기 {letter}" for letter in "ABCDE"}, "answer": "B"}
+
+
+def fails(recipe, *arguments) -> str:
+    """The message of a recipe that must end with status 1."""
+    result = CliRunner().invoke(recipe.command, [str(a) for a in arguments])
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    return result.output
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Refined data of a few lines, all right."""
+    folder = tmp_path / "refined"
+    runs.write_lines(folder / paths.TEXT / "train.jsonl", [{"text": "혈압이 높다."}])
+    runs.write_lines(folder / paths.TEXT / "heldout.jsonl", [{"text": "맥박이 빠르다."}])
+    terms = ("맥박", "혈압", "체온", "호흡")
+    runs.write_json(folder / paths.DICTIONARY, [{"term": term, "definition": "몸의 상태를 나타내는 활력 징후"} for term in terms])
+    for split in ("train", "dev", "test"):
+        runs.write_lines(paths.exam_split(folder, split), [QUESTION])
+    return folder
+
+
+# ---- data
+
+
+@pytest.mark.parametrize(
+    ("recipe", "named"), [(stage0, paths.TEXT), (stage1, paths.DICTIONARY), (stage2, "train.jsonl"), (evaluate, "test.jsonl")]
+)
+def test_data_that_is_not_there(tmp_path, recipe, named):
+    said = fails(recipe, "--refined", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert named in said
+    assert "make refine" in said
+
+
+def test_empty_heldout_text(small, tmp_path):
+    (small / paths.TEXT / "heldout.jsonl").write_text("")
+    assert "--heldout-share" in fails(stage0, "--refined", small, "--out", tmp_path / "out")
+
+
+def test_text_too_short_for_one_row(small, base, tmp_path):
+    said = fails(stage0, "--refined", small, "--out", tmp_path / "out", "--base", base, "--new-tokens", "0")
+    assert "does not fill one row of 512 tokens" in said
+
+
+@pytest.mark.parametrize("line", ["[1]", '{"text": 3}', "{", '{"body": "x"}'])
+def test_refined_text_that_is_damaged(small, base, tmp_path, line):
+    (small / paths.TEXT / "train.jsonl").write_text('{"text": "가"}\n' + line + "\n")
+    said = fails(stage0, "--refined", small, "--out", tmp_path / "out", "--base", base, "--new-tokens", "0", "--length", "8")
+    assert "train.jsonl, line 2" in said
+
+
+@pytest.mark.parametrize("change", [{"answer": 2}, {"answer": "F"}, {"answer": None}, {"E": 5}])
+def test_refined_questions_that_are_damaged(small, tmp_path, change):
+    runs.write_lines(paths.exam_split(small, "dev"), [QUESTION, {**QUESTION, **change}])
+    assert "dev.jsonl, line 2" in fails(stage2, "--refined", small, "--out", tmp_path / "out")
+
+
+def test_no_questions_in_dev(small, tmp_path):
+    paths.exam_split(small, "dev").write_text("")
+    assert "dev.jsonl" in fails(stage2, "--refined", small, "--out", tmp_path / "out")
+
+
+# ---- the base
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "./nowhere", "a/b/c"])
+def test_unknown_base(small, tmp_path, name):
+    said = fails(stage0, "--refined", small, "--out", tmp_path / "out", "--base", name)
+    assert f"BASE={name}" in said
+
+
+def test_hub_name_without_a_network(small, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    said = fails(stage0, "--refined", small, "--out", tmp_path / "out", "--base", "nobody/nothing")
+    assert "nobody/nothing can't be fetched" in said
+    assert "hf download nobody/nothing" in said
+
+
+def broken(base, folder, change):
+    shutil.copytree(base, folder)
+    change(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+        (lambda f: (f / "config.json").write_text(json.dumps({"model_type": "llama"})), "llama model"),
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "no .safetensors"),
+        (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer.json"),
+        (lambda f: (f / "chat_template.jinja").unlink(), "no chat template"),
+    ],
+)
+def test_base_that_lacks_something(base, small, tmp_path, change, named):
+    folder = broken(base, tmp_path / "base", change)
+    assert named in fails(stage0, "--refined", small, "--out", tmp_path / "out", "--base", folder)
+
+
+@pytest.mark.parametrize(("recipe", "before"), [(stage1, "make stage0"), (stage2, "make stage1"), (evaluate, "make stage2")])
+def test_a_stage_before_the_one_it_stands_on(small, tmp_path, recipe, before):
+    assert before in fails(recipe, "--refined", small, "--out", tmp_path / "out")
+
+
+# ---- places
+
+
+def refusing(code):
+    def raise_error(*_args, **_kwargs):
+        raise OSError(code, "refused", "/some/place")
+
+    return raise_error
+
+
+@pytest.mark.parametrize(("code", "said"), [(errno.EROFS, "read-only"), (errno.ENOSPC, "disk is full"), (errno.EACCES, "no permission")])
+def test_a_place_that_cannot_be_written(small, base, tmp_path, monkeypatch, code, said):
+    for recipe in (stage0, refine):
+        monkeypatch.setattr(recipe, "check_writable", refusing(code))
+    assert said in fails(stage0, "--refined", small, "--out", tmp_path, "--base", base)
+    assert said in fails(refine, "--raw", paths.SAMPLE_RAW, "--refined", tmp_path)
+
+
+def test_a_full_disk_that_a_library_reports_in_its_own_words():
+    def work():
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(cli.click.ClickException, match="the disk is full"):
+        cli.with_plain_errors(work)
+
+
+def test_other_errors_keep_their_traceback():
+    def work():
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.with_plain_errors(work)
+
+
+def test_out_is_a_file(small, base, tmp_path):
+    (tmp_path / "out").write_text("")
+    assert "a folder is expected" in fails(stage0, "--refined", small, "--out", tmp_path / "out", "--base", base)
+
+
+@pytest.mark.parametrize("recipe", [refine, stage0, stage1, stage2, evaluate, pipeline])
+@pytest.mark.parametrize("arguments", [["--no-such-option"], ["--out", "x", "stray"], ["--seed", "many"]])
+def test_unknown_options(recipe, arguments):
+    result = CliRunner().invoke(recipe.command, arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output

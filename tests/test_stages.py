@@ -1,0 +1,300 @@
+"""The whole pipeline in this process, on minimal models: what trains, what stays, what is recorded, what survives a kill."""
+
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from kmlite import model, paths, runs
+from recipes import evaluate, pipeline, stage0, stage1, stage2
+
+SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "2"]
+STAGE0 = [*SMALL, "--new-tokens", "40", "--length", "64", "--max-steps", "6", "--save-every", "2", "--heldout", "6"]
+STAGE1 = [*SMALL, "--max-steps", "6", "--eval-every", "3", "--measured", "10", "--recalled", "3"]
+STAGE2 = [*SMALL, "--max-steps", "4", "--save-every", "2", "--eval-every", "4", "--loops", "2", "--max-new-tokens", "2"]
+
+
+def run(recipe, *arguments, status: int = 0) -> str:
+    result = CliRunner().invoke(recipe.command, [str(a) for a in arguments])
+    assert result.exit_code == status, result.output + repr(result.exception)
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def weights(folder: Path) -> dict:
+    return load_file(folder / "model.safetensors")
+
+
+def record(folder: Path) -> dict:
+    return runs.read_json(folder / paths.RECORD)
+
+
+@pytest.fixture(scope="module")
+def tiny_refined(refined, tmp_path_factory) -> Path:
+    """A part of the refined sample, so that a stage takes seconds."""
+    folder = tmp_path_factory.mktemp("작은 자료")  # Korean and a space in the path
+    shutil.copytree(refined / paths.TEXT, folder / paths.TEXT)
+    runs.write_json(folder / paths.DICTIONARY, runs.read_json(refined / paths.DICTIONARY)[:60])
+    for split, n in (("train", 20), ("dev", 6), ("test", 6)):
+        lines = paths.exam_split(refined, split).read_text(encoding="utf-8").splitlines(keepends=True)
+        runs.write_text(paths.exam_split(folder, split), "".join(lines[:n]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(base, tiny_refined, tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """All stages and eval, once: (OUT, what each step printed)."""
+    out = tmp_path_factory.mktemp("out") / "모델"
+    folders = ["--refined", tiny_refined, "--out", out]
+    said = {
+        "stage0": run(stage0, "--base", base, *folders, *STAGE0),
+        "stage1": run(stage1, *folders, *STAGE1),
+        "stage2": run(stage2, *folders, *STAGE2),
+        "eval": run(evaluate, *folders, "--max-new-tokens", "2"),
+    }
+    return out, said
+
+
+# ---- what trains and what stays
+
+
+def test_each_stage_changes_the_text_tower_and_nothing_else(base, trained):
+    out, _ = trained
+    models = [weights(base), *(weights(out / stage / paths.FINAL) for stage in paths.STAGES)]
+    loops_helped = record(out / paths.STAGES[2])["metrics"]["best_loop"] > 0
+    for number, (before, after) in enumerate(pairwise(models)):
+        assert before.keys() == after.keys()
+        changed = {name for name in before if before[name].shape != after[name].shape or not before[name].equal(after[name])}
+        if number < 2 or loops_helped:
+            for projection in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"):
+                of_text = {name for name in before if f".{projection}." in name and "vision" not in name}
+                assert of_text <= changed, projection
+                assert len(of_text) == 2
+        left = {name for name in changed if "_proj." not in name}
+        assert len(left) == (number == 0)  # the embedding, in stage 0
+        assert all(name.endswith("embed_tokens.weight") for name in left)
+
+
+def test_the_vision_towers_bytes_are_the_same_after_all_stages(base, trained):
+    first, last = weights(base), weights(trained[0] / paths.STAGES[2] / paths.FINAL)
+    tower = [name for name in first if "vision" in name or "multi_modal" in name]
+    assert len(tower) > 20
+    assert all(first[name].equal(last[name]) and first[name].dtype == last[name].dtype for name in tower)
+
+
+def test_old_rows_keep_their_bytes_and_new_rows_moved(base, trained):
+    out, _ = trained
+    first, after = weights(base), weights(out / paths.STAGES[0] / paths.FINAL)
+    name = next(n for n in first if n.endswith("embed_tokens.weight"))
+    n = record(out / paths.STAGES[0])["metrics"]["new_tokens"]
+    assert n == 40
+    start = len(json.loads((base / "tokenizer.json").read_text())["model"]["vocab"]) + 1  # behind the image token
+    assert after[name][:start].equal(first[name][:start])
+    rows = after[name][start : start + n]
+    assert len({tuple(row.tolist()) for row in rows}) == n
+    from transformers import AutoTokenizer
+
+    old = AutoTokenizer.from_pretrained(base)
+    new = AutoTokenizer.from_pretrained(out / paths.STAGES[0] / paths.FINAL)
+    for i in range(n):
+        pieces = old(new.decode([start + i]), add_special_tokens=False)["input_ids"]
+        assert not rows[i].equal(first[name][pieces].float().mean(0).to(rows.dtype))  # no longer where it began
+
+
+def test_finished_models_load_with_plain_transformers_and_tied(trained):
+    from transformers import AutoModelForImageTextToText
+
+    for stage in paths.STAGES:
+        folder = trained[0] / stage / paths.FINAL
+        loaded = AutoModelForImageTextToText.from_pretrained(folder)
+        assert loaded.lm_head.weight.data_ptr() == loaded.get_input_embeddings().weight.data_ptr()
+        assert str(loaded.dtype) == "torch.bfloat16"
+        names = {path.name for path in folder.iterdir()}
+        assert {"tokenizer.json", "chat_template.jinja", "preprocessor_config.json", "processor_config.json"} <= names
+        assert "adapter_config.json" not in names
+        assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [1, 106]
+
+
+# ---- what is recorded
+
+
+def test_stage0_records_bits_per_character_at_three_points(trained):
+    metrics = record(trained[0] / paths.STAGES[0])["metrics"]
+    bits = metrics["bits_per_character"]
+    assert len({bits["base"], bits["extended"], bits["after"]}) == 3
+    assert 3 < bits["after"] < bits["base"]  # random weights learn fast
+    assert metrics["trainable"]["embeddings"] == 40 * 64
+    assert metrics["tokens_per_character"]["extended"] < metrics["tokens_per_character"]["base"]
+    assert [entry["step"] for entry in metrics["training"]["curve"] if "loss" in entry] == [1, 2, 4, 6]
+
+
+def test_stage1_and_stage2_record_before_and_after(trained):
+    out, _ = trained
+    one, two = (record(out / stage)["metrics"] for stage in paths.STAGES[1:])
+    assert one["after"]["taught"] < one["before"]["taught"]
+    assert {len(two[when]) for when in ("before", "after")} == {2, 3}  # dev and taught; test only after
+    assert two["after"]["test"]["n"] == 6
+    assert two["target_reached"] is (two["after"]["dev"]["accuracy"] >= 90)
+    assert len(two["loops"]) == 2
+    assert two["reasoned_rows"] <= 0.05 * 21 + 1
+
+
+def test_records_name_their_base_as_a_stand_in(trained):
+    out, said = trained
+    assert all(record(out / stage)["metrics"]["stand_in"] for stage in paths.STAGES)
+    assert all("nothing about MedGemma" in text for text in said.values())
+
+
+def test_nothing_half_done_is_left(trained):
+    out, _ = trained
+    for stage in paths.STAGES:
+        names = {path.name for path in (out / stage).iterdir()}
+        assert not names & {paths.CHECKPOINTS, paths.EXTENDED, paths.PLAN}
+        assert not [name for name in names if name.endswith((".partial", ".old"))]
+
+
+def test_eval_writes_every_prediction_and_counts_the_openings_of_test(trained):
+    out, said = trained
+    folder = out / paths.STAGES[2]
+    result = runs.read_json(folder / paths.EVALUATION)
+    predictions = [json.loads(line) for line in (folder / paths.PREDICTIONS).read_text(encoding="utf-8").splitlines()]
+    assert len(predictions) == result["summary"]["n"] == 6
+    assert sum(p["right"] for p in predictions) == result["summary"]["right"]
+    assert sum(result["summary"]["letters"].values()) + result["summary"]["unreadable"] == 6
+    assert sum(part["n"] for part in result["summary"]["by_subject"].values()) == 6
+    assert "scored 2 times" in said["eval"]  # once by stage 2, once by eval
+    assert len((folder / paths.TEST_LOG).read_text().splitlines()) == 2
+    after = record(folder)["metrics"]["after"]["test"]
+    assert after["accuracy"] == result["summary"]["accuracy"]
+
+
+# ---- running again
+
+
+def test_a_second_run_does_nothing(base, trained, tiny_refined):
+    out, _ = trained
+    folders = ["--refined", tiny_refined, "--out", out]
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    for recipe, arguments in (
+        (stage0, ["--base", base, *STAGE0]),
+        (stage1, STAGE1),
+        (stage2, STAGE2),
+        (evaluate, ["--max-new-tokens", "2"]),
+    ):
+        assert "nothing changed" in run(recipe, *folders, *arguments)
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+
+
+class Killed(BaseException):
+    """As sudden as a kill: nothing on the way catches it."""
+
+
+def kill_at(monkeypatch, step: int) -> None:
+    from transformers.trainer_callback import CallbackHandler
+
+    original = CallbackHandler.on_step_end
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == step:
+            raise Killed
+        return original(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(CallbackHandler, "on_step_end", on_step_end)
+
+
+@pytest.mark.parametrize("step", [1, 3, 6])
+def test_stage0_killed_and_run_again_gives_the_same_bytes(base, trained, tiny_refined, tmp_path, monkeypatch, step):
+    arguments = ["--base", base, "--refined", tiny_refined, "--out", tmp_path, *STAGE0]
+    with monkeypatch.context() as patch:
+        kill_at(patch, step)
+        with pytest.raises(Killed):
+            CliRunner().invoke(stage0.command, [str(a) for a in arguments], catch_exceptions=False)
+    assert not (tmp_path / paths.STAGES[0] / paths.RECORD).exists()
+    said = run(stage0, *arguments)
+    assert ("going on from" in said) == (step > 2)  # a checkpoint every two steps
+    same = [folder / paths.STAGES[0] / paths.FINAL / "model.safetensors" for folder in (trained[0], tmp_path)]
+    assert same[0].read_bytes() == same[1].read_bytes()
+
+
+def test_stage2_killed_in_its_second_loop_gives_the_same_bytes(trained, tiny_refined, tmp_path, monkeypatch):
+    before = trained[0] / paths.STAGES[1] / paths.FINAL
+    arguments = ["--base", before, "--refined", tiny_refined, "--out", tmp_path, *STAGE2, "--target", "100", "--patience", "2"]
+    undisturbed, killed = tmp_path / "a", tmp_path / "b"
+    arguments[5] = undisturbed
+    run(stage2, *arguments)
+    arguments[5] = killed
+    seen = []
+    original = stage2.prune
+
+    def prune(*given):
+        original(*given)
+        seen.append(given)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage2, "prune", prune)
+        with pytest.raises(Killed):
+            CliRunner().invoke(stage2.command, [str(a) for a in arguments], catch_exceptions=False)
+    assert len(seen) == 1
+    assert "going on after loop 1" in run(stage2, *arguments)
+    loops = [folder / paths.STAGES[2] / "loop_2" / "adapter_model.safetensors" for folder in (undisturbed, killed)]
+    assert loops[0].read_bytes() == loops[1].read_bytes()
+
+
+def test_an_unfinished_run_of_other_settings_is_refused_and_restart_drops_it(base, tiny_refined, tmp_path, monkeypatch):
+    arguments = ["--base", base, "--refined", tiny_refined, "--out", tmp_path, *STAGE0]
+    with monkeypatch.context() as patch:
+        kill_at(patch, 3)
+        with pytest.raises(Killed):
+            CliRunner().invoke(stage0.command, [str(a) for a in arguments], catch_exceptions=False)
+    said = run(stage0, *arguments, "--seed", "7", status=1)
+    assert "settings.seed: 0 → 7" in said
+    assert "--restart" in said
+    assert "going on from" not in run(stage0, *arguments, "--seed", "7", "--restart")
+
+
+# ---- other shapes
+
+
+@pytest.mark.parametrize("embeddings", ["all", "none"])
+def test_other_embedding_modes(base, tiny_refined, tmp_path, embeddings):
+    arguments = [*STAGE0, "--max-steps", "2"]
+    run(stage0, "--base", base, "--refined", tiny_refined, "--out", tmp_path, *arguments, "--embeddings", embeddings)
+    first, after = weights(base), weights(tmp_path / paths.STAGES[0] / paths.FINAL)
+    name = next(n for n in first if n.endswith("embed_tokens.weight"))
+    old = len(first[name]) - 64
+    assert after[name][:old].equal(first[name][:old]) == (embeddings == "none")
+    assert record(tmp_path / paths.STAGES[0])["metrics"]["trainable"]["embeddings"] == (0 if embeddings == "none" else after[name].numel())
+
+
+def test_a_text_only_base_in_4_bit(text_base, tiny_refined, tmp_path):
+    said = run(
+        stage0, "--base", text_base, "--refined", tiny_refined, "--out", tmp_path, *STAGE0, "--max-steps", "2", "--precision", "4bit"
+    )
+    assert "4bit weights" in said
+    final = tmp_path / paths.STAGES[0] / paths.FINAL
+    assert {str(w.dtype) for w in weights(final).values()} == {"torch.bfloat16"}
+    loaded, _ = model.load(final, "16bit", 64)
+    assert type(loaded).__name__ == "Gemma3ForCausalLM"
+
+
+def test_4bit_loading_quantises_the_text_tower_on_a_cpu(base):
+    loaded, _ = model.load(base, "4bit", 64)
+    kinds = {type(m).__name__ for name, m in loaded.named_modules() if name.endswith("_proj") and "vision" not in name}
+    assert kinds == {"Linear4bit"}
+
+
+def test_the_pipeline_skips_what_is_done_and_stops_where_a_step_fails(tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(
+        pipeline.subprocess,
+        "run",
+        lambda command, check: steps.append(command[2]) or type("P", (), {"returncode": 3 * (command[2] == "recipes.stage1")}),
+    )
+    said = run(pipeline, "--refined", tmp_path, "--out", tmp_path, status=3)
+    assert steps == ["recipes.refine", "recipes.stage0", "recipes.stage1"]
+    assert "stage1 ended with status 3" in said

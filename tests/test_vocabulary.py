@@ -1,0 +1,117 @@
+"""New tokens: no string gets longer, and all that was there stays as it was."""
+
+import json
+from collections import Counter
+
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from kmlite import vocabulary
+
+
+@pytest.fixture(scope="module")
+def extended(base, tokenizer, texts, tmp_path_factory):
+    merges = vocabulary.choose_merges(vocabulary.count_words(texts), tokenizer, 150)
+    folder = tmp_path_factory.mktemp("extended") / "extended"
+    ids = vocabulary.extend_model(base, folder, merges, tokenizer)
+    return folder, merges, ids, AutoTokenizer.from_pretrained(folder)
+
+
+MIXED = ["Hello, world", "HbA1c 6.5%", "漢字 かな", "1,234 mmHg\n\n", "<start_of_turn>user\n", "  x  ", "😀"]
+
+
+def test_no_string_gets_longer_and_many_get_shorter(tokenizer, extended, texts):
+    before = [len(ids) for ids in tokenizer(texts)["input_ids"]]
+    after = [len(ids) for ids in extended[3](texts)["input_ids"]]
+    assert all(b <= a for a, b in zip(before, after, strict=True))
+    assert sum(after) < 0.97 * sum(before)
+
+
+@pytest.mark.parametrize("text", MIXED)
+def test_text_without_hangul_keeps_its_ids(tokenizer, extended, text):
+    assert extended[3](text)["input_ids"] == tokenizer(text)["input_ids"]
+
+
+def test_decoding_gives_the_text_back(extended, texts):
+    tokenizer = extended[3]
+    for text in texts:
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_old_ids_stay_also_after_saving_and_loading(tokenizer, extended, tmp_path):
+    again = extended[3]
+    again.save_pretrained(tmp_path)
+    for found in (again, AutoTokenizer.from_pretrained(tmp_path)):
+        assert tokenizer.get_vocab().items() <= found.get_vocab().items()
+        assert found.image_token_id == tokenizer.image_token_id
+        assert found.chat_template == tokenizer.chat_template
+        assert (found.bos_token_id, found.eos_token_id, found.pad_token_id) == (2, 1, 0)
+
+
+def test_every_new_token_is_reachable(extended):
+    _, merges, ids, tokenizer = extended
+    assert len(ids) == len(merges) == 150
+    for (left, right), id in zip(merges, ids, strict=True):
+        encoded = tokenizer((left + right).replace("▁", " "), add_special_tokens=False)["input_ids"]
+        assert encoded == [id]
+
+
+def test_rows_grow_only_and_start_as_the_mean_of_their_pieces(base, tokenizer, extended):
+    folder, merges, ids, _ = extended
+    old, new = load_file(base / "model.safetensors"), load_file(folder / "model.safetensors")
+    name = next(n for n in old if n.endswith("embed_tokens.weight"))
+    assert new[name][: ids[0]].equal(old[name][: ids[0]])  # the first new ids fill rows that no token had
+    assert len(new[name]) % 64 == 0
+    assert len(new[name]) > ids[-1]
+    assert all(old[n].equal(new[n]) for n in old if n != name)
+    pieces = tokenizer((merges[7][0] + merges[7][1]).replace("▁", " "), add_special_tokens=False)["input_ids"]
+    assert len(pieces) > 1
+    assert new[name][ids[7]].equal(old[name][pieces].float().mean(0).to(old[name].dtype))
+    config = json.loads((folder / "config.json").read_text())
+    assert config["text_config"]["vocab_size"] == len(new[name])
+
+
+def test_without_merges_nothing_changes(base, tokenizer, tmp_path):
+    assert vocabulary.extend_model(base, tmp_path / "same", [], tokenizer) == []
+    old, new = load_file(base / "model.safetensors"), load_file(tmp_path / "same" / "model.safetensors")
+    assert all(old[name].equal(new[name]) for name in old)
+
+
+def test_the_most_frequent_pair_comes_first_and_order_does_not_matter(tokenizer):
+    words = {"▁혈압계": 5, "▁혈압약": 4, "▁붕당": 2, "▁abc": 90, "▁드문말": 1}
+    first = vocabulary.choose_merges(words, tokenizer, 50)
+    assert first == vocabulary.choose_merges(dict(reversed(words.items())), tokenizer, 50)
+    joined = [left + right for left, right in first]
+    assert "▁혈압계" in joined or "▁혈압" in tokenizer.get_vocab()
+    assert not [token for token in joined if "abc" in token]
+    assert "▁드문말" not in joined  # stands once
+
+
+def test_merges_are_what_a_slow_count_says(tokenizer, texts):
+    """The incremental counts against counting all pairs anew before each merge."""
+    words = dict(vocabulary.count_words(texts[:60]))
+    fast = vocabulary.choose_merges(words, tokenizer, 25)
+    pieces = {w: tokenizer.tokenize(w.replace("▁", " ")) for w in words}
+    known, slow = set(tokenizer.get_vocab()), []
+    while len(slow) < 25:
+        pairs = Counter()
+        for word, n in words.items():
+            for left, right in zip(pieces[word], pieces[word][1:], strict=False):
+                if vocabulary.HANGUL.match(left) and vocabulary.HANGUL_NO_SPACE.match(right) and left + right not in known:
+                    pairs[left, right] += n
+        pair = min(pairs, key=lambda p: (-pairs[p], p))
+        slow.append(pair)
+        known.add(pair[0] + pair[1])
+        pieces = {w: vocabulary.join(p, pair, pair[0] + pair[1]) for w, p in pieces.items()}
+    assert fast == slow
+
+
+def test_merges_written_as_strings_stay_strings(base, tokenizer, tmp_path):
+    data = json.loads((base / "tokenizer.json").read_text())
+    data["model"]["merges"] = [" ".join(merge) for merge in data["model"]["merges"]]
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "tokenizer.json").write_text(json.dumps(data))
+    vocabulary.extend_tokenizer(source, tmp_path / "target", [("혈", "압")])
+    assert json.loads((tmp_path / "target" / "tokenizer.json").read_text())["model"]["merges"][-1] == "혈 압"
