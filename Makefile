@@ -34,9 +34,9 @@ $(STAMP): $(LOCK) pyproject.toml
 	@echo "setting up .venv from $(LOCK), a few minutes once"
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet torch==2.13.0
-	$(PY) -m pip install --quiet --no-deps -r $(LOCK)
-	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(PY) -m pip install -qq torch==2.13.0
+	$(PY) -m pip install -qq --no-deps -r $(LOCK)
+	$(PY) -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
 lock: $(STAMP) ## write requirements/*.txt anew from the .in files

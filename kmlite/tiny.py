@@ -238,7 +238,9 @@ def build(
     """
     import torch
     from transformers import AutoTokenizer, GenerationConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     partial = folder.with_name(folder.name + ".partial")
     chat = [prompts_and_answer for turn in turns for prompts_and_answer in turn]
     tokens = write_tokenizer(partial, [*texts, *chat, prompts.SHORT, prompts.REASONED, "user\nmodel\n"], pieces)
