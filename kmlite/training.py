@@ -65,6 +65,7 @@ def train(
         click.ClickException: the loss is not a number any more.
     """
     fast_model()  # before trl: unsloth replaces its trainer
+    import torch
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -82,8 +83,8 @@ def train(
         weight_decay=0.01,
         max_grad_norm=1.0,
         optim="adamw_8bit" if on_gpu() else "adamw_torch",
-        bf16=on_gpu(),
-        fp16=False,
+        bf16=on_gpu() and torch.cuda.is_bf16_supported(),
+        fp16=on_gpu() and not torch.cuda.is_bf16_supported(),  # cards before Ampere; Unsloth keeps Gemma from overflowing
         use_cpu=not on_gpu(),
         gradient_checkpointing=on_gpu(),
         logging_steps=settings.log_every,
