@@ -6,6 +6,7 @@ import click
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE_RAW = ROOT / "data/sample/01_raw"
+ENGLISH_GAUGE = ROOT / "data/sample/gauge/english_medical.jsonl"
 
 # raw, below RAW (data/01_raw)
 RAW_TEXT = "00_korean"

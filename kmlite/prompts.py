@@ -6,7 +6,6 @@ that the prompt of an evaluation is a prefix of the training text, token for tok
 
 import re
 import unicodedata
-from collections.abc import Iterable
 
 LETTERS = "ABCDE"
 IGNORED = -100  # a label that the loss does not count
@@ -135,19 +134,3 @@ def read_answer(text: str) -> str | None:
         return leading.group(1)
     letters = set(LETTER.findall(text))
     return letters.pop() if len(letters) == 1 else None
-
-
-def packed(tokenizer, texts: Iterable[str], length: int) -> Iterable[list[int]]:
-    """Rows of exactly `length` ids: <bos>, then the next piece of all texts in a row with <eos> after each.
-
-    Every row starts with <bos>, also where it goes on with a text, because Gemma was never trained on a row without one.
-    What does not fill a last row is left out (at most `length` - 2 tokens).
-    """
-    buffer: list[int] = []
-    room = length - 1
-    for text in texts:
-        buffer += tokenizer(text, add_special_tokens=False)["input_ids"]
-        buffer.append(tokenizer.eos_token_id)
-        while len(buffer) >= room:
-            yield [tokenizer.bos_token_id, *buffer[:room]]
-            del buffer[:room]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from kmlite import prompts
+from kmlite import packing, prompts
 from kmlite.runs import put_in_place, write_json, write_text
 
 NAME = "kmlite embedded base"
@@ -186,7 +186,7 @@ def warm_up(model, tokenizer, texts: list[str], turns: list[tuple[str, str]], se
 
     import torch
 
-    rows = list(prompts.packed(tokenizer, texts, 128))
+    rows = list(packing.packed(tokenizer, texts, 128))
     for prompt, answer in turns:
         ids, _ = prompts.conversation_ids(tokenizer, prompt, answer)
         rows.append((ids + [tokenizer.pad_token_id] * 128)[:128])

@@ -3,13 +3,16 @@
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from kmlite import paths, prompts
+from kmlite import prompts
 from kmlite.cli import console
-from kmlite.model import fast_model, for_training, is_embedding, on_gpu
+from kmlite.model import check_movement, fast_model, for_training, is_embedding, on_gpu, recomputes, set_trainable, weight_sums
+from kmlite.packing import positions
+from kmlite.runs import read_record, write_json
 
 
 def conversation_rows(tokenizer, pairs: list[tuple[str, str]], length: int) -> tuple[list[dict], int]:
@@ -25,22 +28,30 @@ def conversation_rows(tokenizer, pairs: list[tuple[str, str]], length: int) -> t
     return rows, len(pairs) - len(rows)
 
 
-def collate(rows: list[dict], pad: int, multiple: int):
+def collate(rows: list[dict], tokenizer, multiple: int, apart: bool):
     """A batch padded on the right to the longest row; padding is neither seen nor counted in the loss.
+
+    Rows of packed text carry no labels: every token counts but <bos>, which no text leads to. They need no padding, and
+    where the backend keeps texts `apart` their positions begin anew with each text.
 
     Not the library's collator: that pads on the tokenizer's side, which Unsloth flips between training and generation.
     """
     import torch
 
+    if "labels" not in rows[0]:
+        ids = torch.tensor([row["input_ids"] for row in rows])
+        labels = ids.masked_fill(ids == tokenizer.bos_token_id, prompts.IGNORED)
+        if apart:
+            at = torch.tensor([positions(row["input_ids"], tokenizer.bos_token_id) for row in rows])
+            return {"input_ids": ids, "labels": labels, "position_ids": at}
+        return {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)}
     longest = -(-max(len(row["input_ids"]) for row in rows) // multiple) * multiple
     batch: dict[str, list] = {"input_ids": [], "attention_mask": [], "labels": []}
     for row in rows:
-        ids = list(row["input_ids"])
-        gap = longest - len(ids)
-        batch["input_ids"].append(ids + [pad] * gap)
-        batch["attention_mask"].append([1] * len(ids) + [0] * gap)
-        # packed text carries no labels: every token of it counts
-        batch["labels"].append(list(row.get("labels", ids)) + [prompts.IGNORED] * gap)
+        gap = longest - len(row["input_ids"])
+        batch["input_ids"].append(row["input_ids"] + [tokenizer.pad_token_id] * gap)
+        batch["attention_mask"].append([1] * len(row["input_ids"]) + [0] * gap)
+        batch["labels"].append(row["labels"] + [prompts.IGNORED] * gap)
     return {name: torch.tensor(values) for name, values in batch.items()}
 
 
@@ -52,14 +63,27 @@ def train(
     settings,
     *,
     save: str = "steps",
+    embeddings: str = "none",
     embedding_learning_rate: float | None = None,
     eval_rows: list[dict] | None = None,
     grouped: bool = False,
+    apart: bool = False,
+    every: tuple[int, Callable[[], dict]] | None = None,
 ) -> dict:
     """Train `model` on `rows` (a Dataset or a list) with a recipe's settings; checkpoints go to `folder`.
 
-    Goes on from the last whole checkpoint in `folder`. Returns {"steps", "tokens", "loss" (mean, nats a token),
-    "curve": the trainer's log, "seconds"}.
+    Goes on from the last whole checkpoint in `folder`. Asserts which weights train, when it starts and when it goes on,
+    and after ten steps that these moved and the frozen ones did not.
+
+    Args:
+        save: "steps" or "epoch", when a checkpoint is written.
+        embeddings: the mode that `add_lora` was given.
+        grouped: put rows of similar length into a batch; for rows that are not packed.
+        apart: the backend keeps the texts of a packed row apart.
+        every: (steps, measure): call `measure` each so many steps; what it returns is kept with the curve.
+
+    Returns:
+        {"steps", "rows", "loss" (mean, nats a token), "seconds", "curve": the trainer's log, "measured": {step: …}}.
 
     Raises:
         click.ClickException: the loss is not a number any more.
@@ -86,7 +110,7 @@ def train(
         bf16=on_gpu() and torch.cuda.is_bf16_supported(),
         fp16=on_gpu() and not torch.cuda.is_bf16_supported(),  # cards before Ampere; Unsloth keeps Gemma from overflowing
         use_cpu=not on_gpu(),
-        gradient_checkpointing=on_gpu(),
+        gradient_checkpointing=recomputes(settings.checkpointing),
         logging_steps=settings.log_every,
         logging_first_step=True,
         save_strategy=save,
@@ -115,13 +139,19 @@ def train(
         train_dataset=data,
         eval_dataset=Dataset.from_list(eval_rows) if eval_rows else None,
         processing_class=tokenizer,
-        data_collator=lambda batch: collate(batch, tokenizer.pad_token_id, multiple),
+        data_collator=lambda batch: collate(batch, tokenizer, multiple, apart),
         optimizers=(optimizer(model, arguments, embedding_learning_rate), None),
     )
+    # trl casts what trains on a quantised base to bfloat16; before a checkpoint is read back, or its float32 would be rounded
+    set_trainable(model, embeddings)
     for callback in list(trainer.callback_handler.callbacks):
         if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
             trainer.remove_callback(callback)
     trainer.add_callback(progress_callback(settings.batch * settings.accumulation))
+    trainer.add_callback(movement_callback(model, embeddings))
+    measured = Measured(folder / "measured.json")
+    if every:
+        trainer.add_callback(measuring_callback(model, tokenizer, every, measured))
     checkpoint = last_checkpoint(folder)
     if checkpoint:
         console.print(f"  going on from {checkpoint}")
@@ -132,20 +162,14 @@ def train(
         kept = last_checkpoint(folder)
         where = f"the last checkpoint is {kept.name}" if kept else "there is no checkpoint yet"
         raise click.ClickException(f"stopped by Ctrl-C; {where}. Run the same command to go on from there.") from None
-    counted = (
-        sum(sum(label != prompts.IGNORED for label in row["labels"]) for row in rows)
-        if isinstance(rows, list)
-        else data.num_rows * settings.length
-    )
+    curve_keys = ("step", "loss", "eval_loss", "learning_rate")
     return {
         "steps": trainer.state.global_step,
         "rows": len(data),
-        "tokens_in_loss": counted,
         "loss": round(result.training_loss, 4),
         "seconds": round(time.time() - started, 1),
-        "curve": [
-            {k: v for k, v in entry.items() if k in ("step", "loss", "eval_loss", "learning_rate")} for entry in trainer.state.log_history
-        ],
+        "curve": [{k: v for k, v in entry.items() if k in curve_keys} for entry in trainer.state.log_history],
+        "measured": measured.points,
     }
 
 
@@ -175,6 +199,54 @@ def last_checkpoint(folder: Path) -> Path | None:
             continue
         return checkpoint
     return None
+
+
+class Measured:
+    """What was measured while training, kept in a file so that a run that goes on still has it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.points: dict[str, dict] = read_record(path) or {}
+
+    def add(self, step: int, values: dict) -> None:
+        self.points[str(step)] = values
+        write_json(self.path, self.points)
+
+
+def measuring_callback(model, tokenizer, every: tuple[int, Callable[[], dict]], measured: Measured):
+    """Call the measure each so many steps; it draws no random numbers, so training goes on as without it."""
+    from transformers import TrainerCallback
+
+    steps, measure = every
+
+    class Gauge(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step % steps == 0 and state.global_step < state.max_steps:
+                values = measure()
+                for_training(model, tokenizer)
+                measured.add(state.global_step, values)
+                said = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+                console.print(f"  step {state.global_step}: bits per character {said}")
+
+    return Gauge()
+
+
+def movement_callback(model, embeddings: str):
+    """Assert which weights train at the start (also of a run that goes on), and after ten steps that only these moved."""
+    from transformers import TrainerCallback
+
+    class Movement(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            set_trainable(model, embeddings)
+            self.first, self.before = state.global_step, weight_sums(model)
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == self.first + 10:
+                trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+                check_movement(self.before, weight_sums(model), trained)
+                self.before = {}
+
+    return Movement()
 
 
 def progress_callback(records_a_step: int):
@@ -226,66 +298,3 @@ def progress_callback(records_a_step: int):
                 self.bar.stop()
 
     return Report()
-
-
-def tokenised_text(shards: list[Path], tokenizer, length: int, cache: Path):
-    """The packed rows of refined text as a memory-mapped Dataset of {"input_ids"}: built streaming, kept on disk."""
-    from datasets import Dataset, Features, List, Value
-    from datasets.utils.logging import disable_progress_bar
-
-    from kmlite.records import read_texts
-
-    disable_progress_bar()
-
-    def rows(shards: list[Path]):
-        for ids in prompts.packed(tokenizer, read_texts(shards), length):
-            yield {"input_ids": ids}
-
-    if next(rows(shards), None) is None:  # `datasets` would fail on it in words of its own
-        raise click.ClickException(f"the text does not fill one row of {length} tokens. Add text, or lower --length.")
-    try:
-        return Dataset.from_generator(
-            rows,
-            gen_kwargs={"shards": shards},
-            cache_dir=str(cache),
-            features=Features({"input_ids": List(Value("int32"))}),
-            fingerprint="packed",
-        )
-    except click.ClickException:
-        raise
-    except Exception as error:
-        # `datasets` wraps what a generator raised
-        cause = error.__cause__
-        raise cause if isinstance(cause, click.ClickException) else error from None
-
-
-def describe(resolved: dict[str, object]) -> None:
-    """Print what a stage is about to do, before it spends time on it."""
-    for name, value in resolved.items():
-        console.print(f"  {name:<12} {value}")
-
-
-def stage_plan(step: str, settings, base: Path, base_name: str, data: dict[str, list[Path]]) -> dict:
-    """What decides a stage's result: settings, the model it starts from, its data."""
-    import dataclasses
-
-    from kmlite.runs import fingerprint, model_fingerprint
-
-    own = {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("base", "refined", "out", "restart")}
-    return {
-        "step": step,
-        "settings": own,
-        "base": {"name": base_name, "fingerprint": model_fingerprint(base)},
-        "data": {name: fingerprint(*files) for name, files in data.items()},
-    }
-
-
-def skip_or_begin(folder: Path, plan: dict, restart: bool) -> bool:
-    """True where the step's record says that it is done and nothing changed; else the run's plan is noted."""
-    from kmlite import runs
-
-    if not restart and runs.is_done(folder, plan):
-        console.print(f"  done before, nothing changed: {folder / paths.FINAL}   (ARGS=--restart runs it again)")
-        return True
-    runs.begin(folder, plan, restart)
-    return False

@@ -18,7 +18,7 @@ from recipes import pipeline
 # 10% held out, since 1% of 356 texts would be three.
 REFINE = "--heldout-share 0.1"
 SMALL = "--batch 4 --accumulation 2 --log-every 25"
-STAGE0 = f"{SMALL} --new-tokens 256 --length 128 --epochs 3 --learning-rate 3e-4 --embedding-learning-rate 1e-3"
+STAGE0 = f"{SMALL} --new-tokens 256 --dictionary-weight 1 --length 128 --epochs 3 --learning-rate 3e-4 --embedding-learning-rate 1e-3"
 STAGE1 = f"{SMALL} --epochs 4 --learning-rate 1e-4"
 STAGE2 = f"{SMALL} --epochs 14 --learning-rate 1e-4 --loops 2 --patience 1 --eval-every 1000"
 
@@ -90,7 +90,8 @@ def show(stage0: dict, stage1: dict, stage2: dict) -> None:
         return f"95% interval {part['interval'][0]:.1f}–{part['interval'][1]:.1f}%, {part['n']} questions"
 
     table = Table("", "before", "after", "", title="What was learned, as measured")
-    bits, before, after = stage0["bits_per_character"], stage2["before"], stage2["after"]
+    bits = {when: point["bits"]["korean"] for when, point in stage0["gauge"].items()}
+    before, after = stage2["before"], stage2["after"]
     table.add_row(
         "0  bits per character, held-out text",
         f"{bits['base']:.3f}",

@@ -6,13 +6,14 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
 
 from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
-from kmlite.model import EMBEDDINGS, PRECISIONS
+from kmlite.model import CHECKPOINTING, EMBEDDINGS, PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,19 @@ class Settings:
     refined: Path = setting(Path("data/02_refined"), "what make refine wrote")
     out: Path = setting(Path("model"), "folder of the trained models; this stage writes 00_trained below it")
     precision: str = setting("auto", "weights while training; auto takes what the free GPU memory holds", PRECISIONS)
-    new_tokens: int = setting(5000, "Korean tokens to add at the most; Gemma already knows Korean, so the gain is modest: it is printed")
+    new_tokens: str = setting("5000", "Korean tokens to add at the most, 0 to 20000; auto stops where more of them save next to nothing")
+    min_count: int = setting(2, "a new token stands at least so often in the text")
+    dictionary_weight: int = setting(10, "a word of a dictionary term counts like so many in the text; 0 leaves the dictionary out")
+    start: str = setting(
+        "mean", "new rows start as the mean of their pieces' rows; docs/vocabulary.md compares", ("mean", "weighted", "fitted", "random")
+    )
     embeddings: str = setting("new", "rows that train: new ones alone, all (needs 10 GB more), or none", EMBEDDINGS)
     embedding_learning_rate: float = setting(2e-4, "new rows start as averages and have further to go than the LoRA")
+    replay: str = setting("", "folder or .jsonl of {text} in the original language, mixed in against forgetting")
+    replay_share: float = setting(0.05, "share of the rows that come from --replay")
+    checkpointing: str = setting(
+        "auto", "recompute activations in the backward pass: less memory, a third slower; auto on a GPU", CHECKPOINTING
+    )
     rank: int = setting(64, "LoRA rank: language is a larger change than a task")
     alpha: int = setting(128, "LoRA alpha; with rsLoRA the scale is alpha / sqrt(rank) = 16")
     dropout: float = setting(0.05, "LoRA dropout; 0 is Unsloth's fast path on a GPU")
@@ -38,13 +49,17 @@ class Settings:
     max_steps: int = setting(-1, "stop after so many optimizer steps; -1 for the whole data")
     save_every: int = setting(1000, "steps between checkpoints")
     log_every: int = setting(10, "steps between lines of the log")
-    heldout: int = setting(500, "held-out texts to measure at the most")
+    gauge_every: int = setting(1000, "steps between looks at the gauge's bits per character; 0 for none")
+    heldout: int = setting(200, "held-out texts in the gauge at the most")
+    entries: int = setting(200, "dictionary entries in the gauge at the most")
+    questions: int = setting(200, "dev questions in the gauge at the most")
     seed: int = setting(0, "of LoRA, order of data and dropout")
+    accept_regression: bool = setting(False, "go on where the stage made the model worse, instead of leaving with status 3")
     restart: bool = setting(False, "drop an unfinished run, or redo a finished one")
 
 
 def main(settings: Settings) -> None:
-    from kmlite import records, runs
+    from kmlite import records
 
     console.print(f"[bold]stage 0[/]  Korean text → {settings.out / paths.STAGES[0]}")
     started = time.time()
@@ -52,32 +67,43 @@ def main(settings: Settings) -> None:
     # ---- what there is to learn from
     shards = paths.text_shards(settings.refined)
     heldout_path = paths.heldout_text(settings.refined)
+    refine = f"Run first: make refine RAW=… REFINED={settings.refined}"
     if not shards:
-        raise click.ClickException(
-            f"{settings.refined / paths.TEXT} holds no train*.jsonl.\n  Run first: make refine RAW=… REFINED={settings.refined}"
-        )
-    paths.require(heldout_path, f"Run first: make refine RAW=… REFINED={settings.refined}")
-    heldout = list(records.read_texts([heldout_path]))[: settings.heldout]
-    if not heldout:
+        raise click.ClickException(f"{settings.refined / paths.TEXT} holds no train*.jsonl.\n  {refine}")
+    paths.require(heldout_path, refine)
+    if not next(records.read_texts([heldout_path]), None):
         raise click.ClickException(
             f"{heldout_path} is empty, so nothing could be measured.\n"
             f"  Hold more out: make refine REFINED={settings.refined} ARGS='--heldout-share 0.1'"
         )
+    replay = replay_shards(settings)
+    tokens_wanted = new_tokens(settings.new_tokens)
 
-    from kmlite import evaluation, model, training, vocabulary
+    from kmlite import gauge, model, packing, runs, stages, training, vocabulary
 
     base = model.resolve(settings.base)
     folder = settings.out / paths.STAGES[0]
     check_writable(folder)
-    plan = training.stage_plan("stage0", settings, base, settings.base, {"text": shards, "heldout": [heldout_path]})
-    if training.skip_or_begin(folder, plan, settings.restart):
+    data = {"text": shards, "heldout": [heldout_path], "replay": replay}
+    dictionary = settings.refined / paths.DICTIONARY
+    if dictionary.exists():
+        data["dictionary"] = [dictionary]
+    if paths.exam_split(settings.refined, "dev").exists():
+        data["dev"] = [paths.exam_split(settings.refined, "dev")]
+    plan = stages.plan_of("stage0", settings, base, settings.base, data)
+    if stages.skip_or_begin(folder, plan, settings):
         return
     precision = model.pick_precision(settings.precision)
-    training.describe(
+    measured_on = gauge.prepare(
+        settings.refined, texts=settings.heldout, entries=settings.entries, questions=settings.questions, length=settings.length
+    )
+    stages.describe(
         {
             "base": f"{settings.base}{' (the embedded base: its figures say nothing about MedGemma)' if model.is_stand_in(base) else ''}",
             "device": f"{'GPU' if model.on_gpu() else 'CPU'}, {precision} weights",
-            "text": f"{len(shards)} shards, {sum(s.stat().st_size for s in shards) / 1e6:.1f} MB; {len(heldout)} held-out texts",
+            "text": f"{len(shards)} shards, {sum(s.stat().st_size for s in shards) / 1e6:.1f} MB",
+            "gauge": f"{len(measured_on.korean)} held-out texts, {len(measured_on.dictionary)} dictionary entries, "
+            f"{len(measured_on.english)} English texts, {len(measured_on.dev)} dev questions",
             "batch": f"{settings.batch} × {settings.accumulation} rows of {settings.length} tokens",
             "learning": f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}",
             "embeddings": f"{settings.embeddings}, rate {settings.embedding_learning_rate:g}",
@@ -89,24 +115,34 @@ def main(settings: Settings) -> None:
     note = folder / paths.CHECKPOINTS / "extension.json"
     if not note.exists():
         plain, tokenizer = model.load(base, precision, settings.length)
-        before = evaluation.bits_per_character(plain, tokenizer, heldout, settings.length)
-        words = vocabulary.count_words(records.read_texts(shards)) if settings.new_tokens else {}
-        merges = vocabulary.choose_merges(words, tokenizer, settings.new_tokens)
-        rate = vocabulary.tokens_per_character(tokenizer, heldout)
+        point = gauge.measure(plain, tokenizer, measured_on)
         del plain
         model.free()
-        ids = vocabulary.extend_model(base, extended, merges, tokenizer)
-        runs.write_json(note, {"new_ids": ids, "bits_base": before, "tokens_per_character_base": rate})
+        terms = [entry["term"] for entry in records.read_dictionary(settings.refined)] if dictionary.exists() else []
+        words = word_counts(shards, terms, settings.dictionary_weight) if tokens_wanted else {}
+        merges = vocabulary.choose_merges(words, tokenizer, tokens_wanted, settings.min_count)
+        ids = vocabulary.extend_model(base, extended, merges, tokenizer, settings.start)
+        _, after = model.load_tokenizers(base, extended)
+        kinds = {
+            "held-out Korean": measured_on.korean,
+            "dictionary": [answer for _, answer in measured_on.dictionary],
+            "exam": [question["question"] for question in measured_on.dev],
+        }
+        runs.write_json(note, {"new_ids": ids, "base": point, "gain": vocabulary.gain(tokenizer, after, kinds, ids)})
     extension = runs.read_json(note)
     ids = extension["new_ids"]
-    trained, tokenizer = model.load(extended, precision, settings.length)
-    bits = {"base": extension["bits_base"], "extended": evaluation.bits_per_character(trained, tokenizer, heldout, settings.length)}
-    tokens = {"base": extension["tokens_per_character_base"], "extended": vocabulary.tokens_per_character(tokenizer, heldout)}
-    console.print(f"  tokens       {len(ids):,} new; held-out text takes {tokens['extended'] / tokens['base']:.1%} of the tokens it took")
-    console.print(f"  before       {bits['base']:.4f} bits per character on held-out text, {bits['extended']:.4f} right after extension")
+    show_gain(extension["gain"], len(ids))
+    recompute = model.recomputes(settings.checkpointing)
+    trained, tokenizer = model.load(extended, precision, settings.length, recompute)
+    points = {"base": extension["base"], "extended": gauge.measure(trained, tokenizer, measured_on)}
+    rise = points["extended"]["bits"]["korean"] / points["base"]["bits"]["korean"] - 1
+    console.print(f"  extension    held-out text costs {rise:+.1%} bits per character before any training")
 
     # ---- train
-    data = training.tokenised_text(shards, tokenizer, settings.length, folder / paths.CHECKPOINTS / "tokens")
+    rows = packing.tokenised(shards, tokenizer, settings.length, settings.out / ".cache" / "text")
+    if replay:
+        old = packing.tokenised(replay, tokenizer, settings.length, settings.out / ".cache" / "replay")
+        rows = packing.with_replay(rows, old, settings.replay_share, settings.seed)
     embeddings = settings.embeddings if ids or settings.embeddings == "all" else "none"
     adapted = model.add_lora(
         trained,
@@ -115,14 +151,27 @@ def main(settings: Settings) -> None:
         dropout=settings.dropout,
         rslora=settings.rslora,
         seed=settings.seed,
+        recompute=recompute,
         embeddings=embeddings,
         new_ids=ids,
     )
+    apart = packing.keeps_texts_apart(adapted, tokenizer)
     count = model.trainable_summary(adapted)
     weights = f"{count['lora']:,} LoRA and {count['embeddings']:,} embedding weights of {sum(count.values()):,}"
-    console.print(f"  training     {len(data):,} rows; {weights}")
+    console.print(f"  training     {len(rows):,} rows, {len(rows) * settings.length:,} tokens; {weights}")
+    console.print(
+        f"  attention    {'stays inside each text of a row' if apart else 'crosses the texts of a row: this backend has no mask for it'}"
+    )
     result = training.train(
-        adapted, tokenizer, data, folder / paths.CHECKPOINTS, settings, embedding_learning_rate=settings.embedding_learning_rate
+        adapted,
+        tokenizer,
+        rows,
+        folder / paths.CHECKPOINTS,
+        settings,
+        embeddings=embeddings,
+        embedding_learning_rate=settings.embedding_learning_rate,
+        apart=apart,
+        every=(settings.gauge_every, partial(gauge.bits, adapted, tokenizer, measured_on)) if settings.gauge_every else None,
     )
     adapter = folder / paths.CHECKPOINTS / "adapter"
     model.save_adapter(adapted, adapter)
@@ -130,27 +179,83 @@ def main(settings: Settings) -> None:
     model.free()
 
     # ---- hand over, and measure what is handed over
-    model.merge(extended, adapter, folder / paths.FINAL)
+    difference = model.merge(extended, adapter, folder / paths.FINAL, measured_on.korean[:3])
     final, tokenizer = model.load(folder / paths.FINAL, precision, settings.length)
-    bits["after"] = evaluation.bits_per_character(final, tokenizer, heldout, settings.length)
-    worse = bits["after"] > bits["base"]
+    points["after"] = gauge.measure(final, tokenizer, measured_on)
+    worse = gauge.is_worse(points["base"], points["after"])
     metrics = {
-        "bits_per_character": bits,
-        "tokens_per_character": tokens,
+        "gauge": points,
+        "gain": extension["gain"],
         "new_tokens": len(ids),
+        "texts_apart": apart,
         "trainable": count,
         "training": result,
+        "merge_difference": difference,
         "worse": worse,
         "precision": precision,
         "stand_in": model.is_stand_in(base),
     }
     runs.finish(folder, plan, started, metrics)
-    console.print(
-        f"  [bold]held-out bits per character: {bits['base']:.4f} → {bits['after']:.4f}[/]  (right after extension {bits['extended']:.4f})"
-    )
-    if worse:
-        console.print("  [bold red]warning: stage0-worse[/]  the model reads Korean worse than before: more text or more steps are needed.")
+    gauge.show(points, "Stage 0, before and after")
+    console.print(f"  merge        logits within {difference:.4f} of their spread of the adapter's (rounding, up to {model.ROUNDING})")
     console.print(f"  written to {folder / paths.FINAL}, {time.time() - started:.0f} s")
+    stages.verdict(worse, "stage0", settings)
+
+
+def new_tokens(text: str) -> int | str:
+    if text == "auto":
+        return text
+    if not text.isdigit() or int(text) > 20_000:
+        raise click.ClickException(f"--new-tokens {text}: a number from 0 to 20000, or auto.")
+    return int(text)
+
+
+def replay_shards(settings: Settings) -> list[Path]:
+    """The files of --replay, or a click error where there are none or the share makes no sense."""
+    if not settings.replay:
+        return []
+    path = paths.require(Path(settings.replay), "Name a folder of .jsonl files, or one such file, with {text} records: --replay …")
+    found = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    if not found:
+        raise click.ClickException(f"{path} holds no .jsonl file.")
+    if not 0 < settings.replay_share < 1:
+        raise click.ClickException(f"--replay-share {settings.replay_share}: a share between 0 and 1.")
+    return found
+
+
+def word_counts(shards: list[Path], terms: list[str], weight: int) -> dict[str, int]:
+    """Words of the text with their counts, those of dictionary terms `weight` times more."""
+    from kmlite import records, vocabulary
+
+    words = vocabulary.count_words(records.read_texts(shards))
+    if weight:
+        for word, n in vocabulary.count_words(term.replace("/", " ") for term in terms).items():
+            words[word] += weight * n
+    return words
+
+
+def show_gain(gain: dict, count: int) -> None:
+    """What the new tokens save, on each kind of text, and whether it is worth it."""
+    from kmlite.vocabulary import WORTH
+
+    for name, part in gain["by_text"].items():
+        before, after = part["tokens_before"], part["tokens_after"]
+        console.print(
+            f"  tokens       {name}: {before / part['characters']:.3f} → {after / part['characters']:.3f} a character, "
+            f"{before / part['words']:.2f} → {after / part['words']:.2f} a word, {part['saved']:.1%} fewer"
+        )
+    if not count:
+        return
+    saved = gain["by_text"]["held-out Korean"]["saved"]
+    most = " ".join(token for token, _ in gain["most_used"][:12])
+    console.print(f"  new tokens   {count:,}, of which {gain['used_share']:.0%} stand in these texts; most used: {most}")
+    if saved < WORTH:
+        console.print(
+            f"  verdict      {saved:.1%} fewer tokens is little: the same share of time in training and writing, for {count:,} rows\n"
+            f"               that must be learned. --new-tokens 0 may serve you better."
+        )
+    else:
+        console.print(f"  verdict      training and writing Korean take {saved:.0%} fewer tokens, and about that much less time")
 
 
 command = recipe(Settings)(main)

@@ -12,7 +12,7 @@ import click
 
 from kmlite import paths, prompts
 from kmlite.cli import check_writable, console, recipe, setting
-from kmlite.model import PRECISIONS
+from kmlite.model import CHECKPOINTING, PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,9 @@ class Settings:
     refined: Path = setting(Path("data/02_refined"), "what make refine wrote")
     out: Path = setting(Path("model"), "folder of the trained models; this stage writes 01_trained below it")
     precision: str = setting("auto", "weights while training; auto takes what the free GPU memory holds", PRECISIONS)
+    checkpointing: str = setting(
+        "auto", "recompute activations in the backward pass: less memory, a third slower; auto on a GPU", CHECKPOINTING
+    )
     rank: int = setting(64, "LoRA rank")
     alpha: int = setting(128, "LoRA alpha; with rsLoRA the scale is alpha / sqrt(rank) = 16")
     dropout: float = setting(0.05, "LoRA dropout; 0 is Unsloth's fast path on a GPU")
@@ -39,6 +42,7 @@ class Settings:
     measured: int = setting(500, "taught and held-out entries to measure at the most, each")
     recalled: int = setting(50, "taught terms whose definition the model is asked to write, before and after")
     seed: int = setting(0, "of LoRA, order of data and dropout")
+    accept_regression: bool = setting(False, "go on where the stage made the model worse, instead of leaving with status 3")
     restart: bool = setting(False, "drop an unfinished run, or redo a finished one")
 
 
@@ -54,7 +58,7 @@ def main(settings: Settings) -> None:
     if not taught:
         raise click.ClickException(f"{settings.refined / paths.DICTIONARY} holds no entry to teach.")
 
-    from kmlite import evaluation, model, runs, training
+    from kmlite import evaluation, model, runs, stages, training
 
     if settings.base:
         base = model.resolve(settings.base)
@@ -62,11 +66,11 @@ def main(settings: Settings) -> None:
         base = model.final_folder(settings.out, 0, f"Run first: make stage0 OUT={settings.out}   (or name another model as BASE=…)")
     folder = settings.out / paths.STAGES[1]
     check_writable(folder)
-    plan = training.stage_plan("stage1", settings, base, settings.base or "stage 0", {"dictionary": [settings.refined / paths.DICTIONARY]})
-    if training.skip_or_begin(folder, plan, settings.restart):
+    plan = stages.plan_of("stage1", settings, base, settings.base or "stage 0", {"dictionary": [settings.refined / paths.DICTIONARY]})
+    if stages.skip_or_begin(folder, plan, settings):
         return
     precision = model.pick_precision(settings.precision)
-    training.describe(
+    stages.describe(
         {
             "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if model.is_stand_in(base) else ''}",
             "device": f"{'GPU' if model.on_gpu() else 'CPU'}, {precision} weights",
@@ -77,7 +81,8 @@ def main(settings: Settings) -> None:
     )
 
     # ---- before
-    trained, tokenizer = model.load(base, precision, settings.length)
+    recompute = model.recomputes(settings.checkpointing)
+    trained, tokenizer = model.load(base, precision, settings.length, recompute)
 
     def measure(measured) -> dict:
         return {
@@ -97,7 +102,13 @@ def main(settings: Settings) -> None:
         console.print(f"  {left_out:,} entries are longer than {settings.length} tokens and are left out")
     heldout_rows, _ = training.conversation_rows(tokenizer, pairs(heldout[: settings.measured]), settings.length)
     adapted = model.add_lora(
-        trained, r=settings.rank, alpha=settings.alpha, dropout=settings.dropout, rslora=settings.rslora, seed=settings.seed
+        trained,
+        r=settings.rank,
+        alpha=settings.alpha,
+        dropout=settings.dropout,
+        rslora=settings.rslora,
+        seed=settings.seed,
+        recompute=recompute,
     )
     count = model.trainable_summary(adapted)
     result = training.train(
@@ -109,10 +120,12 @@ def main(settings: Settings) -> None:
     model.free()
 
     # ---- hand over, and measure what is handed over
-    model.merge(base, adapter, folder / paths.FINAL)
+    difference = model.merge(base, adapter, folder / paths.FINAL, [definition for _, definition in pairs(taught[:3])])
     final, tokenizer = model.load(folder / paths.FINAL, precision, settings.length)
     after = measure(final)
-    worse = after["taught"] > before["taught"]
+    worse = []
+    if after["taught"] > before["taught"]:
+        worse.append(f"taught definitions cost {after['taught']:.4f} bits per character, {before['taught']:.4f} before")
     metrics = {
         "before": before,
         "after": after,
@@ -120,15 +133,15 @@ def main(settings: Settings) -> None:
         "trainable": count,
         "training": result,
         "worse": worse,
+        "merge_difference": difference,
         "precision": precision,
         "stand_in": model.is_stand_in(base),
     }
     runs.finish(folder, plan, started, metrics)
     console.print(f"  after        {words(after)}")
     console.print(f"  [bold]bits per character of taught definitions: {before['taught']:.4f} → {after['taught']:.4f}[/]")
-    if worse:
-        console.print("  [bold red]warning: stage1-worse[/]  the model knows the dictionary less than before: lower the learning rate.")
     console.print(f"  written to {folder / paths.FINAL}, {time.time() - started:.0f} s")
+    stages.verdict(worse, "stage1", settings)
 
 
 def split(entries: list[dict], share: float) -> tuple[list[dict], list[dict]]:

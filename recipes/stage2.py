@@ -14,7 +14,7 @@ import click
 
 from kmlite import paths, prompts
 from kmlite.cli import check_writable, console, recipe, setting
-from kmlite.model import PRECISIONS
+from kmlite.model import CHECKPOINTING, PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class Settings:
     loops: int = setting(10, "loops at the most")
     patience: int = setting(2, "loops without a better dev accuracy that end it")
     reasoned_share: float = setting(0.05, "share of rows that teach a written-out reasoning, where questions have one")
+    checkpointing: str = setting(
+        "auto", "recompute activations in the backward pass: less memory, a third slower; auto on a GPU", CHECKPOINTING
+    )
     rank: int = setting(64, "LoRA rank")
     alpha: int = setting(128, "LoRA alpha; with rsLoRA the scale is alpha / sqrt(rank) = 16")
     dropout: float = setting(0.05, "LoRA dropout; 0 is Unsloth's fast path on a GPU")
@@ -45,6 +48,7 @@ class Settings:
     max_new_tokens: int = setting(32, "tokens of an answer: a letter, or a short sentence around it")
     eval_batch: int = setting(0, "questions answered at once; 0 chooses by device")
     seed: int = setting(0, "of LoRA, order of data and dropout")
+    accept_regression: bool = setting(False, "go on where the stage made the model worse, instead of leaving with status 3")
     restart: bool = setting(False, "drop an unfinished run, or redo a finished one")
 
 
@@ -60,7 +64,7 @@ def main(settings: Settings) -> None:
     if not questions or not dev:
         raise click.ClickException(f"{settings.refined / paths.EXAM} needs questions in both train.jsonl and dev.jsonl.")
 
-    from kmlite import evaluation, model, runs, training
+    from kmlite import evaluation, model, runs, stages, training
 
     if settings.base:
         base = model.resolve(settings.base)
@@ -71,12 +75,12 @@ def main(settings: Settings) -> None:
     data = {split: [paths.exam_split(settings.refined, split)] for split in ("train", "dev")}
     if test_path.exists():
         data["test"] = [test_path]
-    plan = training.stage_plan("stage2", settings, base, settings.base or "stage 1", data)
-    if training.skip_or_begin(folder, plan, settings.restart):
+    plan = stages.plan_of("stage2", settings, base, settings.base or "stage 1", data)
+    if stages.skip_or_begin(folder, plan, settings):
         return
     precision = model.pick_precision(settings.precision)
     pairs, reasoned = turns(questions, settings.reasoned_share, settings.seed)
-    training.describe(
+    stages.describe(
         {
             "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if model.is_stand_in(base) else ''}",
             "device": f"{'GPU' if model.on_gpu() else 'CPU'}, {precision} weights",
@@ -93,7 +97,8 @@ def main(settings: Settings) -> None:
         return {**evaluation.summarise(answers), "predictions": answers}
 
     # ---- before, then loop: train, ask dev, keep the best
-    trained, tokenizer = model.load(base, precision, settings.length)
+    recompute = model.recomputes(settings.checkpointing)
+    trained, tokenizer = model.load(base, precision, settings.length, recompute)
     before_path = folder / paths.CHECKPOINTS / "before.json"
     if not before_path.exists():
         measured = {"dev": accuracy(trained, dev), "taught": accuracy(trained, questions)}
@@ -105,7 +110,13 @@ def main(settings: Settings) -> None:
         console.print(f"  {left_out:,} rows are longer than {settings.length} tokens and are left out")
     dev_rows, _ = training.conversation_rows(tokenizer, turns(dev, 0, settings.seed)[0], settings.length)
     adapted = model.add_lora(
-        trained, r=settings.rank, alpha=settings.alpha, dropout=settings.dropout, rslora=settings.rslora, seed=settings.seed
+        trained,
+        r=settings.rank,
+        alpha=settings.alpha,
+        dropout=settings.dropout,
+        rslora=settings.rslora,
+        seed=settings.seed,
+        recompute=recompute,
     )
     count = model.trainable_summary(adapted)
     loops = finished_loops(folder)
@@ -133,9 +144,10 @@ def main(settings: Settings) -> None:
 
     # ---- hand over the best loop; measure it; only now open test
     if best:
-        model.merge(base, folder / f"loop_{best}", folder / paths.FINAL)
+        difference = model.merge(base, folder / f"loop_{best}", folder / paths.FINAL, [q["question"] for q in dev[:3]])
     else:
         copy_model(base, folder / paths.FINAL)
+        difference = 0.0
     final, tokenizer = model.load(folder / paths.FINAL, precision, settings.length)
     measured = {"dev": accuracy(final, dev), "taught": accuracy(final, questions)}
     if test_path.exists():
@@ -146,6 +158,9 @@ def main(settings: Settings) -> None:
     after = {name: without_predictions(part) for name, part in measured.items()}
     reached = after["dev"]["accuracy"] >= settings.target
     stand_in = model.is_stand_in(base)
+    worse = []
+    if after["dev"]["accuracy"] < before["dev"]["interval"][0]:  # the merge of a model trained in 4-bit may lose what it had
+        worse.append(f"dev accuracy is {words(after['dev'])}; it was {words(before['dev'])}")
     metrics = {
         "before": before,
         "after": after,
@@ -153,6 +168,8 @@ def main(settings: Settings) -> None:
         "best_loop": best,
         "stopped": reason,
         "target_reached": reached,
+        "worse": worse,
+        "merge_difference": difference,
         "reasoned_rows": reasoned,
         "left_out": left_out,
         "trainable": count,
@@ -168,6 +185,7 @@ def main(settings: Settings) -> None:
     if stand_in:
         console.print("  A model of this size can learn questions by heart; it has no medicine to answer new ones with. 20% is chance.")
     console.print(f"  written to {folder / paths.FINAL}, {time.time() - started:.0f} s")
+    stages.verdict(worse, "stage2", settings)
 
 
 def turns(questions: list[dict], share: float, seed: int) -> tuple[list[tuple[str, str]], int]:

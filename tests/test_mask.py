@@ -59,7 +59,7 @@ def test_padding_is_right_unseen_and_uncounted(tokenizer):
     rows, left_out = training.conversation_rows(tokenizer, list(CASES.values()), 512)
     assert left_out == 0
     tokenizer.padding_side = "left"  # as Unsloth leaves it after a generation
-    batch = training.collate(rows, tokenizer.pad_token_id, multiple=8)
+    batch = training.collate(rows, tokenizer, multiple=8, apart=False)
     assert batch["input_ids"].shape[1] % 8 == 0
     for row, ids, mask, labels in zip(rows, batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
         n = len(row["input_ids"])
@@ -72,20 +72,6 @@ def test_padding_is_right_unseen_and_uncounted(tokenizer):
 def test_what_is_too_long_is_left_out_not_cut(tokenizer):
     rows, left_out = training.conversation_rows(tokenizer, [("가", "나"), ("가", "나 " * 200)], 64)
     assert (len(rows), left_out) == (1, 1)
-
-
-def test_packed_rows_are_full_and_lose_no_token(tokenizer):
-    texts = ["혈압은 높다.", "맥박이 빠르다. " * 30, "", "끝."]
-    rows = list(prompts.packed(tokenizer, texts, 16))
-    assert all(len(row) == 16 and row[0] == tokenizer.bos_token_id for row in rows)
-    stream = [i for text in texts for i in [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]]
-    assert [i for row in rows for i in row[1:]] == stream[: 15 * len(rows)]
-    assert len(stream) - 15 * len(rows) < 15
-
-
-def test_packed_text_counts_every_token():
-    batch = training.collate([{"input_ids": [2, 5, 6]}, {"input_ids": [2, 7, 8]}], 0, multiple=1)
-    assert batch["labels"].tolist() == batch["input_ids"].tolist()
 
 
 def test_a_template_that_does_not_continue_its_prompt_is_refused(tokenizer):

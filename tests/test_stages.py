@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import traceback
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,14 +14,15 @@ from kmlite import model, paths, runs
 from recipes import evaluate, pipeline, stage0, stage1, stage2
 
 SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "2"]
-STAGE0 = [*SMALL, "--new-tokens", "40", "--length", "64", "--max-steps", "6", "--save-every", "2", "--heldout", "6"]
+STAGE0 = [*SMALL, "--new-tokens", "40", "--length", "64", "--max-steps", "12", "--save-every", "4", "--heldout", "6", "--entries", "5"]
+STAGE0 += ["--gauge-every", "4", "--questions", "6"]
 STAGE1 = [*SMALL, "--max-steps", "6", "--eval-every", "3", "--measured", "10", "--recalled", "3"]
 STAGE2 = [*SMALL, "--max-steps", "4", "--save-every", "2", "--eval-every", "4", "--loops", "2", "--max-new-tokens", "2"]
 
 
 def run(recipe, *arguments, status: int = 0) -> str:
     result = CliRunner().invoke(recipe.command, [str(a) for a in arguments])
-    assert result.exit_code == status, result.output + repr(result.exception)
+    assert result.exit_code == status, result.output + "".join(traceback.format_exception(*result.exc_info))
     assert "Traceback" not in result.output
     return result.output
 
@@ -122,14 +124,27 @@ def test_finished_models_load_with_plain_transformers_and_tied(trained):
 # ---- what is recorded
 
 
-def test_stage0_records_bits_per_character_at_three_points(trained):
+def test_stage0_records_its_gauge_at_three_points_and_on_the_way(trained):
     metrics = record(trained[0] / paths.STAGES[0])["metrics"]
-    bits = metrics["bits_per_character"]
-    assert len({bits["base"], bits["extended"], bits["after"]}) == 3
-    assert 3 < bits["after"] < bits["base"]  # random weights learn fast
+    points = metrics["gauge"]
+    assert list(points) == ["base", "extended", "after"]
+    for kind in ("korean", "dictionary", "english"):
+        assert len({point["bits"][kind] for point in points.values()}) == 3
+    assert 3 < points["after"]["bits"]["korean"] < points["base"]["bits"]["korean"]  # random weights learn fast
+    assert points["after"]["dev"]["n"] == 6
+    assert list(metrics["training"]["measured"]) == ["4", "8"]
+    assert points["after"]["bits"]["korean"] != metrics["training"]["measured"]["4"]["korean"] < points["extended"]["bits"]["korean"]
     assert metrics["trainable"]["embeddings"] == 40 * 64
-    assert metrics["tokens_per_character"]["extended"] < metrics["tokens_per_character"]["base"]
-    assert [entry["step"] for entry in metrics["training"]["curve"] if "loss" in entry] == [1, 2, 4, 6]
+    assert metrics["gain"]["by_text"]["held-out Korean"]["saved"] > 0
+    assert [entry["step"] for entry in metrics["training"]["curve"] if "loss" in entry] == [1, 2, 4, 6, 8, 10, 12]
+    assert metrics["texts_apart"] is True
+    assert metrics["worse"] == []
+
+
+def test_a_merge_is_within_rounding_of_the_adapter(trained):
+    for stage in paths.STAGES:
+        metrics = record(trained[0] / stage)["metrics"]
+        assert 0 <= metrics["merge_difference"] < 0.02
 
 
 def test_stage1_and_stage2_record_before_and_after(trained):
@@ -206,7 +221,7 @@ def kill_at(monkeypatch, step: int) -> None:
     monkeypatch.setattr(CallbackHandler, "on_step_end", on_step_end)
 
 
-@pytest.mark.parametrize("step", [1, 3, 6])
+@pytest.mark.parametrize("step", [2, 7, 12])
 def test_stage0_killed_and_run_again_gives_the_same_bytes(base, trained, tiny_refined, tmp_path, monkeypatch, step):
     arguments = ["--base", base, "--refined", tiny_refined, "--out", tmp_path, *STAGE0]
     with monkeypatch.context() as patch:
@@ -215,7 +230,7 @@ def test_stage0_killed_and_run_again_gives_the_same_bytes(base, trained, tiny_re
             CliRunner().invoke(stage0.command, [str(a) for a in arguments], catch_exceptions=False)
     assert not (tmp_path / paths.STAGES[0] / paths.RECORD).exists()
     said = run(stage0, *arguments)
-    assert ("going on from" in said) == (step > 2)  # a checkpoint every two steps
+    assert ("going on from" in said) == (step > 4)  # a checkpoint every four steps
     same = [folder / paths.STAGES[0] / paths.FINAL / "model.safetensors" for folder in (trained[0], tmp_path)]
     assert same[0].read_bytes() == same[1].read_bytes()
 
@@ -248,7 +263,7 @@ def test_stage2_killed_in_its_second_loop_gives_the_same_bytes(trained, tiny_ref
 def test_an_unfinished_run_of_other_settings_is_refused_and_restart_drops_it(base, tiny_refined, tmp_path, monkeypatch):
     arguments = ["--base", base, "--refined", tiny_refined, "--out", tmp_path, *STAGE0]
     with monkeypatch.context() as patch:
-        kill_at(patch, 3)
+        kill_at(patch, 1)
         with pytest.raises(Killed):
             CliRunner().invoke(stage0.command, [str(a) for a in arguments], catch_exceptions=False)
     said = run(stage0, *arguments, "--seed", "7", status=1)
@@ -269,6 +284,24 @@ def test_other_embedding_modes(base, tiny_refined, tmp_path, embeddings):
     old = len(first[name]) - 64
     assert after[name][:old].equal(first[name][:old]) == (embeddings == "none")
     assert record(tmp_path / paths.STAGES[0])["metrics"]["trainable"]["embeddings"] == (0 if embeddings == "none" else after[name].numel())
+
+
+@pytest.mark.parametrize("precision", ["16bit", "4bit"])
+@pytest.mark.parametrize("embeddings", ["new", "all"])
+def test_rows_and_recomputed_activations_through_kill_and_merge(base, tiny_refined, tmp_path, monkeypatch, precision, embeddings):
+    arguments = [*STAGE0, "--embeddings", embeddings, "--precision", precision, "--checkpointing", "on", "--gauge-every", "0"]
+    arguments = ["--base", base, "--refined", tiny_refined, *arguments, "--out"]
+    run(stage0, *arguments, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        kill_at(patch, 10)
+        with pytest.raises(Killed):
+            CliRunner().invoke(stage0.command, [str(a) for a in [*arguments, tmp_path / "killed"]], catch_exceptions=False)
+    assert "going on from" in run(stage0, *arguments, tmp_path / "killed")
+    whole, killed = (weights(tmp_path / name / paths.STAGES[0] / paths.FINAL) for name in ("whole", "killed"))
+    assert all(whole[name].equal(killed[name]) for name in whole)
+    metrics = record(tmp_path / "whole" / paths.STAGES[0])["metrics"]
+    assert metrics["gauge"]["after"]["bits"]["korean"] < metrics["gauge"]["base"]["bits"]["korean"]
+    assert metrics["merge_difference"] < model.ROUNDING
 
 
 def test_a_text_only_base_in_4_bit(text_base, tiny_refined, tmp_path):

@@ -4,6 +4,9 @@ import json
 from collections import Counter
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -39,6 +42,39 @@ def test_decoding_gives_the_text_back(extended, texts):
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
+ANYTHING = st.one_of(
+    st.text(), st.text(alphabet=st.characters(min_codepoint=0xAC00, max_codepoint=0xD7A3)), st.text(alphabet="혈압이 높은환자의\n▁a1")
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=ANYTHING)
+def test_any_string_is_at_most_as_long_and_decodes_alike(tokenizer, extended, text):
+    before, after = (t(text, add_special_tokens=False)["input_ids"] for t in (tokenizer, extended[3]))
+    assert len(after) <= len(before)
+    assert extended[3].decode(after) == tokenizer.decode(before)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(alphabet=st.characters(blacklist_categories=["Cs"])).filter(lambda t: not any("가" <= c <= "힣" for c in t)))
+def test_any_text_without_hangul_keeps_its_ids(tokenizer, extended, text):
+    assert extended[3](text)["input_ids"] == tokenizer(text)["input_ids"]
+
+
+def test_it_loads_about_as_fast(base, extended):
+    import time
+
+    def seconds(folder):
+        found = []
+        for _ in range(5):
+            start = time.perf_counter()
+            AutoTokenizer.from_pretrained(folder)
+            found.append(time.perf_counter() - start)
+        return min(found)
+
+    assert seconds(extended[0]) < 1.5 * seconds(base)
+
+
 def test_old_ids_stay_also_after_saving_and_loading(tokenizer, extended, tmp_path):
     again = extended[3]
     again.save_pretrained(tmp_path)
@@ -52,7 +88,7 @@ def test_old_ids_stay_also_after_saving_and_loading(tokenizer, extended, tmp_pat
 def test_every_new_token_is_reachable(extended):
     _, merges, ids, tokenizer = extended
     assert len(ids) == len(merges) == 150
-    for (left, right), id in zip(merges, ids, strict=True):
+    for (left, right, _), id in zip(merges, ids, strict=True):
         encoded = tokenizer((left + right).replace("▁", " "), add_special_tokens=False)["input_ids"]
         assert encoded == [id]
 
@@ -82,7 +118,7 @@ def test_the_most_frequent_pair_comes_first_and_order_does_not_matter(tokenizer)
     words = {"▁혈압계": 5, "▁혈압약": 4, "▁붕당": 2, "▁abc": 90, "▁드문말": 1}
     first = vocabulary.choose_merges(words, tokenizer, 50)
     assert first == vocabulary.choose_merges(dict(reversed(words.items())), tokenizer, 50)
-    joined = [left + right for left, right in first]
+    joined = [left + right for left, right, _ in first]
     assert "▁혈압계" in joined or "▁혈압" in tokenizer.get_vocab()
     assert not [token for token in joined if "abc" in token]
     assert "▁드문말" not in joined  # stands once
@@ -92,16 +128,17 @@ def test_merges_are_what_a_slow_count_says(tokenizer, texts):
     """The incremental counts against counting all pairs anew before each merge."""
     words = dict(vocabulary.count_words(texts[:60]))
     fast = vocabulary.choose_merges(words, tokenizer, 25)
+    assert [merge.saved for merge in fast] == sorted((merge.saved for merge in fast), reverse=True)
     pieces = {w: tokenizer.tokenize(w.replace("▁", " ")) for w in words}
     known, slow = set(tokenizer.get_vocab()), []
     while len(slow) < 25:
         pairs = Counter()
         for word, n in words.items():
             for left, right in zip(pieces[word], pieces[word][1:], strict=False):
-                if vocabulary.HANGUL.match(left) and vocabulary.HANGUL_NO_SPACE.match(right) and left + right not in known:
+                if vocabulary.HANGUL(left) and vocabulary.HANGUL_NO_SPACE(right) and left + right not in known:
                     pairs[left, right] += n
         pair = min(pairs, key=lambda p: (-pairs[p], p))
-        slow.append(pair)
+        slow.append((*pair, pairs[pair]))
         known.add(pair[0] + pair[1])
         pieces = {w: vocabulary.join(p, pair, pair[0] + pair[1]) for w, p in pieces.items()}
     assert fast == slow
@@ -113,5 +150,66 @@ def test_merges_written_as_strings_stay_strings(base, tokenizer, tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     (source / "tokenizer.json").write_text(json.dumps(data))
-    vocabulary.extend_tokenizer(source, tmp_path / "target", [("혈", "압")])
+    vocabulary.extend_tokenizer(source, tmp_path / "target", [vocabulary.Merge("혈", "압", 1)])
     assert json.loads((tmp_path / "target" / "tokenizer.json").read_text())["model"]["merges"][-1] == "혈 압"
+
+
+# ---- how many, and how they start
+
+
+def test_auto_stops_where_more_tokens_save_next_to_nothing(tokenizer, texts, monkeypatch):
+    monkeypatch.setattr(vocabulary, "FLAT_WINDOW", 10)
+    words = vocabulary.count_words(texts)
+    monkeypatch.setattr(vocabulary, "FLAT_SHARE", 0.002)
+    some = vocabulary.choose_merges(words, tokenizer, "auto")
+    monkeypatch.setattr(vocabulary, "FLAT_SHARE", 0.004)
+    fewer = vocabulary.choose_merges(words, tokenizer, "auto")
+    assert 10 <= len(fewer) < len(some)
+    assert some[: len(fewer)] == fewer
+    total = sum(n * len(tokenizer.tokenize(w.replace("▁", " "))) for w, n in words.items() if any("가" <= c <= "힣" for c in w))
+    assert sum(m.saved for m in fewer[-10:]) >= 0.004 * total
+
+
+def test_a_word_of_the_dictionary_weighs_more(tmp_path):
+    from kmlite.runs import write_lines
+    from recipes import stage0
+
+    write_lines(tmp_path / "train.jsonl", [{"text": "고름 고름 맥박"}])
+    assert stage0.word_counts([tmp_path / "train.jsonl"], ["맥박/부정맥"], 5) == {"▁고름": 2, "▁맥박": 6, "▁부정맥": 5}
+    assert stage0.word_counts([tmp_path / "train.jsonl"], ["맥박"], 0) == {"▁고름": 2, "▁맥박": 1}
+
+
+def test_weighted_start_follows_the_lengths_of_the_pieces(base, tokenizer, extended):
+    merges = extended[1]
+    old = next(w for n, w in load_file(base / "model.safetensors").items() if n.endswith("embed_tokens.weight"))
+    rows = vocabulary.start_rows(old, tokenizer, merges, "weighted")
+    text = (merges[3].left + merges[3].right).replace("▁", " ")
+    pieces = tokenizer.tokenize(text)
+    expected = sum(len(p) * old[tokenizer.convert_tokens_to_ids(p)].float() for p in pieces) / sum(map(len, pieces))
+    assert torch.allclose(rows[3], expected, atol=1e-6)
+
+
+def test_fitted_start_finds_the_rule_that_old_rows_follow(tokenizer, extended):
+    """Rows made so that row(left + right) = 0.2 row(left) + 0.9 row(right): the fit must come closer to it than the mean."""
+    vocab, chance = tokenizer.get_vocab(), torch.Generator().manual_seed(1)
+    old = torch.randn(len(tokenizer) + 64, 8, generator=chance)
+    for left, right in vocabulary.old_merges(tokenizer):
+        if left + right in vocab:
+            old[vocab[left + right]] = 0.2 * old[vocab[left]] + 0.9 * old[vocab[right]]
+    merges = [m for m in extended[1] if m.left in vocab and m.right in vocab]
+    truth = torch.stack([0.2 * old[vocab[m.left]] + 0.9 * old[vocab[m.right]] for m in merges])
+    error = {start: (vocabulary.start_rows(old, tokenizer, merges, start) - truth).pow(2).mean() for start in ("mean", "fitted")}
+    assert error["fitted"] < 0.25 * error["mean"]
+
+
+def test_gain_counts_tokens_by_kind_of_text_and_the_new_ones_in_use(tokenizer, extended, texts):
+    _, _, ids, after = extended
+    gain = vocabulary.gain(tokenizer, after, {"a": texts[:20], "none": [], "english": ["fever and cough"]}, ids)
+    assert set(gain["by_text"]) == {"a", "english"}
+    part = gain["by_text"]["a"]
+    assert part["tokens_after"] == sum(len(x) for x in after(texts[:20], add_special_tokens=False)["input_ids"]) < part["tokens_before"]
+    assert part["saved"] == pytest.approx(1 - part["tokens_after"] / part["tokens_before"])
+    assert gain["by_text"]["english"]["saved"] == 0
+    used = [n for _, n in gain["most_used"]]
+    assert used == sorted(used, reverse=True)
+    assert 0 < gain["used_share"] <= 1

@@ -1,0 +1,99 @@
+"""What a stage is measured by, what counts as worse, and that a worse stage does not pass unnoticed."""
+
+import pytest
+from click.testing import CliRunner
+
+from kmlite import gauge, model, paths, runs, stages
+from recipes import stage1
+
+
+def point(korean: float, accuracy: float, low: float) -> dict:
+    return {"bits": {"korean": korean, "english": 1.0}, "dev": {"accuracy": accuracy, "interval": [low, 99.0]}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "named"),
+    [
+        (point(4.0, 40, 30), point(3.9, 31, 20), []),
+        (point(4.0, 40, 30), point(4.1, 40, 30), ["Korean"]),
+        (point(4.0, 40, 30), point(3.9, 29, 20), ["dev accuracy"]),
+        (point(4.0, 40, 30), point(4.2, 10, 0), ["Korean", "dev accuracy"]),
+    ],
+)
+def test_what_counts_as_worse(before, after, named):
+    reasons = gauge.is_worse(before, after)
+    assert len(reasons) == len(named)
+    assert all(name in reason for name, reason in zip(named, reasons, strict=True))
+
+
+def test_the_gauge_measures_what_the_refined_data_has(refined, tmp_path):
+    whole = gauge.prepare(refined, texts=3, entries=4, questions=5, length=64)
+    assert [len(part) for part in whole[:4]] == [3, 4, 16, 5]
+    bare = gauge.prepare(tmp_path, texts=3, entries=4, questions=5, length=64)
+    assert [len(part) for part in bare[:4]] == [0, 0, 16, 0]
+
+
+def test_measuring_changes_nothing(base, refined):
+    """Twice the same figures; weights and random state as before: a run that is measured is the run that is not."""
+    import torch
+
+    network, tokenizer = model.load(base, "16bit", 64)
+    measured_on = gauge.prepare(refined, texts=2, entries=2, questions=2, length=64)
+    state, sums = torch.get_rng_state(), model.weight_sums(network)
+    first = gauge.measure(network, tokenizer, measured_on)
+    assert gauge.measure(network, tokenizer, measured_on) == first
+    assert torch.get_rng_state().equal(state)
+    assert model.weight_sums(network) == sums
+    assert set(first["bits"]) == {"korean", "dictionary", "english"}
+
+
+def test_a_stage_that_made_it_worse_leaves_with_status_3_until_accepted(refined, base, tmp_path):
+    folder = tmp_path / "refined"
+    runs.write_json(folder / paths.DICTIONARY, runs.read_json(refined / paths.DICTIONARY)[:20])
+    # a rate at which nothing can be learned
+    arguments = ["--refined", folder, "--out", tmp_path / "out", "--base", base, "--rank", "4", "--max-steps", "4", "--measured", "5"]
+    arguments += ["--learning-rate", "0.5", "--warmup", "0", "--recalled", "1", "--batch", "2", "--accumulation", "1"]
+
+    def run(*more):
+        return CliRunner().invoke(stage1.command, [str(a) for a in [*arguments, *more]])
+
+    first = run()
+    assert first.exit_code == stages.WORSE, first.output
+    assert "warning: stage1-worse" in first.output
+    assert (tmp_path / "out" / paths.STAGES[1] / paths.FINAL / "model.safetensors").exists()  # kept, to be looked at
+    again = run()
+    assert again.exit_code == stages.WORSE  # a second call does not slip past
+    assert "nothing changed" in again.output
+    assert run("--accept-regression").exit_code == 0
+
+
+def test_a_wrong_merge_is_refused(base, tmp_path, monkeypatch):
+    network, _ = model.load(base, "16bit", 64)
+    adapted = model.add_lora(network, r=4, alpha=8, dropout=0, rslora=True, seed=0)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(0, 0.2)
+    model.save_adapter(adapted, tmp_path / "adapter")
+    texts = ["환자의 혈압이 높다"]
+    assert model.merge(base, tmp_path / "adapter", tmp_path / "right", texts) < model.ROUNDING
+    from peft import LoraModel
+
+    monkeypatch.setattr(LoraModel, "merge_and_unload", lambda self: self.unload())  # forgets the adapter
+    with pytest.raises(Exception, match="does not do what the adapter does"):
+        model.merge(base, tmp_path / "adapter", tmp_path / "wrong", texts)
+    assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize("fault", ["a frozen weight moved", "a trained one did not"])
+def test_movement_is_checked(base, fault):
+    network, _ = model.load(base, "16bit", 64)
+    adapted = model.add_lora(network, r=4, alpha=8, dropout=0, rslora=True, seed=0)
+    trained = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
+    before = model.weight_sums(adapted)
+    assert trained < set(before)
+    after = {name: value + (name in trained) for name, value in before.items()}
+    model.check_movement(before, after, trained)
+    name = next(n for n in before if (n in trained) == (fault == "a trained one did not"))
+    after[name] = before[name] + (fault == "a frozen weight moved")
+    with pytest.raises(AssertionError, match="frozen weights moved" if fault == "a frozen weight moved" else "did not move"):
+        model.check_movement(before, after, trained)
