@@ -22,7 +22,7 @@ from kmlite.runs import put_in_place, read_json, write_json
 HANGUL = re.compile(r"▁?[가-힣]+").fullmatch
 HANGUL_NO_SPACE = re.compile(r"[가-힣]+").fullmatch
 ROWS = 64  # a matrix of a multiple of 64 rows is fast on tensor cores
-STARTS = ("mean", "weighted", "fitted", "random")
+STARTS = ("mean", "weighted", "rescaled", "fitted", "random")
 MOST, FLAT_WINDOW, FLAT_SHARE = 20_000, 250, 0.0005  # "auto": 250 more tokens that save under 0.05% of the text are not worth it
 WORTH = 0.05  # of the tokens of held-out text
 
@@ -158,6 +158,7 @@ def start_rows(old, tokenizer, merges: list[Merge], start: str):
 
     Args:
         start: "mean" of the rows of the pieces that the token replaces; "weighted" by the pieces' lengths in characters;
+            "rescaled", the mean brought to the median norm of the old Hangul rows;
             "fitted", two matrices A and B with row(left + right) = A row(left) + B row(right), fitted by ridge
             regression to the Hangul tokens that the old BPE merged, plus the mean's remainder; "random", normal with
             the spread of the old rows, for comparison.
@@ -178,9 +179,12 @@ def start_rows(old, tokenizer, merges: list[Merge], start: str):
             rows[i] = (found * weights[:, None]).sum(0) / weights.sum()
         else:
             rows[i] = found.mean(0)
+    vocab = tokenizer.get_vocab()
+    if start == "rescaled":
+        hangul = [id for name, id in vocab.items() if HANGUL(name)]
+        return rows * old[hangul].float().norm(dim=1).median() / rows.norm(dim=1, keepdim=True)
     if start != "fitted" or not merges:
         return rows
-    vocab = tokenizer.get_vocab()
     split = [pair for pair in old_merges(tokenizer) if HANGUL(pair[0]) and HANGUL_NO_SPACE(pair[1]) and all(p in vocab for p in pair)]
     if len(split) < 8:
         return rows  # nothing to fit to

@@ -26,7 +26,9 @@ class Settings:
     min_count: int = setting(2, "a new token stands at least so often in the text")
     dictionary_weight: int = setting(10, "a word of a dictionary term counts like so many in the text; 0 leaves the dictionary out")
     start: str = setting(
-        "mean", "new rows start as the mean of their pieces' rows; docs/vocabulary.md compares", ("mean", "weighted", "fitted", "random")
+        "mean",
+        "new rows start as the mean of their pieces' rows; docs/vocabulary.md compares",
+        ("mean", "weighted", "rescaled", "fitted", "random"),
     )
     embeddings: str = setting("new", "rows that train: new ones alone, all (needs 10 GB more), or none", EMBEDDINGS)
     embedding_learning_rate: float = setting(2e-4, "new rows start as averages and have further to go than the LoRA")

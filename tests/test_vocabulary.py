@@ -189,6 +189,14 @@ def test_weighted_start_follows_the_lengths_of_the_pieces(base, tokenizer, exten
     assert torch.allclose(rows[3], expected, atol=1e-6)
 
 
+def test_rescaled_start_has_the_norm_of_old_rows(base, tokenizer, extended):
+    old = next(w for n, w in load_file(base / "model.safetensors").items() if n.endswith("embed_tokens.weight"))
+    rows, plain = (vocabulary.start_rows(old, tokenizer, extended[1], start) for start in ("rescaled", "mean"))
+    norms = sorted(old[id].float().norm().item() for name, id in tokenizer.get_vocab().items() if vocabulary.HANGUL(name))
+    assert torch.allclose(rows.norm(dim=1), torch.tensor(norms[(len(norms) - 1) // 2]), rtol=1e-5)
+    assert torch.allclose(torch.cosine_similarity(rows, plain), torch.ones(len(rows)), atol=1e-5)
+
+
 def test_fitted_start_finds_the_rule_that_old_rows_follow(tokenizer, extended):
     """Rows made so that row(left + right) = 0.2 row(left) + 0.9 row(right): the fit must come closer to it than the mean."""
     vocab, chance = tokenizer.get_vocab(), torch.Generator().manual_seed(1)
