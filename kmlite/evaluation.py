@@ -1,9 +1,12 @@
 """Measures: bits per character, exam accuracy with its interval, recall of definitions."""
 
+import json
 import math
+import time
 from collections import Counter, defaultdict
+from pathlib import Path
 
-from kmlite import prompts
+from kmlite import paths, prompts
 from kmlite.model import for_inference, on_gpu
 
 # Tokens in one forward pass. The logits of a 262k vocabulary are what fills a small card: 1,024 of them are 1 GiB in float32.
@@ -148,6 +151,19 @@ def summarise(predictions: list[dict]) -> dict:
         "unreadable": letters["unreadable"],
         "letters": {letter: letters[letter] for letter in prompts.LETTERS},
     }
+
+
+def in_words(part: dict) -> str:
+    return f"{part['accuracy']:.1f}% ({part['right']}/{part['n']}, 95% interval {part['interval'][0]:.1f}–{part['interval'][1]:.1f})"
+
+
+def log_opening(folder: Path, by: str, result: dict) -> int:
+    """Add a line to a model's log of test openings; returns how often test has been scored."""
+    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "by": by, **{k: result[k] for k in ("n", "right", "accuracy", "interval")}}
+    path = folder / paths.TEST_LOG
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return len(path.read_text(encoding="utf-8").splitlines())
 
 
 def character_f1(found: str, expected: str) -> float:

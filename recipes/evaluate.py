@@ -39,7 +39,6 @@ def main(settings: Settings) -> None:
         raise click.ClickException(f"{paths.exam_split(settings.refined, settings.split)} is empty.")
 
     from kmlite import evaluation, model, runs
-    from recipes.stage2 import log_test_opening, words
 
     if settings.base:
         base = model.resolve(settings.base)
@@ -57,7 +56,7 @@ def main(settings: Settings) -> None:
     if result_path.exists() and not settings.restart and runs.read_json(result_path)["plan"] == runs.as_stored(plan):
         result = runs.read_json(result_path)
         console.print("  done before, nothing changed (ARGS=--restart evaluates again)")
-        show(result["summary"], words)
+        show(result["summary"])
         return
     precision = model.pick_precision(settings.precision)
     stand_in = model.is_stand_in(base)
@@ -75,7 +74,7 @@ def main(settings: Settings) -> None:
         batch=settings.batch or evaluation.default_batch(),
     )
     summary = evaluation.summarise(predictions)
-    openings = log_test_opening(folder, "eval", summary) if settings.split == "test" else None
+    openings = evaluation.log_opening(folder, "eval", summary) if settings.split == "test" else None
     runs.write_lines(folder / paths.PREDICTIONS, predictions)
     record = {
         "plan": plan,
@@ -86,7 +85,7 @@ def main(settings: Settings) -> None:
         **runs.environment(),
     }
     runs.write_json(result_path, record)
-    show(summary, words)
+    show(summary)
     console.print(f"  {len(questions) / max(time.time() - started, 1e-9):.1f} questions/s; every answer: {folder / paths.PREDICTIONS}")
     if openings:
         console.print(f"  test has been scored {openings} {'time' if openings == 1 else 'times'} for this model")
@@ -94,8 +93,10 @@ def main(settings: Settings) -> None:
         console.print("  A model of this size can learn questions by heart; it has no medicine to answer new ones with. 20% is chance.")
 
 
-def show(summary: dict, words) -> None:
+def show(summary: dict) -> None:
     from rich.table import Table
+
+    from kmlite.evaluation import in_words
 
     table = Table("subject", "right", "of", "accuracy", "95% interval")
     for name, part in [*summary["by_subject"].items(), ("all", summary)]:
@@ -103,7 +104,7 @@ def show(summary: dict, words) -> None:
         table.add_row(name, str(part["right"]), str(part["n"]), f"{part['accuracy']:.1f}%", f"{low:.1f}–{high:.1f}%")
     console.print(table)
     letters = ", ".join(f"{letter} {n}" for letter, n in summary["letters"].items())
-    console.print(f"  [bold]accuracy {words(summary)}[/]; answered {letters}, unreadable {summary['unreadable']}")
+    console.print(f"  [bold]accuracy {in_words(summary)}[/]; answered {letters}, unreadable {summary['unreadable']}")
 
 
 command = recipe(Settings)(main)

@@ -46,6 +46,7 @@ class Settings:
     log_every: int = setting(10, "steps between lines of the log")
     eval_every: int = setting(50, "steps between looks at the loss on dev")
     max_new_tokens: int = setting(32, "tokens of an answer: a letter, or a short sentence around it")
+    measured: int = setting(500, "taught questions to ask before and after at the most: to see that they were learned")
     eval_batch: int = setting(0, "questions answered at once; 0 chooses by device")
     seed: int = setting(0, "of LoRA, order of data and dropout")
     accept_regression: bool = setting(False, "go on where the stage made the model worse, instead of leaving with status 3")
@@ -101,10 +102,10 @@ def main(settings: Settings) -> None:
     trained, tokenizer = model.load(base, precision, settings.length, recompute)
     before_path = folder / paths.CHECKPOINTS / "before.json"
     if not before_path.exists():
-        measured = {"dev": accuracy(trained, dev), "taught": accuracy(trained, questions)}
+        measured = {"dev": accuracy(trained, dev), "taught": accuracy(trained, questions[: settings.measured])}
         runs.write_json(before_path, {name: without_predictions(part) for name, part in measured.items()})
     before = runs.read_json(before_path)
-    console.print(f"  before       dev {words(before['dev'])}; taught {words(before['taught'])}")
+    console.print(f"  before       dev {evaluation.in_words(before['dev'])}; taught {evaluation.in_words(before['taught'])}")
     rows, left_out = training.conversation_rows(tokenizer, pairs, settings.length)
     if left_out:
         console.print(f"  {left_out:,} rows are longer than {settings.length} tokens and are left out")
@@ -136,7 +137,7 @@ def main(settings: Settings) -> None:
         loops.append(record)
         shutil.rmtree(checkpoints, ignore_errors=True)
         prune(folder, loops, before["dev"]["accuracy"])
-        console.print(f"  loop {number}       dev {words(record['dev'])}; loss {result['loss']:.4f}")
+        console.print(f"  loop {number}       dev {evaluation.in_words(record['dev'])}; loss {result['loss']:.4f}")
     best = best_loop(loops, before["dev"]["accuracy"])
     console.print(f"  stopped: {reason}; the best is {f'loop {best}' if best else 'the model as it came, no loop was better on dev'}")
     del trained, adapted
@@ -149,18 +150,18 @@ def main(settings: Settings) -> None:
         copy_model(base, folder / paths.FINAL)
         difference = 0.0
     final, tokenizer = model.load(folder / paths.FINAL, precision, settings.length)
-    measured = {"dev": accuracy(final, dev), "taught": accuracy(final, questions)}
+    measured = {"dev": accuracy(final, dev), "taught": accuracy(final, questions[: settings.measured])}
     if test_path.exists():
         test = records.read_exam(settings.refined, "test")
         measured["test"] = accuracy(final, test)
         runs.write_lines(folder / "test_predictions.jsonl", measured["test"]["predictions"])
-        log_test_opening(folder, "stage2", measured["test"])
+        evaluation.log_opening(folder, "stage2", measured["test"])
     after = {name: without_predictions(part) for name, part in measured.items()}
     reached = after["dev"]["accuracy"] >= settings.target
     stand_in = model.is_stand_in(base)
     worse = []
     if after["dev"]["accuracy"] < before["dev"]["interval"][0]:  # the merge of a model trained in 4-bit may lose what it had
-        worse.append(f"dev accuracy is {words(after['dev'])}; it was {words(before['dev'])}")
+        worse.append(f"dev accuracy is {evaluation.in_words(after['dev'])}; it was {evaluation.in_words(before['dev'])}")
     metrics = {
         "before": before,
         "after": after,
@@ -177,11 +178,11 @@ def main(settings: Settings) -> None:
         "stand_in": stand_in,
     }
     runs.finish(folder, plan, started, metrics)
-    console.print(f"  [bold]taught questions: {words(before['taught'])} → {words(after['taught'])}[/]")
-    console.print(f"  [bold]dev: {words(before['dev'])} → {words(after['dev'])}[/]")
+    console.print(f"  [bold]taught questions: {evaluation.in_words(before['taught'])} → {evaluation.in_words(after['taught'])}[/]")
+    console.print(f"  [bold]dev: {evaluation.in_words(before['dev'])} → {evaluation.in_words(after['dev'])}[/]")
     console.print(f"  target of {settings.target:g}% on dev reached: {'yes' if reached else 'no'}")
     if "test" in after:
-        console.print(f"  [bold]test, opened once: {words(after['test'])}[/]")
+        console.print(f"  [bold]test, opened once: {evaluation.in_words(after['test'])}[/]")
     if stand_in:
         console.print("  A model of this size can learn questions by heart; it has no medicine to answer new ones with. 20% is chance.")
     console.print(f"  written to {folder / paths.FINAL}, {time.time() - started:.0f} s")
@@ -199,10 +200,6 @@ def turns(questions: list[dict], share: float, seed: int) -> tuple[list[tuple[st
     wanted = round(len(short) * share / (1 - share)) if share < 1 else len(able)
     chosen = able[:wanted]
     return short + [(prompts.exam_prompt(q, reasoned=True), prompts.exam_answer(q, reasoned=True)) for q in chosen], len(chosen)
-
-
-def words(part: dict) -> str:
-    return f"{part['accuracy']:.1f}% ({part['right']}/{part['n']}, 95% interval {part['interval'][0]:.1f}–{part['interval'][1]:.1f})"
 
 
 def without_predictions(part: dict) -> dict:
@@ -257,16 +254,6 @@ def copy_model(base: Path, final: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(base, partial)
     put_in_place(partial, final)
-
-
-def log_test_opening(folder: Path, by: str, result: dict) -> int:
-    """Add a line to the log of test openings; returns how often test has been scored."""
-    import json
-
-    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "by": by, **{k: result[k] for k in ("n", "right", "accuracy", "interval")}}
-    with open(folder / paths.TEST_LOG, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    return len((folder / paths.TEST_LOG).read_text(encoding="utf-8").splitlines())
 
 
 command = recipe(Settings)(main)
