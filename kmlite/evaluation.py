@@ -11,6 +11,10 @@ from kmlite.model import for_inference, on_gpu
 
 # Tokens in one forward pass. The logits of a 262k vocabulary are what fills a small card: 1,024 of them are 1 GiB in float32.
 TOKENS_A_PASS = 1024
+OF_THIS_SIZE = (  # said wherever the embedded base is scored
+    "A model of this size can learn questions by heart; it has no medicine to answer new ones with, so those are guesses: right one\n"
+    "  time in five on average, more or less often by luck."
+)
 
 
 def total_loss(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> float:

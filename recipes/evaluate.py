@@ -90,7 +90,7 @@ def main(settings: Settings) -> None:
     if openings:
         console.print(f"  test has been scored {openings} {'time' if openings == 1 else 'times'} for this model")
     if stand_in:
-        console.print("  A model of this size can learn questions by heart; it has no medicine to answer new ones with. 20% is chance.")
+        console.print(f"  {evaluation.OF_THIS_SIZE}")
 
 
 def show(summary: dict) -> None:

@@ -184,7 +184,7 @@ def main(settings: Settings) -> None:
     if "test" in after:
         console.print(f"  [bold]test, opened once: {evaluation.in_words(after['test'])}[/]")
     if stand_in:
-        console.print("  A model of this size can learn questions by heart; it has no medicine to answer new ones with. 20% is chance.")
+        console.print(f"  {evaluation.OF_THIS_SIZE}")
     console.print(f"  written to {folder / paths.FINAL}, {time.time() - started:.0f} s")
     stages.verdict(worse, "stage2", settings)
 
