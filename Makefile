@@ -15,7 +15,7 @@ BASE_ARG = $(if $(BASE),--base "$(BASE)")
 FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo refine stage0 stage1 stage2 eval pipeline test check format clean
+.PHONY: help setup lock demo refine stage0 stage1 stage2 eval compare pipeline test check format clean
 
 help: ## this page
 	@echo "kmlite: teach MedGemma Korean medicine on one graphics card"
@@ -59,6 +59,9 @@ stage2: $(STAMP) ## teach exam questions until the target accuracy on dev
 
 eval: $(STAMP) ## score the final model (or BASE) on the test questions
 	$(PY) -m recipes.evaluate $(BASE_ARG) $(FOLDERS) $(ARGS)
+
+compare: $(STAMP) ## compare two evaluations, A=folder B=folder: the paired difference and what flipped
+	$(PY) -m recipes.compare --a "$(A)" --b "$(B)" $(ARGS)
 
 pipeline: $(STAMP) ## refine, stage 0, 1, 2 and eval, skipping what is done and unchanged
 	$(PY) -m recipes.pipeline --raw "$(RAW)" $(FOLDERS) $(BASE_ARG) $(ARGS)

@@ -1,20 +1,14 @@
-"""Measures: bits per character, exam accuracy with its interval, recall of definitions."""
+"""What a model makes of text: bits per character, greedy turns in batches, recall of definitions."""
 
-import json
 import math
-import time
-from collections import Counter, defaultdict
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator
 
-from kmlite import paths, prompts
+from kmlite import prompts
 from kmlite.model import for_inference, on_gpu
 
 # Tokens in one forward pass. The logits of a 262k vocabulary are what fills a small card: 1,024 of them are 1 GiB in float32.
 TOKENS_A_PASS = 1024
-OF_THIS_SIZE = (  # said wherever the embedded base is scored
-    "A model of this size can learn questions by heart; it has no medicine to answer new ones with, so those are guesses: right one\n"
-    "  time in five on average, more or less often by luck."
-)
 
 
 def total_loss(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> float:
@@ -70,6 +64,20 @@ def answer_bits(model, tokenizer, pairs: list[tuple[str, str]], length: int) -> 
     return total_loss(model, tokenizer, rows) / math.log(2) / max(1, characters)
 
 
+def left_padded(heads: list[list[int]], pad: int, batch: int, device) -> Iterator[tuple]:
+    """(indices, ids, attention mask) of batches of prompts of similar length, padded on the left; the longest first, so that
+    a batch too large for the memory fails at once."""
+    import torch
+
+    order = sorted(range(len(heads)), key=lambda i: -len(heads[i]))
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        longest = max(len(heads[i]) for i in chosen)
+        ids = [[pad] * (longest - len(heads[i])) + heads[i] for i in chosen]
+        mask = [[0] * (longest - len(heads[i])) + [1] * len(heads[i]) for i in chosen]
+        yield chosen, torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
 def generate(model, tokenizer, asked: list[str], *, max_new_tokens: int, batch: int) -> list[str]:
     """The model's greedy turn for each prompt, in batches of similar length padded on the left.
 
@@ -80,13 +88,8 @@ def generate(model, tokenizer, asked: list[str], *, max_new_tokens: int, batch: 
     for_inference(model, tokenizer)
     heads = [prompts.conversation_ids(tokenizer, prompt)[0] for prompt in asked]
     pad, stops = tokenizer.pad_token_id, prompts.stop_ids(tokenizer)
-    order = sorted(range(len(heads)), key=lambda i: -len(heads[i]))  # the longest first: a batch too large fails at once
     out = [""] * len(heads)
-    for start in range(0, len(order), batch):
-        chosen = order[start : start + batch]
-        longest = max(len(heads[i]) for i in chosen)
-        ids = torch.tensor([[pad] * (longest - len(heads[i])) + heads[i] for i in chosen], device=model.device)
-        mask = torch.tensor([[0] * (longest - len(heads[i])) + [1] * len(heads[i]) for i in chosen], device=model.device)
+    for chosen, ids, mask in left_padded(heads, pad, batch, model.device):
         with torch.no_grad():
             turns = model.generate(
                 input_ids=ids,
@@ -101,73 +104,9 @@ def generate(model, tokenizer, asked: list[str], *, max_new_tokens: int, batch: 
                 # Gemma's generation_config names a static cache, which is compiled anew for each batch shape
                 cache_implementation=None,
             )
-        for i, turn in zip(chosen, turns[:, longest:].tolist(), strict=True):
+        for i, turn in zip(chosen, turns[:, ids.shape[1] :].tolist(), strict=True):
             out[i] = tokenizer.decode([token for token in turn if token != pad])
     return out
-
-
-def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95% interval of a share (E. B. Wilson, JASA 22, 1927), as shares; (0, 1) for n = 0."""
-    if n == 0:
-        return 0.0, 1.0
-    share = right / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def score(right: int, n: int) -> dict:
-    """{"n", "right", "accuracy" and "interval" in percent}."""
-    low, high = wilson(right, n)
-    return {"n": n, "right": right, "accuracy": round(100 * right / max(1, n), 2), "interval": [round(100 * low, 2), round(100 * high, 2)]}
-
-
-def answer_exam(model, tokenizer, questions: list[dict], *, reasoned: bool = False, max_new_tokens: int, batch: int) -> list[dict]:
-    """One prediction a question: {"question", "subject", "expected", "answer" (None where unreadable), "right", "output"}."""
-    asked = [prompts.exam_prompt(question, reasoned) for question in questions]
-    turns = generate(model, tokenizer, asked, max_new_tokens=max_new_tokens, batch=batch)
-    out = []
-    for number, (question, turn) in enumerate(zip(questions, turns, strict=True), 1):
-        answer = prompts.read_answer(turn)
-        out.append(
-            {
-                "number": number,
-                "question": question["question"],
-                "subject": question.get("subject", "unknown"),
-                "expected": question["answer"],
-                "answer": answer,
-                "right": answer == question["answer"],
-                "output": turn,
-            }
-        )
-    return out
-
-
-def summarise(predictions: list[dict]) -> dict:
-    """Accuracy over all (micro) and by subject, each with its 95% interval; unreadable answers count as wrong."""
-    subjects = defaultdict(list)
-    for prediction in predictions:
-        subjects[prediction["subject"]].append(prediction["right"])
-    letters = Counter(prediction["answer"] or "unreadable" for prediction in predictions)
-    return {
-        **score(sum(p["right"] for p in predictions), len(predictions)),
-        "by_subject": {name: score(sum(rights), len(rights)) for name, rights in sorted(subjects.items())},
-        "unreadable": letters["unreadable"],
-        "letters": {letter: letters[letter] for letter in prompts.LETTERS},
-    }
-
-
-def in_words(part: dict) -> str:
-    return f"{part['accuracy']:.1f}% ({part['right']}/{part['n']}, 95% interval {part['interval'][0]:.1f}–{part['interval'][1]:.1f})"
-
-
-def log_opening(folder: Path, by: str, result: dict) -> int:
-    """Add a line to a model's log of test openings; returns how often test has been scored."""
-    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "by": by, **{k: result[k] for k in ("n", "right", "accuracy", "interval")}}
-    path = folder / paths.TEST_LOG
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    return len(path.read_text(encoding="utf-8").splitlines())
 
 
 def character_f1(found: str, expected: str) -> float:

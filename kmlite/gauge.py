@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from kmlite import evaluation, paths, prompts, records
+from kmlite import evaluation, paths, prompts, records, scoring
 from kmlite.cli import console
 
 NAMES = {"korean": "Korean, held out", "dictionary": "dictionary", "english": "English medicine"}
@@ -45,8 +45,8 @@ def measure(model, tokenizer, gauge: Gauge) -> dict:
     """Bits per character, and under "dev" the accuracy on dev questions where there are any."""
     found: dict = {"bits": bits(model, tokenizer, gauge)}
     if gauge.dev:
-        answers = evaluation.answer_exam(model, tokenizer, gauge.dev, max_new_tokens=32, batch=evaluation.default_batch())
-        found["dev"] = evaluation.summarise(answers)
+        answers = scoring.answer_exam(model, tokenizer, gauge.dev, max_new_tokens=32, batch=evaluation.default_batch())
+        found["dev"] = scoring.summarise(answers)
     return found
 
 

@@ -49,6 +49,11 @@ def read_record(path: Path) -> dict | None:
         return None
 
 
+def read_lines(path: Path) -> list[dict]:
+    """The records of a JSONL file. Split at newlines alone: a model may write U+2028, which str.splitlines takes for one."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
 def write_lines(path: Path, records: list[dict]) -> None:
     write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 

@@ -65,7 +65,7 @@ def main(settings: Settings) -> None:
     if not questions or not dev:
         raise click.ClickException(f"{settings.refined / paths.EXAM} needs questions in both train.jsonl and dev.jsonl.")
 
-    from kmlite import evaluation, model, runs, stages, training
+    from kmlite import evaluation, model, runs, scoring, stages, training
 
     if settings.base:
         base = model.resolve(settings.base)
@@ -94,8 +94,8 @@ def main(settings: Settings) -> None:
     batch = settings.eval_batch or evaluation.default_batch()
 
     def accuracy(measured, asked: list[dict]) -> dict:
-        answers = evaluation.answer_exam(measured, tokenizer, asked, max_new_tokens=settings.max_new_tokens, batch=batch)
-        return {**evaluation.summarise(answers), "predictions": answers}
+        answers = scoring.answer_exam(measured, tokenizer, asked, max_new_tokens=settings.max_new_tokens, batch=batch)
+        return {**scoring.summarise(answers), "predictions": answers}
 
     # ---- before, then loop: train, ask dev, keep the best
     recompute = model.recomputes(settings.checkpointing)
@@ -105,7 +105,7 @@ def main(settings: Settings) -> None:
         measured = {"dev": accuracy(trained, dev), "taught": accuracy(trained, questions[: settings.measured])}
         runs.write_json(before_path, {name: without_predictions(part) for name, part in measured.items()})
     before = runs.read_json(before_path)
-    console.print(f"  before       dev {evaluation.in_words(before['dev'])}; taught {evaluation.in_words(before['taught'])}")
+    console.print(f"  before       dev {scoring.in_words(before['dev'])}; taught {scoring.in_words(before['taught'])}")
     rows, left_out = training.conversation_rows(tokenizer, pairs, settings.length)
     if left_out:
         console.print(f"  {left_out:,} rows are longer than {settings.length} tokens and are left out")
@@ -137,7 +137,7 @@ def main(settings: Settings) -> None:
         loops.append(record)
         shutil.rmtree(checkpoints, ignore_errors=True)
         prune(folder, loops, before["dev"]["accuracy"])
-        console.print(f"  loop {number}       dev {evaluation.in_words(record['dev'])}; loss {result['loss']:.4f}")
+        console.print(f"  loop {number}       dev {scoring.in_words(record['dev'])}; loss {result['loss']:.4f}")
     best = best_loop(loops, before["dev"]["accuracy"])
     console.print(f"  stopped: {reason}; the best is {f'loop {best}' if best else 'the model as it came, no loop was better on dev'}")
     del trained, adapted
@@ -155,13 +155,13 @@ def main(settings: Settings) -> None:
         test = records.read_exam(settings.refined, "test")
         measured["test"] = accuracy(final, test)
         runs.write_lines(folder / "test_predictions.jsonl", measured["test"]["predictions"])
-        evaluation.log_opening(folder, "stage2", measured["test"])
+        scoring.log_opening(folder, "stage2", measured["test"])
     after = {name: without_predictions(part) for name, part in measured.items()}
     reached = after["dev"]["accuracy"] >= settings.target
     stand_in = model.is_stand_in(base)
     worse = []
     if after["dev"]["accuracy"] < before["dev"]["interval"][0]:  # the merge of a model trained in 4-bit may lose what it had
-        worse.append(f"dev accuracy is {evaluation.in_words(after['dev'])}; it was {evaluation.in_words(before['dev'])}")
+        worse.append(f"dev accuracy is {scoring.in_words(after['dev'])}; it was {scoring.in_words(before['dev'])}")
     metrics = {
         "before": before,
         "after": after,
@@ -178,13 +178,13 @@ def main(settings: Settings) -> None:
         "stand_in": stand_in,
     }
     runs.finish(folder, plan, started, metrics)
-    console.print(f"  [bold]taught questions: {evaluation.in_words(before['taught'])} → {evaluation.in_words(after['taught'])}[/]")
-    console.print(f"  [bold]dev: {evaluation.in_words(before['dev'])} → {evaluation.in_words(after['dev'])}[/]")
+    console.print(f"  [bold]taught questions: {scoring.in_words(before['taught'])} → {scoring.in_words(after['taught'])}[/]")
+    console.print(f"  [bold]dev: {scoring.in_words(before['dev'])} → {scoring.in_words(after['dev'])}[/]")
     console.print(f"  target of {settings.target:g}% on dev reached: {'yes' if reached else 'no'}")
     if "test" in after:
-        console.print(f"  [bold]test, opened once: {evaluation.in_words(after['test'])}[/]")
+        console.print(f"  [bold]test, opened once: {scoring.in_words(after['test'])}[/]")
     if stand_in:
-        console.print(f"  {evaluation.OF_THIS_SIZE}")
+        console.print(f"  {scoring.OF_THIS_SIZE}")
     console.print(f"  written to {folder / paths.FINAL}, {time.time() - started:.0f} s")
     stages.verdict(worse, "stage2", settings)
 

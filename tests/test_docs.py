@@ -22,7 +22,6 @@ def targets() -> set[str]:
 def test_make_targets_exist(page, targets):
     named = re.findall(r"(?:^|`)make ([a-z0-9]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert set(named) <= targets
-    assert named or page.name == "log.md"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -54,7 +53,7 @@ def test_both_readmes_show_the_same_figures():
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_options_in_commands_exist(page):
     known = "".join(p.read_text(encoding="utf-8") for p in (paths.ROOT / "recipes").glob("*.py"))
-    for option in re.findall(r"--([a-z][a-z\-]+)", page.read_text(encoding="utf-8")):
+    for option in re.findall(r"(?<![\w\-])--([a-z][a-z\-]*[a-z])", page.read_text(encoding="utf-8")):
         name = option.replace("-", "_")
         assert f"    {name}: " in known or option in ("help",), option
 

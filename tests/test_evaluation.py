@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from kmlite import evaluation, model, prompts
+from kmlite import evaluation, model, prompts, scoring
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_answer_bits_counts_answers_alone(loaded):
 )
 def test_wilson_interval(right, n, low, high):
     """Values of R's binom::binom.wilson."""
-    assert evaluation.wilson(right, n) == pytest.approx((low, high), abs=1e-4)
+    assert scoring.wilson(right, n) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_summary_adds_up():
@@ -89,7 +89,7 @@ def test_summary_adds_up():
         {"subject": "doctor", "answer": None, "right": False},
         {"subject": "nurse", "answer": "C", "right": False},
     ]
-    summary = evaluation.summarise(predictions)
+    summary = scoring.summarise(predictions)
     assert (summary["n"], summary["right"], summary["accuracy"], summary["unreadable"]) == (3, 1, 33.33, 1)
     assert summary["letters"] == {"A": 1, "B": 0, "C": 1, "D": 0, "E": 0}
     assert summary["by_subject"]["doctor"]["accuracy"] == 50.0
@@ -105,7 +105,7 @@ def test_character_f1(found, expected, f1):
 
 def test_an_answer_is_right_only_where_it_reads_as_the_letter(loaded, monkeypatch):
     question = {"question": "옳은 것은?", **{letter: f"보기 {letter}" for letter in "ABCDE"}, "answer": "B", "subject": "nurse"}
-    monkeypatch.setattr(evaluation, "generate", lambda *a, **k: ["B<end_of_turn>", "Because", "정답은 C입니다"])
-    answers = evaluation.answer_exam(*loaded, [question] * 3, max_new_tokens=2, batch=3)
+    monkeypatch.setattr(scoring, "generate", lambda *a, **k: ["B<end_of_turn>", "Because", "정답은 C입니다"])
+    answers = scoring.answer_exam(*loaded, [question] * 3, max_new_tokens=2, batch=3)
     assert [a["right"] for a in answers] == [True, False, False]
     assert [a["answer"] for a in answers] == ["B", None, "C"]

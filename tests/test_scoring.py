@@ -1,0 +1,163 @@
+"""Two scorers, position bias, calibration and the comparison of two models."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from kmlite import model, paths, prompts, records, runs, scoring
+from recipes import compare, evaluate
+
+
+@pytest.fixture(scope="module")
+def loaded(base):
+    return model.load(base, "16bit", 512)
+
+
+@pytest.fixture(scope="module")
+def questions(refined):
+    return records.read_exam(refined, "dev")[:7]
+
+
+def test_letters_are_compared_at_the_place_of_the_answer(loaded, questions):
+    network, tokenizer = loaded
+    answers = scoring.answer_exam(network, tokenizer, questions, scorer="letter", batch=7)
+    for question, answer in zip(questions, answers, strict=True):
+        ids, _ = prompts.conversation_ids(tokenizer, prompts.exam_prompt(question))
+        with torch.no_grad():
+            whole = network(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
+        five = torch.stack([whole[tokenizer.convert_tokens_to_ids(letter)] for letter in "ABCDE"])
+        assert answer["probabilities"] == pytest.approx((five / five.sum()).tolist(), abs=1e-4)
+        assert answer["mass"] == pytest.approx(float(five.sum()), abs=1e-4)
+        assert answer["answer"] == "ABCDE"[int(five.argmax())]
+        assert answer["right"] == (answer["answer"] == question["answer"])
+
+
+@pytest.mark.parametrize("scorer", scoring.SCORERS)
+def test_scores_do_not_depend_on_batches_or_order(loaded, questions, scorer):
+    def answers(asked, batch):
+        found = scoring.answer_exam(*loaded, asked, scorer=scorer, max_new_tokens=4, batch=batch)
+        return {p["question"]: (p["answer"], p.get("output")) for p in found}
+
+    one = answers(questions, 1)
+    assert answers(questions, 7) == one
+    assert answers(questions[::-1], 3) == one
+
+
+def test_rotating_moves_the_answer_with_its_option():
+    question = {"question": "?", **{letter: f"option {letter}" for letter in "ABCDE"}, "answer": "B"}
+    for by in range(5):
+        turned = scoring.rotated(question, by)
+        assert turned[turned["answer"]] == "option B"
+        assert sorted(turned[letter] for letter in "ABCDE") == sorted(question[letter] for letter in "ABCDE")
+    assert scoring.rotated(question, 1)["A"] == "option B"
+    assert len({scoring.rotated(question, by)["answer"] for by in range(5)}) == 5
+
+
+@pytest.mark.parametrize(("who", "accuracy", "consistency"), [("knows", 100.0, 1.0), ("always C", 20.0, 0.0)])
+def test_position_bias_tells_knowing_from_a_favourite_letter(questions, monkeypatch, who, accuracy, consistency):
+    def answers(network, tokenizer, asked, **how):
+        chosen = [q["answer"] if who == "knows" else "C" for q in asked]
+        keys = {"subject": "nurse"}
+        return [
+            {**keys, "number": i, "expected": q["answer"], "answer": c, "right": c == q["answer"]}
+            for i, (q, c) in enumerate(zip(asked, chosen, strict=True), 1)
+        ]
+
+    monkeypatch.setattr(scoring, "answer_exam", answers)
+    summary = scoring.summarise(scoring.answer_rotated(None, None, questions, 5))
+    assert (summary["orders"], summary["accuracy"], summary["consistency"]) == (5, accuracy, consistency)
+    assert summary["pull"] == (dict.fromkeys("ABCDE", 0.0) if who == "knows" else {**dict.fromkeys("ABDE", -0.2), "C": 0.8})
+
+
+def test_calibration_error():
+    sure = {"probabilities": [0.95, 0.05, 0, 0, 0]}
+    unsure = {"probabilities": [0.35, 0.30, 0.35, 0, 0]}
+    predictions = [{**sure, "right": True}, {**sure, "right": False}, {**unsure, "right": True}, {**unsure, "right": False}]
+    # half of each group is right: |0.95 - 0.5| and |0.35 - 0.5|, weighed alike
+    assert scoring.calibration_error(predictions) == pytest.approx((0.45 + 0.15) / 2)
+
+
+def test_macro_is_the_mean_of_the_subjects():
+    predictions = [{"subject": "a", "answer": "A", "right": True}] * 3 + [{"subject": "b", "answer": "A", "right": False}]
+    summary = scoring.summarise(predictions)
+    assert (summary["accuracy"], summary["macro"]) == (75.0, 50.0)
+
+
+def rights(text: str) -> list[dict]:
+    return [{"number": i, "right": c == "1"} for i, c in enumerate(text, 1)]
+
+
+def test_comparison_counts_what_flipped():
+    result = scoring.compare(rights("1100110000"), rights("1111010000"))
+    assert (result["gained"], result["lost"]) == ([3, 4], [5])
+    assert result["difference"] == 10.0
+    assert result["p"] == 1.0  # two against one
+    assert result["interval"][0] < 10 < result["interval"][1]
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (1, 0), (5, 0), (9, 2), (3, 12)])
+def test_mcnemar_is_the_exact_binomial_test(gained, lost):
+    """Against counting every outcome of a fair coin that is no likelier than the one seen."""
+    result = scoring.compare(rights("0" * gained + "1" * lost + "1" * 20), rights("1" * gained + "0" * lost + "1" * 20))
+    flips = gained + lost
+    seen = math.comb(flips, gained)
+    expected = sum(math.comb(flips, k) for k in range(flips + 1) if math.comb(flips, k) <= seen) / 2**flips
+    assert result["p"] == pytest.approx(expected)
+
+
+def test_the_interval_holds_what_it_should():
+    """Of many samples of a known paired difference about 95% of the intervals hold it."""
+    import random
+
+    chance = random.Random(5)
+    held = 0
+    for _ in range(400):
+        pairs = [chance.choices([(1, 1), (0, 0), (1, 0), (0, 1)], [50, 25, 10, 15])[0] for _ in range(120)]
+        a, b = ([{"right": bool(x)} for x in side] for side in zip(*pairs, strict=True))
+        low, high = scoring.compare(a, b)["interval"]
+        held += low <= 5 <= high
+    assert 0.92 < held / 400 < 0.985
+
+
+def test_unequal_lists_are_no_comparison():
+    with pytest.raises(ValueError, match="shorter"):
+        scoring.compare(rights("11"), rights("1"))
+
+
+def test_eval_by_letter_in_all_orders_and_compare(base, refined, tmp_path):
+    def run(recipe, *arguments, status=0):
+        result = CliRunner().invoke(recipe.command, [str(a) for a in arguments])
+        assert result.exit_code == status, result.output
+        return result.output
+
+    common = ["--base", base, "--refined", refined, "--split", "dev"]
+    said = run(evaluate, *common, "--out", tmp_path / "one", "--scorer", "letter", "--permute", "5")
+    assert "over 5 orders" in said
+    assert "calibration error" in said
+    run(evaluate, *common, "--out", tmp_path / "two", "--scorer", "letter")
+    run(evaluate, *common, "--out", tmp_path / "three", "--scorer", "letter")
+    one, two, three = (next((tmp_path / name).rglob(paths.EVALUATION)).parent for name in ("one", "two", "three"))
+    record = runs.read_json(one / paths.EVALUATION)
+    assert record["summary"]["n"] == 5 * 25
+    assert record["prompt"] == {"name": "kmlite", "version": prompts.VERSION}
+    assert record["test_openings"] is None
+    assert [p["order"] for p in runs.read_lines(one / paths.PREDICTIONS)] == list(
+        itertools.chain.from_iterable([by] * 25 for by in range(5))
+    )
+    assert "permute: 5 → 1" in run(compare, "--a", one, "--b", two, status=1)
+    assert "no difference" in run(compare, "--a", two, "--b", three)
+    answers = runs.read_lines(three / paths.PREDICTIONS)
+    for answer in answers:
+        answer["right"] = True
+    runs.write_lines(three / paths.PREDICTIONS, answers)
+    assert "a difference" in run(compare, "--a", two, "--b", three)
+
+
+@pytest.mark.parametrize("arguments", [["--permute", "6"], ["--permute", "0"], ["--scorer", "letter", "--reasoned"]])
+def test_settings_that_make_no_sense(arguments):
+    result = CliRunner().invoke(evaluate.command, arguments)
+    assert result.exit_code == 1
+    assert arguments[0] in result.output
