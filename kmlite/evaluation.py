@@ -24,7 +24,8 @@ def total_loss(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> flo
         following = order[position + 1] if position + 1 < len(order) else None
         if following is not None and (len(batch) + 1) * len(rows[following][0]) <= TOKENS_A_PASS:
             continue
-        longest = max(len(ids) for ids, _ in batch)
+        multiple = 64 if on_gpu() else 1  # few shapes, so that few kernels are compiled
+        longest = -(-max(len(ids) for ids, _ in batch) // multiple) * multiple
         ids = torch.tensor([row + [pad] * (longest - len(row)) for row, _ in batch], device=model.device)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row, _ in batch], device=model.device)
         labels = torch.tensor([row + [prompts.IGNORED] * (longest - len(row)) for _, row in batch], device=model.device)
@@ -101,8 +102,7 @@ def generate(model, tokenizer, asked: list[str], *, max_new_tokens: int, batch: 
                 temperature=None,
                 eos_token_id=stops,
                 pad_token_id=pad,
-                # Gemma's generation_config names a static cache, which is compiled anew for each batch shape
-                cache_implementation=None,
+                cache_implementation=None,  # not the static one of Gemma's generation_config
             )
         for i, turn in zip(chosen, turns[:, ids.shape[1] :].tolist(), strict=True):
             out[i] = tokenizer.decode([token for token in turn if token != pad])

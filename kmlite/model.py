@@ -8,6 +8,8 @@ import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import click
 
 from kmlite import paths
-from kmlite.runs import put_in_place, read_json, write_json
+from kmlite.runs import put_in_place, read_json, write_text
 
 # LoRA on the text tower alone. By regex: leaf names put it on the vision tower too, and on a CPU Unsloth ignores
 # finetune_vision_layers=False. `model.layers` is the text-only classes' path (Gemma3ForCausalLM).
@@ -34,6 +36,8 @@ DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]  # no pic
 def fast_model():
     """Unsloth's loader. Imported here, before trl and peft, whose classes it replaces; 10 s on a CPU."""
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+    # else its compiled kernels land in a folder of the place where make was called
+    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(Path.home() / ".cache/kmlite/unsloth_compiled"))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # an optional CPU kernel, not installed, warns
@@ -75,7 +79,7 @@ def resolve(base: str) -> Path:
     if not config.exists():
         raise click.ClickException(f"{folder} holds no model: config.json is missing. Name a model folder or a hub name as BASE=…")
     kind = read_json(config).get("model_type", "")
-    if not kind.startswith("gemma3"):
+    if kind not in ("gemma3", "gemma3_text"):
         raise click.ClickException(f"{base} is a {kind or 'nameless'} model; kmlite works with Gemma 3 ones (MedGemma, gemma-3-*).")
     if not list(folder.glob("*.safetensors")):
         raise click.ClickException(f"{folder} has no .safetensors weights. Pickled weights are never loaded; save it with save_pretrained.")
@@ -114,16 +118,31 @@ def on_gpu() -> bool:
     return torch.cuda.is_available() and os.environ.get("UNSLOTH_FORCE_CPU") != "1"
 
 
-def pick_precision(precision: str) -> str:
-    """Resolve "auto" by free GPU memory: calculated for a 4B model, 8.0 GiB of weights in 16-bit, 5.0 in 8, 3.6 in 4."""
+def bf16() -> bool:
+    """Whether the card computes in bfloat16 by itself (Ampere and newer), not by emulation."""
     import torch
 
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def pick_precision(precision: str, remembered: Path | None = None) -> str:
+    """Resolve "auto" by free GPU memory: calculated for a 4B model, 8.0 GiB of weights in 16-bit, 5.0 in 8, 3.6 in 4.
+
+    `remembered` is a file of the run: one that goes on keeps the precision it began with, whatever is free now.
+    """
     if precision != "auto":
         return precision
-    if not on_gpu():
-        return "16bit"
-    free = torch.cuda.mem_get_info()[0] / 2**30
-    return "16bit" if free >= 22 else "8bit" if free >= 15 else "4bit"
+    if remembered and remembered.exists():
+        return remembered.read_text().strip()
+    picked = "16bit"
+    if on_gpu():
+        import torch
+
+        free = torch.cuda.mem_get_info()[0] / 2**30
+        picked = "16bit" if free >= 22 else "8bit" if free >= 15 else "4bit"
+    if remembered:
+        write_text(remembered, picked)
+    return picked
 
 
 def recomputes(setting: str) -> bool:
@@ -152,6 +171,7 @@ def load(folder: Path, precision: str, length: int, recompute: bool = False):
             load_in_16bit=precision == "16bit",
             full_finetuning=False,
             use_exact_model_name=True,
+            offload_embedding=False,  # once new rows train, Unsloth takes the tied pair for two and may move it to the CPU
             trust_remote_code=False,
             use_gradient_checkpointing="unsloth" if recompute else False,
             local_files_only=True,
@@ -191,6 +211,11 @@ def add_lora(
     elif embeddings == "all":
         # ensure_weight_tying: two copies of a tied matrix diverge, and a merge keeps one of them (logits off by their own size)
         extra.update(modules_to_save=["embed_tokens"], ensure_weight_tying=True)
+    if extra and on_gpu() and not bf16():
+        raise click.ClickException(
+            "this card has no bfloat16, and trained embedding rows would overflow in float16.\n"
+            "  Add ARGS='--new-tokens 0 --embeddings none'."
+        )
     if "trainable_token_indices" in extra:
         # trl asks the wrapper of the rows for the .bias of the head it wraps
         from peft.utils.other import TrainableTokensWrapper
@@ -255,8 +280,10 @@ def weight_sums(model, frozen: int = 12) -> dict[str, float]:
     sums = {}
     for name, weight in model.named_parameters():
         if weight.requires_grad or name in watched:
-            values = weight.detach()
-            sums[name] = float(values.double().abs().sum() if values.is_floating_point() else values.sum(dtype=torch.int64))
+            # piece by piece: a float64 copy of a 262k-row embedding alone is 5 GB
+            pieces = weight.detach().flatten().split(1 << 22)
+            exact = weight.is_floating_point()
+            sums[name] = sum(float(piece.double().abs().sum() if exact else piece.sum(dtype=torch.int64)) for piece in pieces)
     return sums
 
 
@@ -295,11 +322,10 @@ def load_adapter(model, folder: Path) -> None:
     assert not result.unexpected_keys, f"{folder} holds weights that the model has no place for: {result.unexpected_keys[:3]}"
 
 
-def free(*models) -> None:
-    """Give a dropped model's memory back. The caller must drop its own names."""
+def free() -> None:
+    """Give dropped models' memory back; the caller must have dropped its names for them."""
     import torch
 
-    del models
     gc.collect()
     if on_gpu():
         torch.cuda.empty_cache()
@@ -314,89 +340,19 @@ def copy_side_files(source: Path, target: Path, without: set[str] = frozenset())
             shutil.copyfile(path, target / path.name)
 
 
-# Two ways to the same logits differ by bfloat16's rounding: weights that carry the adapter are rounded once more. On the embedded
-# base that was under 0.02 of the logits' spread, and 0.09 for an adapter that had blown them up. A merge that went wrong is
-# off by what the adapter does, or by more.
-ROUNDING = 0.05
-
-
 def merge(base: Path, adapter: Path, final: Path, texts: list[str]) -> float:
-    """Write `base` with `adapter` merged in as a full 16-bit folder that plain transformers loads.
+    """`kmlite.merging.merge`; beside a GPU in a process of its own, where Unsloth has not patched the classes that run on the CPU."""
+    from kmlite import merging
 
-    The base's 16-bit weights are used, also where training saw them in 4-bit: outputs move a little, so what is evaluated
-    is this folder. Weights without LoRA (the vision tower) keep their bytes. Needs the 16-bit model's size in memory.
-
-    Returns:
-        The root mean square difference, on `texts`, between the logits of the written folder and those of base and
-        adapter side by side, as a share of the logits' spread.
-
-    Raises:
-        click.ClickException: it is over ROUNDING and over a quarter of what the adapter changes; nothing was put in place.
-    """
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    partial = final.with_name(final.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with quiet():
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, local_files_only=True)
-        adapted = PeftModel.from_pretrained(model, str(adapter))
-        expected = logits_of(adapted, base, texts)
-        with adapted.disable_adapter():
-            effect = spread_of(logits_of(adapted, base, texts) - expected, expected)
-        merged = adapted.merge_and_unload()
-        # files first: save_pretrained then writes its config over the base's
-        copy_side_files(base, partial)
-        merged.save_pretrained(partial)
-        restore_generation_config(base, partial)
-        del model, adapted, merged
-        free()
-        written = AutoModelForCausalLM.from_pretrained(partial, dtype=torch.bfloat16, local_files_only=True)
-        found = logits_of(written, partial, texts)
-        assert written.get_input_embeddings().weight.data_ptr() == written.get_output_embeddings().weight.data_ptr(), "the tie is lost"
-        del written
-    difference = spread_of(found - expected, expected)
-    if not difference <= max(ROUNDING, effect / 4):
-        raise click.ClickException(
-            f"the merged model does not do what the adapter does: their logits differ by {difference:.3f} of their spread "
-            f"(up to {ROUNDING} is rounding; the adapter changes them by {effect:.3f}).\n"
-            f"  Nothing was put in place; the adapter is in {adapter}. Please report this with your versions."
-        )
-    put_in_place(partial, final)
-    return difference
-
-
-def spread_of(difference, logits) -> float:
-    """Root mean square of a difference as a share of the logits' standard deviation."""
-    return float(difference.pow(2).mean().sqrt() / logits.std())
-
-
-def logits_of(model, folder: Path, texts: list[str]):
-    """Logits of all positions of a few texts (64 tokens each at the most), float32 [tokens, rows]."""
-    import torch
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model.eval()
-    out = []
-    with torch.no_grad():
-        for text in texts:
-            ids = torch.tensor([tokenizer(text)["input_ids"][:64]])
-            out.append(model(input_ids=ids, use_cache=False).logits[0].float())
-    return torch.cat(out)
-
-
-def restore_generation_config(source: Path, target: Path) -> None:
-    """The source's generation settings with each end-of-sequence id once: loading and saving lengthen that list."""
-    path = source / "generation_config.json"
-    if not path.exists():
-        (target / "generation_config.json").unlink(missing_ok=True)
-        return
-    config = json.loads(path.read_text())
-    if isinstance(config.get("eos_token_id"), list):
-        config["eos_token_id"] = list(dict.fromkeys(config["eos_token_id"]))
-    write_json(target / "generation_config.json", config)
+    if not on_gpu():
+        with quiet():
+            return merging.merge(base, adapter, final, texts)
+    command = [sys.executable, "-m", "kmlite.merging", str(base), str(adapter), str(final)]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise click.ClickException(done.stderr.strip().removeprefix("Error: ") or f"merging ended with status {done.returncode}")
+    return float(done.stdout.strip().splitlines()[-1])
 
 
 def is_stand_in(folder: Path) -> bool:

@@ -10,7 +10,7 @@ import click
 
 from kmlite import prompts
 from kmlite.cli import console
-from kmlite.model import check_movement, fast_model, for_training, is_embedding, on_gpu, recomputes, set_trainable, weight_sums
+from kmlite.model import bf16, check_movement, fast_model, for_training, is_embedding, on_gpu, recomputes, set_trainable, weight_sums
 from kmlite.packing import positions
 from kmlite.runs import read_record, write_json
 
@@ -66,7 +66,8 @@ def train(
     embeddings: str = "none",
     embedding_learning_rate: float | None = None,
     eval_rows: list[dict] | None = None,
-    grouped: bool = False,
+    order: str = "random",
+    epochs: float | None = None,
     apart: bool = False,
     every: tuple[int, Callable[[], dict]] | None = None,
 ) -> dict:
@@ -78,7 +79,8 @@ def train(
     Args:
         save: "steps" or "epoch", when a checkpoint is written.
         embeddings: the mode that `add_lora` was given.
-        grouped: put rows of similar length into a batch; for rows that are not packed.
+        order: of the rows: "random", "group_by_length" (little padding), or "sequential", as they are given.
+        epochs: over the rows; the settings' where not given.
         apart: the backend keeps the texts of a packed row apart.
         every: (steps, measure): call `measure` each so many steps; what it returns is kept with the curve.
 
@@ -89,14 +91,13 @@ def train(
         click.ClickException: the loss is not a number any more.
     """
     fast_model()  # before trl: unsloth replaces its trainer
-    import torch
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     data = Dataset.from_list(rows) if isinstance(rows, list) else rows
     arguments = SFTConfig(
         output_dir=str(folder),
-        num_train_epochs=settings.epochs,
+        num_train_epochs=settings.epochs if epochs is None else epochs,
         max_steps=settings.max_steps,
         per_device_train_batch_size=settings.batch,
         per_device_eval_batch_size=settings.batch,
@@ -107,8 +108,8 @@ def train(
         weight_decay=0.01,
         max_grad_norm=1.0,
         optim="adamw_8bit" if on_gpu() else "adamw_torch",
-        bf16=on_gpu() and torch.cuda.is_bf16_supported(),
-        fp16=on_gpu() and not torch.cuda.is_bf16_supported(),  # cards before Ampere; Unsloth keeps Gemma from overflowing
+        bf16=on_gpu() and bf16(),
+        fp16=on_gpu() and not bf16(),  # cards before Ampere; Unsloth keeps Gemma from overflowing
         use_cpu=not on_gpu(),
         gradient_checkpointing=recomputes(settings.checkpointing),
         logging_steps=settings.log_every,
@@ -119,6 +120,7 @@ def train(
         eval_strategy="steps" if eval_rows else "no",
         eval_steps=settings.eval_every if eval_rows else None,
         prediction_loss_only=True,
+        logging_nan_inf_filter=False,  # else a loss that is no number is logged as the last one that was
         seed=settings.seed,
         data_seed=settings.seed,
         max_length=settings.length,
@@ -126,7 +128,7 @@ def train(
         padding_free=False,
         dataset_kwargs={"skip_prepare_dataset": True},  # ids and labels are ours, the same on a CPU and a GPU
         remove_unused_columns=False,
-        train_sampling_strategy="group_by_length" if grouped else "random",
+        train_sampling_strategy=order,
         dataloader_num_workers=0,
         report_to="none",
         disable_tqdm=True,
@@ -184,6 +186,12 @@ def optimizer(model, arguments, embedding_learning_rate: float | None):
             weights[is_embedding(name)].append(weight)
     groups = [{"params": weights[False], "weight_decay": arguments.weight_decay, "lr": arguments.learning_rate}]
     if weights[True]:
+        if on_gpu():
+            # 8-bit Adam state is too coarse for embedding rows; bitsandbytes keeps 32 bits only for what it knows as nn.Embedding
+            from bitsandbytes.optim import GlobalOptimManager
+
+            for weight in weights[True]:
+                GlobalOptimManager.get_instance().override_config(weight, "optim_bits", 32)
         rate = embedding_learning_rate or arguments.learning_rate
         groups.append({"params": weights[True], "weight_decay": 0.0, "lr": rate})
     return kind(groups, **options)

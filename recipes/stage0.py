@@ -81,7 +81,7 @@ def main(settings: Settings) -> None:
     replay = replay_shards(settings)
     tokens_wanted = new_tokens(settings.new_tokens)
 
-    from kmlite import gauge, model, packing, runs, stages, training, vocabulary
+    from kmlite import gauge, merging, model, packing, runs, stages, training, vocabulary
 
     base = model.resolve(settings.base)
     folder = settings.out / paths.STAGES[0]
@@ -95,7 +95,7 @@ def main(settings: Settings) -> None:
     plan = stages.plan_of("stage0", settings, base, settings.base, data)
     if stages.skip_or_begin(folder, plan, settings):
         return
-    precision = model.pick_precision(settings.precision)
+    precision = model.pick_precision(settings.precision, folder / paths.CHECKPOINTS / "precision")
     measured_on = gauge.prepare(
         settings.refined, texts=settings.heldout, entries=settings.entries, questions=settings.questions, length=settings.length
     )
@@ -199,7 +199,7 @@ def main(settings: Settings) -> None:
     }
     runs.finish(folder, plan, started, metrics)
     gauge.show(points, "Stage 0, before and after")
-    console.print(f"  merge        logits within {difference:.4f} of their spread of the adapter's (rounding, up to {model.ROUNDING})")
+    console.print(f"  merge        logits within {difference:.4f} of their spread of the adapter's (rounding, up to {merging.ROUNDING})")
     console.print(f"  written to {folder / paths.FINAL}, {time.time() - started:.0f} s")
     stages.verdict(worse, "stage0", settings)
 

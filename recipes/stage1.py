@@ -69,7 +69,7 @@ def main(settings: Settings) -> None:
     plan = stages.plan_of("stage1", settings, base, settings.base or "stage 0", {"dictionary": [settings.refined / paths.DICTIONARY]})
     if stages.skip_or_begin(folder, plan, settings):
         return
-    precision = model.pick_precision(settings.precision)
+    precision = model.pick_precision(settings.precision, folder / paths.CHECKPOINTS / "precision")
     stages.describe(
         {
             "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if model.is_stand_in(base) else ''}",
@@ -112,7 +112,7 @@ def main(settings: Settings) -> None:
     )
     count = model.trainable_summary(adapted)
     result = training.train(
-        adapted, tokenizer, rows, folder / paths.CHECKPOINTS, settings, save="epoch", eval_rows=heldout_rows, grouped=True
+        adapted, tokenizer, rows, folder / paths.CHECKPOINTS, settings, save="epoch", eval_rows=heldout_rows, order="group_by_length"
     )
     adapter = folder / paths.CHECKPOINTS / "adapter"
     model.save_adapter(adapted, adapter)

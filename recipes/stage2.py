@@ -26,6 +26,7 @@ class Settings:
     target: float = setting(90, "dev accuracy in percent that ends the loops")
     loops: int = setting(10, "loops at the most")
     patience: int = setting(2, "loops without a better dev accuracy that end it")
+    shuffle: bool = setting(True, "a new order of the options in each epoch, so that the option is learned and not its letter")
     reasoned_share: float = setting(0.05, "share of rows that teach a written-out reasoning, where questions have one")
     checkpointing: str = setting(
         "auto", "recompute activations in the backward pass: less memory, a third slower; auto on a GPU", CHECKPOINTING
@@ -40,7 +41,7 @@ class Settings:
     learning_rate: float = setting(1e-5, "half of stage 1's: a few thousand questions are soon learned by heart")
     schedule: str = setting("cosine", "of the learning rate, anew in each loop")
     warmup: float = setting(0.1, "share of the steps (or, from 1 on, a number of steps)")
-    epochs: float = setting(5, "over the questions, in each loop")
+    epochs: int = setting(5, "over the questions, in each loop")
     max_steps: int = setting(-1, "stop each loop after so many optimizer steps; -1 for all epochs")
     save_every: int = setting(100, "steps between checkpoints")
     log_every: int = setting(10, "steps between lines of the log")
@@ -65,7 +66,7 @@ def main(settings: Settings) -> None:
     if not questions or not dev:
         raise click.ClickException(f"{settings.refined / paths.EXAM} needs questions in both train.jsonl and dev.jsonl.")
 
-    from kmlite import evaluation, model, runs, scoring, stages, training
+    from kmlite import evaluation, model, runs, scoring, shuffling, stages, training
 
     if settings.base:
         base = model.resolve(settings.base)
@@ -79,13 +80,19 @@ def main(settings: Settings) -> None:
     plan = stages.plan_of("stage2", settings, base, settings.base or "stage 1", data)
     if stages.skip_or_begin(folder, plan, settings):
         return
-    precision = model.pick_precision(settings.precision)
+    precision = model.pick_precision(settings.precision, folder / paths.CHECKPOINTS / "precision")
+    questions, leaked = without_leaks(questions, dev, records.read_exam(settings.refined, "test") if test_path.exists() else [])
     pairs, reasoned = turns(questions, settings.reasoned_share, settings.seed)
+    places = sum(shuffling.names_places(question) for question in questions)
     stages.describe(
         {
             "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if model.is_stand_in(base) else ''}",
             "device": f"{'GPU' if model.on_gpu() else 'CPU'}, {precision} weights",
             "questions": f"{len(questions):,} to teach ({reasoned} of {len(pairs):,} rows reasoned), {len(dev):,} in dev",
+            "leakage": f"{leaked} train questions stand in dev or test" + (" and are left out" if leaked else ""),
+            "options": f"in a new order each epoch, but for {places} questions that name letters or places"
+            if settings.shuffle
+            else "as given",
             "batch": f"{settings.batch} × {settings.accumulation} questions of up to {settings.length} tokens",
             "learning": f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}, {settings.epochs:g} epochs a loop",
             "until": f"dev accuracy {settings.target:g}%, {settings.patience} loops without gain, or {settings.loops} loops",
@@ -106,7 +113,7 @@ def main(settings: Settings) -> None:
         runs.write_json(before_path, {name: without_predictions(part) for name, part in measured.items()})
     before = runs.read_json(before_path)
     console.print(f"  before       dev {scoring.in_words(before['dev'])}; taught {scoring.in_words(before['taught'])}")
-    rows, left_out = training.conversation_rows(tokenizer, pairs, settings.length)
+    _, left_out = training.conversation_rows(tokenizer, pairs, settings.length)
     if left_out:
         console.print(f"  {left_out:,} rows are longer than {settings.length} tokens and are left out")
     dev_rows, _ = training.conversation_rows(tokenizer, turns(dev, 0, settings.seed)[0], settings.length)
@@ -127,9 +134,13 @@ def main(settings: Settings) -> None:
     while not (reason := why_stop(loops, before["dev"]["accuracy"], settings)):
         number = len(loops) + 1
         checkpoints = folder / paths.CHECKPOINTS / f"loop_{number}"
-        result = training.train(adapted, tokenizer, rows, checkpoints, settings, eval_rows=dev_rows, grouped=True)
+        rows, balance = rows_of_loop(tokenizer, questions, number, settings)
+        if settings.shuffle and number == 1:
+            shares = ", ".join(f"{letter} {share:.1%}" for letter, share in balance.items())
+            console.print(f"  letters      right answers after shuffling: {shares}")
+        result = training.train(adapted, tokenizer, rows, checkpoints, settings, eval_rows=dev_rows, order="sequential", epochs=1)
         dev_score = accuracy(adapted, dev)
-        record = {"loop": number, "dev": without_predictions(dev_score), "training": result}
+        record = {"loop": number, "dev": without_predictions(dev_score), "letters": balance, "training": result}
         target = folder / f"loop_{number}"
         model.save_adapter(adapted, target)
         runs.write_lines(target / "dev_predictions.jsonl", dev_score["predictions"])
@@ -200,6 +211,29 @@ def turns(questions: list[dict], share: float, seed: int) -> tuple[list[tuple[st
     wanted = round(len(short) * share / (1 - share)) if share < 1 else len(able)
     chosen = able[:wanted]
     return short + [(prompts.exam_prompt(q, reasoned=True), prompts.exam_answer(q, reasoned=True)) for q in chosen], len(chosen)
+
+
+def rows_of_loop(tokenizer, questions: list[dict], loop: int, settings: Settings) -> tuple[list[dict], dict[str, float]]:
+    """(the rows of all epochs of a loop in order, the share of right answers by letter)."""
+    from kmlite import shuffling, training
+
+    epochs, asked = [], []
+    for epoch in range(settings.epochs):
+        chance = random.Random(f"{settings.seed} {loop} {epoch}")
+        now = [shuffling.shuffled(question, chance) for question in questions] if settings.shuffle else questions
+        asked += now
+        rows, _ = training.conversation_rows(tokenizer, turns(now, settings.reasoned_share, settings.seed)[0], settings.length)
+        epochs.append(rows)
+    return shuffling.in_order(epochs, settings.batch, settings.seed + loop), shuffling.letter_balance(asked)
+
+
+def without_leaks(questions: list[dict], *others: list[dict]) -> tuple[list[dict], int]:
+    """(the questions that stand in none of the other splits, how many did); refine has set them aside where it made the data."""
+    from kmlite.refine.mcq import stem_key
+
+    held = {stem_key(question) for split in others for question in split}
+    kept = [question for question in questions if stem_key(question) not in held]
+    return kept, len(questions) - len(kept)
 
 
 def without_predictions(part: dict) -> dict:

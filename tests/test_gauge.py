@@ -3,7 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
-from kmlite import gauge, model, paths, runs, stages
+from kmlite import gauge, merging, model, paths, runs, stages
 from recipes import stage1
 
 
@@ -75,7 +75,7 @@ def test_a_wrong_merge_is_refused(base, tmp_path, monkeypatch):
             weight.data.normal_(0, 0.2)
     model.save_adapter(adapted, tmp_path / "adapter")
     texts = ["환자의 혈압이 높다"]
-    assert model.merge(base, tmp_path / "adapter", tmp_path / "right", texts) < model.ROUNDING
+    assert model.merge(base, tmp_path / "adapter", tmp_path / "right", texts) < merging.ROUNDING
     from peft import LoraModel
 
     monkeypatch.setattr(LoraModel, "merge_and_unload", lambda self: self.unload())  # forgets the adapter
@@ -97,3 +97,58 @@ def test_movement_is_checked(base, fault):
     after[name] = before[name] + (fault == "a frozen weight moved")
     with pytest.raises(AssertionError, match="frozen weights moved" if fault == "a frozen weight moved" else "did not move"):
         model.check_movement(before, after, trained)
+
+
+def test_merging_in_a_process_of_its_own_writes_the_same_bytes(base, tmp_path, monkeypatch):
+    """What happens beside a GPU, where Unsloth has patched the classes in the training process."""
+    network, _ = model.load(base, "16bit", 64)
+    model.save_adapter(model.add_lora(network, r=4, alpha=8, dropout=0, rslora=True, seed=0), tmp_path / "adapter")
+    here = model.merge(base, tmp_path / "adapter", tmp_path / "here", ["환자의 혈압이 높다"])
+    monkeypatch.setattr(model, "on_gpu", lambda: True)
+    there = model.merge(base, tmp_path / "adapter", tmp_path / "there", ["환자의 혈압이 높다"])
+    assert there == pytest.approx(here, abs=1e-3)
+    assert (tmp_path / "here" / "model.safetensors").read_bytes() == (tmp_path / "there" / "model.safetensors").read_bytes()
+    with pytest.raises(Exception, match="nowhere"):
+        model.merge(base, tmp_path / "nowhere", tmp_path / "never", ["가"])
+
+
+def test_a_loss_that_is_no_number_stops_the_run(base, refined, tmp_path, monkeypatch):
+    add_lora = model.add_lora
+
+    def broken(*args, **kwargs):
+        adapted = add_lora(*args, **kwargs)
+        next(w for n, w in adapted.named_parameters() if "lora_B" in n).data[0, 0] = float("nan")
+        return adapted
+
+    monkeypatch.setattr(model, "add_lora", broken)
+    arguments = [
+        "--refined",
+        refined,
+        "--out",
+        tmp_path,
+        "--base",
+        base,
+        "--rank",
+        "4",
+        "--max-steps",
+        "4",
+        "--measured",
+        "2",
+        "--recalled",
+        "1",
+    ]
+    result = CliRunner().invoke(stage1.command, [str(a) for a in arguments])
+    assert result.exit_code == 1
+    assert "the loss is nan at step 1" in result.output
+
+
+def test_auto_precision_is_remembered_by_a_run_that_goes_on(tmp_path, monkeypatch):
+    import torch
+
+    note = tmp_path / "precision"
+    monkeypatch.setattr(model, "on_gpu", lambda: True)
+    for free, fresh, going_on in ((8, "4bit", "4bit"), (16, "8bit", "4bit"), (24, "16bit", "4bit")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free * 2**30, 0))
+        assert model.pick_precision("auto") == fresh
+        assert model.pick_precision("auto", note) == going_on
+        assert model.pick_precision("8bit", note) == "8bit"

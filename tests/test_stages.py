@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from kmlite import model, paths, runs
+from kmlite import merging, model, paths, runs
 from recipes import evaluate, pipeline, stage0, stage1, stage2
 
 SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "2"]
@@ -301,7 +301,7 @@ def test_rows_and_recomputed_activations_through_kill_and_merge(base, tiny_refin
     assert all(whole[name].equal(killed[name]) for name in whole)
     metrics = record(tmp_path / "whole" / paths.STAGES[0])["metrics"]
     assert metrics["gauge"]["after"]["bits"]["korean"] < metrics["gauge"]["base"]["bits"]["korean"]
-    assert metrics["merge_difference"] < model.ROUNDING
+    assert metrics["merge_difference"] < merging.ROUNDING
 
 
 def test_a_text_only_base_in_4_bit(text_base, tiny_refined, tmp_path):

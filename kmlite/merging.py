@@ -1,0 +1,109 @@
+"""Merge an adapter into a 16-bit folder with plain transformers and peft, and check what was written. No unsloth here.
+
+python -m kmlite.merging BASE ADAPTER FINAL < texts.json
+"""
+
+import gc
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from kmlite.model import copy_side_files
+from kmlite.runs import put_in_place, write_json
+
+# Two ways to the same logits differ by bfloat16's rounding: weights that carry the adapter are rounded once more. On the embedded
+# base that was under 0.02 of the logits' spread, and 0.09 for an adapter that had blown them up. A merge that went wrong is
+# off by what the adapter does, or by more.
+ROUNDING = 0.05
+
+
+def merge(base: Path, adapter: Path, final: Path, texts: list[str]) -> float:
+    """Write `base` with `adapter` merged in as a full 16-bit folder that plain transformers loads.
+
+    The base's 16-bit weights are used, also where training saw them in 4-bit: outputs move a little, so what is evaluated
+    is this folder. Weights without LoRA (the vision tower) keep their bytes. Needs the 16-bit model's size in memory.
+
+    Returns:
+        The root mean square difference, on `texts`, between the logits of the written folder and those of base and
+        adapter side by side, as a share of the logits' spread.
+
+    Raises:
+        click.ClickException: it is over ROUNDING and over a quarter of what the adapter changes; nothing was put in place.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    partial = final.with_name(final.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, local_files_only=True)
+    adapted = PeftModel.from_pretrained(model, str(adapter), torch_device="cpu")
+    expected = logits_of(adapted, base, texts)
+    with adapted.disable_adapter():
+        effect = spread_of(logits_of(adapted, base, texts) - expected, expected)
+    merged = adapted.merge_and_unload()
+    # files first: save_pretrained then writes its config over the base's
+    copy_side_files(base, partial)
+    merged.save_pretrained(partial)
+    restore_generation_config(base, partial)
+    del model, adapted, merged
+    gc.collect()
+    written = AutoModelForCausalLM.from_pretrained(partial, dtype=torch.bfloat16, local_files_only=True)
+    found = logits_of(written, partial, texts)
+    assert written.get_input_embeddings().weight.data_ptr() == written.get_output_embeddings().weight.data_ptr(), "the tie is lost"
+    del written
+    difference = spread_of(found - expected, expected)
+    if not difference <= max(ROUNDING, effect / 4):
+        raise click.ClickException(
+            f"the merged model does not do what the adapter does: their logits differ by {difference:.3f} of their spread "
+            f"(up to {ROUNDING} is rounding; the adapter changes them by {effect:.3f}).\n"
+            f"  Nothing was put in place; the adapter is in {adapter}. Please report this with your versions."
+        )
+    put_in_place(partial, final)
+    return difference
+
+
+def spread_of(difference, logits) -> float:
+    """Root mean square of a difference as a share of the logits' standard deviation."""
+    return float(difference.pow(2).mean().sqrt() / logits.std())
+
+
+def logits_of(model, folder: Path, texts: list[str]):
+    """Logits of all positions of a few texts (64 tokens each at the most), float32 [tokens, rows]."""
+    import torch
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model.eval()
+    out = []
+    with torch.no_grad():
+        for text in texts:
+            ids = torch.tensor([tokenizer(text)["input_ids"][:64]])
+            out.append(model(input_ids=ids, use_cache=False).logits[0].float())
+    return torch.cat(out)
+
+
+def restore_generation_config(source: Path, target: Path) -> None:
+    """The source's generation settings with each end-of-sequence id once: loading and saving lengthen that list."""
+    path = source / "generation_config.json"
+    if not path.exists():
+        (target / "generation_config.json").unlink(missing_ok=True)
+        return
+    config = json.loads(path.read_text())
+    if isinstance(config.get("eos_token_id"), list):
+        config["eos_token_id"] = list(dict.fromkeys(config["eos_token_id"]))
+    write_json(target / "generation_config.json", config)
+
+
+def main(base: str, adapter: str, final: str) -> None:
+    try:
+        print(merge(Path(base), Path(adapter), Path(final), json.load(sys.stdin)))
+    except click.ClickException as error:
+        sys.exit(f"Error: {error.message}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
