@@ -19,7 +19,8 @@ import click
 from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
 
-SHARDS = "shards"  # below .partial: what a killed run has finished
+PARTIAL = ".partial"  # below the refined folder, until all of it is there
+SHARDS = "shards"  # below that: what a killed run has finished
 
 
 @dataclass(frozen=True)
@@ -109,16 +110,19 @@ def main(settings: Settings) -> None:
         and before["plan"] == runs.as_stored(plan)
         and all((refined / name).exists() for name in before["wrote"])
     ):
+        if runs.read_record(refined / PARTIAL / paths.PLAN) == before["plan"]:
+            shutil.rmtree(refined / PARTIAL)  # killed after its last word
         console.print("  done before, nothing changed (ARGS=--restart refines again)")
         show(before["funnel"])
         return
 
     # Everything is written beside and moved in place at the end: a refine that was killed leaves the last one as it was, and
     # the shards that it finished are found by the next.
-    partial = refined / ".partial"
+    partial = refined / PARTIAL
     if settings.restart:
         shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(exist_ok=True)
+    runs.write_json(partial / paths.PLAN, plan)
     for name in (paths.TEXT, paths.DICTIONARY, paths.EXAM, paths.REJECTED):
         remove(partial / name)
     funnel = {}

@@ -168,12 +168,12 @@ def no_repeated_lines(text: str) -> tuple[bool, str]:
     return repeated <= 0.3 * len(text), "repeated_lines"
 
 
-WORD = re.compile(r"[^\W_]+")
+WORD = re.compile(r"[^\W_]")
 
 
 def no_repeated_ngrams(text: str) -> tuple[bool, str]:
     """At most 30% of the words in a five-word sequence that stood before, in texts of 20 words and more."""
-    words = WORD.findall(text.lower())
+    words = [word for word in text.split() if WORD.search(word)]
     if len(words) < 20:
         return True, "repeated_ngrams"
     seen: set[tuple[str, ...]] = set()
@@ -201,7 +201,7 @@ def judge(text: str, least: int, counts: Counts | None = None) -> tuple[bool, st
         keep, reason = is_no_advertisement(text)
     if keep:
         keep, reason = no_repeated_lines(text)
-    # a repeated run covers five words at the most, and there are as many words as signs at the most
+    # what `batch` calls a word is a part of one here, so where it finds no repeated run there is none
     if keep and (counts is None or counts.repeated_runs):
         keep, reason = no_repeated_ngrams(text)
     return (True, "") if keep else (False, reason)
