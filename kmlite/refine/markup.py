@@ -6,12 +6,12 @@ Every expression here is linear: what can't be (comments without an end, heading
 import html
 import re
 
-NAMES = (
+NAMES = frozenset(
     "a abbr acronym address article aside audio b big blockquote body br button canvas caption center cite code col colgroup dd del "
     "details dfn div dl dt em fieldset figcaption figure font footer form h1 h2 h3 h4 h5 h6 head header hr html i iframe img input ins "
     "kbd label legend li link main mark marquee meta nav nobr noscript o:p ol option p picture pre q rp rt ruby s samp script section "
     "select small source span strike strong style sub summary sup svg table tbody td template textarea tfoot th thead time title tr tt "
-    "u ul var video wbr"
+    "u ul var video wbr".split()
 )
 BLOCKS = (
     "address article aside blockquote br caption center dd details div dl dt figcaption figure footer form h1 h2 h3 h4 h5 h6 "
@@ -23,9 +23,9 @@ ATTRIBUTE = (
     r"|(?:allowfullscreen|async|autoplay|checked|controls|defer|disabled|hidden|itemscope|loop|multiple|muted|noshade|nowrap|open|readonly"
     r"|required|selected|/)(?=[\s/>]))"
 )
-TAG = re.compile(rf"<(/?)({'|'.join(NAMES.split())})(?:{ATTRIBUTE})*\s*/?>|<!doctype[^<>]*>", re.IGNORECASE)
+TAG = re.compile(rf"<(?:(/?)([a-zA-Z][a-zA-Z0-9:]*)(?:{ATTRIBUTE})*\s*/?|!(doctype)[^<>]*)>", re.IGNORECASE)
 BREAKS = frozenset(BLOCKS.split())
-HIDDEN = frozenset("script style noscript head title template svg iframe".split())
+HIDDEN = frozenset(["script", "style", "noscript", "head", "title", "template", "svg", "iframe"])
 CODE = ("script", "style")  # their content is no text, not even where a page breaks off before they end
 NESTED_ESCAPE = re.compile(r"&(?:amp;|#38;)+", re.IGNORECASE)  # `&amp;amp;lt;`: escaped again at each copy
 
@@ -51,6 +51,8 @@ def strip_tags(text: str) -> str:
     ends: dict[str, int] = {}  # where each hidden element ends for the last time
     for tag in TAG.finditer(text):
         closing, name = tag[1], (tag[2] or "").lower()
+        if name not in NAMES and not tag[3]:
+            continue
         if hidden:
             if not (closing and name == hidden):
                 continue
@@ -80,7 +82,6 @@ def strip_comments(text: str) -> str:
     return "".join([*parts, text[at:]]) if parts else text
 
 
-WIKI_WORDS = ("'''", "[목차", "[각주", "[include(")
 WIKI_LINK = re.compile(r"\[\[[^\[\]\n]+\]\]")
 WIKI_TEMPLATE = re.compile(r"\{\{[^{}\n]")
 WIKI_HEADING = re.compile(r"\n==+ [^\n]* ==+[ \t]*(?=\n)")
@@ -123,7 +124,7 @@ def strip_wiki(text: str) -> str:
 
 def is_wiki(text: str) -> bool:
     """Whether a sign stands that only a wiki page has. Each expression begins with a literal, which the engine skips to."""
-    if any(word in text for word in WIKI_WORDS):
+    if "'''" in text or "[목차" in text or "[각주" in text or "[include(" in text:
         return True
     if ("[[" in text and WIKI_LINK.search(text)) or ("{{" in text and WIKI_TEMPLATE.search(text)):
         return True

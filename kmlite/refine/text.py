@@ -45,7 +45,8 @@ WWW = re.compile(r"www\.(?<![\w.]www\.)[A-Za-z0-9\-]+\.[\w\-.~/?#=&%]+", re.ASCI
 MAIL_END = re.compile(r"@[\w\-]{1,63}\.\w", re.ASCII)  # gates the next: an expression that begins with `@` is ten times faster
 MAIL = re.compile(r"(?<![\w.])[\w.+\-]{1,64}@[\w\-]{1,63}(?:\.[\w\-]{1,63}){1,4}", re.ASCII)
 # Each begins with a set of signs and looks back afterwards: the engine skips to that set five times faster than it tries.
-LONG_NUMBER = re.compile(r"[0-9０-９][0-9０-９][0-9０-９](?: ?[-–.] ?[0-9０-９]{4}| [0-9０-９]{4}|[0-9０-９]{4})")  # gates the next two
+LONG_NUMBER = re.compile(r"[0-9][0-9][0-9](?: ?[-–.] ?[0-9]{4}| [0-9]{4}|[0-9]{4})")  # gates the next two, with FULL_WIDTH
+FULL_WIDTH = "０"
 RESIDENT_NUMBER = re.compile(r"\d(?<!\d\d)\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?: ?[-–] ?)?[1-8]\d{6}(?!\d)")
 # Business numbers (1588-1234) are no personal data, and their shape is that of years: 1592-1598.
 SEP = r"(?: ?[-–.] ?| )"
@@ -69,7 +70,7 @@ def strip_addresses(text: str, counts: Counter | None = None) -> str:
         kinds.append(("url", WWW))
     if "@" in text and MAIL_END.search(text):
         kinds.append(("mail", MAIL))
-    if LONG_NUMBER.search(text):
+    if LONG_NUMBER.search(text) or FULL_WIDTH in text:
         kinds += [("resident_number", RESIDENT_NUMBER), ("phone", PHONE)]
     removed = 0
     for kind, expression in kinds:
@@ -86,15 +87,26 @@ EMPTY_LINES = re.compile(r"\n\n\n+")
 
 def squeeze(text: str) -> str:
     """One blank between words, no blanks at the ends of lines, at most one empty line between paragraphs."""
-    if not is_plain(text):  # tabs, no-break and ideographic blanks
-        text = "\n".join([" ".join(line.split()) for line in text.split("\n")])
-    elif "  " in text:
+    return squeeze_plain(text if is_plain(text) else "\n".join([" ".join(line.split()) for line in text.split("\n")]))
+
+
+def squeeze_plain(text: str) -> str:
+    """The same where blanks and line ends are the only white space."""
+    if "  " in text:
         text = BLANKS.sub(" ", text)
-    text = text.replace(" \n", "\n").replace("\n ", "\n")
+    if " \n" in text or "\n " in text:
+        text = text.replace(" \n", "\n").replace("\n ", "\n")
     return (EMPTY_LINES.sub("\n\n", text) if "\n\n\n" in text else text).strip()
 
 
-PASSES = 4
+def tidy(text: str) -> str:
+    """compose, then squeeze, asking only once whether the text is plain."""
+    if "<" in text or not is_plain(text):
+        return squeeze(compose(text))
+    return squeeze_plain(unicodedata.normalize("NFC", text))
+
+
+PASSES = 8
 SIGNS = str.maketrans("", "", "<>&[]{}()|=~'@:/.0123456789")  # without these no rule finds anything more
 
 
@@ -102,21 +114,15 @@ def clean(text: str, counts: Counter | None = None) -> str:
     """All of these, until nothing changes: what only entities spelled, or a tag held apart, is seen to by the next pass.
 
     Cleaning a cleaned text changes nothing, and none gets longer than three times its length (NFC takes some signs apart).
-    `counts`: see `strip_addresses`.
+    Addresses come before HTML, since an unescaped `&` would cut them. `counts`: see `strip_addresses`.
     """
-    text = squeeze(compose(text))
+    text = tidy(text)
     for _ in range(PASSES):
-        mended = clean_once(text, counts)
+        mended = strip_html(strip_wiki(strip_addresses(text, counts)))
         if mended == text:
             return text
-        text = mended
-    return squeeze(compose(text.translate(SIGNS)))  # markup in markup in markup, which nobody wrote by hand
-
-
-def clean_once(text: str, counts: Counter | None) -> str:
-    """Addresses first, since an unescaped `&` would cut them; and what only entities spelled, again at the end."""
-    stripped = strip_html(strip_wiki(strip_addresses(text, counts)))
-    return squeeze(compose(strip_addresses(compose(stripped), counts))) if stripped != text else text
+        text = tidy(mended)
+    return tidy(text.translate(SIGNS))  # markup in markup in markup, which nobody wrote by hand
 
 
 # ---- judging a cleaned text: (keep, reason)
