@@ -6,12 +6,12 @@ Every expression here is linear: what can't be (comments without an end, heading
 import html
 import re
 
-NAMES = frozenset(
+NAMES = (
     "a abbr acronym address article aside audio b big blockquote body br button canvas caption center cite code col colgroup dd del "
     "details dfn div dl dt em fieldset figcaption figure font footer form h1 h2 h3 h4 h5 h6 head header hr html i iframe img input ins "
     "kbd label legend li link main mark marquee meta nav nobr noscript o:p ol option p picture pre q rp rt ruby s samp script section "
     "select small source span strike strong style sub summary sup svg table tbody td template textarea tfoot th thead time title tr tt "
-    "u ul var video wbr".split()
+    "u ul var video wbr"
 )
 BLOCKS = (
     "address article aside blockquote br caption center dd details div dl dt figcaption figure footer form h1 h2 h3 h4 h5 h6 "
@@ -24,7 +24,7 @@ ATTRIBUTE = (
     r"|required|selected|/)(?=[\s/>]))"
 )
 TAG = re.compile(rf"<(?:(/?)([a-zA-Z][a-zA-Z0-9:]*)(?:{ATTRIBUTE})*\s*/?|!(doctype)[^<>]*)>", re.IGNORECASE)
-BREAKS = frozenset(BLOCKS.split())
+KNOWN, BREAKS = frozenset(NAMES.split()), frozenset(BLOCKS.split())
 HIDDEN = frozenset(["script", "style", "noscript", "head", "title", "template", "svg", "iframe"])
 CODE = ("script", "style")  # their content is no text, not even where a page breaks off before they end
 NESTED_ESCAPE = re.compile(r"&(?:amp;|#38;)+", re.IGNORECASE)  # `&amp;amp;lt;`: escaped again at each copy
@@ -51,7 +51,7 @@ def strip_tags(text: str) -> str:
     ends: dict[str, int] = {}  # where each hidden element ends for the last time
     for tag in TAG.finditer(text):
         closing, name = tag[1], (tag[2] or "").lower()
-        if name not in NAMES and not tag[3]:
+        if name not in KNOWN and not tag[3]:
             continue
         if hidden:
             if not (closing and name == hidden):

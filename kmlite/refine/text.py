@@ -35,7 +35,8 @@ def compose(text: str) -> str:
         text, found = CHAT_TOKENS.subn("", text)
         if not found:
             return text
-    return text.replace("<", "") if CHAT_TOKENS.search(text) else text  # nested deeper than by accident
+        text = unicodedata.normalize("NFC", text)  # a token may have stood between two parts of a syllable
+    return unicodedata.normalize("NFC", text.replace("<", "")) if CHAT_TOKENS.search(text) else text  # nested on purpose
 
 
 URL_SIGNS = r"[\w\-.~:/?#@!$&*+,;=%]+"
@@ -47,12 +48,12 @@ MAIL = re.compile(r"(?<![\w.])[\w.+\-]{1,64}@[\w\-]{1,63}(?:\.[\w\-]{1,63}){1,4}
 # Each begins with a set of signs and looks back afterwards: the engine skips to that set five times faster than it tries.
 LONG_NUMBER = re.compile(r"[0-9][0-9][0-9](?: ?[-–.] ?[0-9]{4}| [0-9]{4}|[0-9]{4})")  # gates the next two, with FULL_WIDTH
 FULL_WIDTH = "０"
-RESIDENT_NUMBER = re.compile(r"\d(?<!\d\d)\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?: ?[-–] ?)?[1-8]\d{6}(?!\d)")
+RESIDENT_NUMBER = re.compile(r"\d(?<!\d\d)\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?: ?[-–－] ?)?[1-8]\d{6}(?!\d)")
 # Business numbers (1588-1234) are no personal data, and their shape is that of years: 1592-1598.
-SEP = r"(?: ?[-–.] ?| )"
+SEP = r"(?: ?[-–－.] ?| )"
 PHONE = re.compile(
     rf"[+(0０](?<![\d\-.][+(0０])(?:(?:(?<=\+)82{SEP}?(?:\(0\))?\d{{1,2}}|(?<=\()0\d{{1,2}}\)|(?<!\()(?:(?<=[0０])\d{{1,2}}|(?<=0)50\d)\)?)"
-    rf"{SEP}?(?<=[-–). ])\d{{3,4}}{SEP}\d{{4}}|(?<=[0０])[1１][016-9０１６-９]\d{{7,8}})(?![\d\-])"
+    rf"{SEP}?(?<=[-–－). ])\d{{3,4}}{SEP}\d{{4}}|(?<=[0０])[1１][016-9０１６-９]\d{{7,8}})(?![\d\-])"
 )
 GONE = "\x00"  # stands for what was removed, until the brackets around it are seen to; `compose` leaves none in a text
 IN_BRACKETS = re.compile(r"[(\[<][\s,;:·/]*\x00[\s,;:·/\x00]*[)\]>]")
@@ -138,6 +139,11 @@ AD_TERMS = re.compile(
 )
 
 
+# An advertisement speaks to its reader; an article about advertisements does not.
+APPEAL = re.compile(r"[!★☆♥♡▶◆■]|세요|십시오|드립|드려|드리|바랍니다|합니다|됩니다|해요|예요|고객님")
+MOJIBAKE = "占쏙옙"  # EUC-KR read as UTF-8 and written again; one may be quoted, two are a broken page
+
+
 def long_enough(text: str, least: int) -> tuple[bool, str]:
     return len(text) >= least, "too_short"
 
@@ -160,9 +166,10 @@ def enough_hangul(hangul: int, letters: int, kana: int) -> tuple[bool, str]:
 
 
 def is_no_advertisement(text: str) -> tuple[bool, str]:
-    """Three different sales terms, and one in every 60 characters: single words stand in technical prose too."""
+    """Three different sales terms, one in every 60 characters, and an appeal: single words stand in technical prose too."""
     terms = ["".join(term.split()) for term in AD_TERMS.findall(text)]
-    return not (len(set(terms)) >= 3 and len(terms) * 60 >= len(text)), "advertisement"
+    keep = len(set(terms)) < 3 or len(terms) * 60 < len(text) or not APPEAL.search(text)
+    return keep, "advertisement"
 
 
 def no_repeated_lines(text: str) -> tuple[bool, str]:
@@ -203,6 +210,8 @@ def judge(text: str, least: int, counts: Counts | None = None) -> tuple[bool, st
     keep, reason = long_enough(text, least)
     if keep:
         keep, reason = enough_hangul(counts.hangul, counts.letters, counts.kana) if counts else is_korean(text)
+    if keep and text.count(MOJIBAKE) > 1:
+        keep, reason = False, "not_korean"
     if keep:
         keep, reason = is_no_advertisement(text)
     if keep:
