@@ -36,6 +36,9 @@ class Settings:
     shard_mb: int = setting(32, "raw megabytes that a worker refines at a time: what a killed run may lose")
     engine: str = setting("local", "processes of this machine, or Ray tasks (docs/scale.md)", choices=("local", "ray"))
     address: str = setting("", "of a Ray cluster: auto, or ray://host:10001; without one --engine ray starts Ray here")
+    keep_shards: bool = setting(
+        False, "keep finished shards beside the result (as large again), so that new data later redoes only its own"
+    )
     restart: bool = setting(False, "refine again even where nothing changed")
 
 
@@ -95,7 +98,9 @@ def main(settings: Settings) -> None:
 
     # how fast and where is no rule: any engine with any number of workers gives the same bytes
     rules = {
-        k: v for k, v in dataclasses.asdict(settings).items() if k not in ("raw", "refined", "workers", "engine", "address", "restart")
+        k: v
+        for k, v in dataclasses.asdict(settings).items()
+        if k not in ("raw", "refined", "workers", "engine", "address", "keep_shards", "restart")
     }
     rules["versions"] = {"text": text.VERSION, "batch": batch.VERSION, "unicode": unicodedata.unidata_version}
     plan = {
@@ -111,7 +116,7 @@ def main(settings: Settings) -> None:
         and all((refined / name).exists() for name in before["wrote"])
     ):
         if runs.read_record(refined / PARTIAL / paths.PLAN) == before["plan"]:
-            shutil.rmtree(refined / PARTIAL)  # killed after its last word
+            clear(refined / PARTIAL)  # killed after its last word
         console.print("  done before, nothing changed (ARGS=--restart refines again)")
         show(before["funnel"])
         return
@@ -120,7 +125,7 @@ def main(settings: Settings) -> None:
     # the shards that it finished are found by the next.
     partial = refined / PARTIAL
     if settings.restart:
-        shutil.rmtree(partial, ignore_errors=True)
+        clear(partial)
     partial.mkdir(exist_ok=True)
     runs.write_json(partial / paths.PLAN, plan)
     for name in (paths.TEXT, paths.DICTIONARY, paths.EXAM, paths.REJECTED):
@@ -141,9 +146,24 @@ def main(settings: Settings) -> None:
         if name in wrote:
             (partial / name).rename(refined / name)
     runs.write_json(record_path, {"plan": plan, "funnel": funnel, "wrote": wrote})
-    shutil.rmtree(partial)
+    clear(partial, settings.keep_shards)
     show(funnel)
     console.print(f"  written to {refined}; what was set aside, with its reason, file and line: {refined / paths.REJECTED}")
+
+
+def clear(partial: Path, keep_shards: bool = False) -> None:
+    """Delete what an unfinished run left, the plan last: where it stands, this was interrupted and is done again."""
+    if not partial.exists():
+        return
+    if not keep_shards and (partial / SHARDS).exists():
+        drop_others(partial / SHARDS, set())
+        remove(partial / SHARDS)
+    for path in partial.iterdir():
+        if path.name not in (SHARDS, paths.PLAN):
+            remove(path)
+    (partial / paths.PLAN).unlink(missing_ok=True)
+    if not keep_shards:
+        partial.rmdir()
 
 
 def remove(path: Path) -> None:
@@ -272,8 +292,11 @@ def refine_text(files: list[Path], settings: Settings, out: Path, stems: list[st
 
 
 def drop_others(folder: Path, keys: set[str]) -> None:
-    """Delete the shards of inputs or rules that have changed, and what a killed worker left half written."""
-    for path in folder.iterdir():
+    """Delete the shards of inputs or rules that have changed, and what a killed worker left half written.
+
+    Summaries go first: a shard whose summary stands is taken as done, and this too may be killed.
+    """
+    for path in sorted(folder.iterdir(), key=lambda path: path.suffix != ".json"):
         if path.name != "stems.json" and (path.name.split(".")[0] not in keys or path.name.endswith(".partial")):
             path.unlink()
 

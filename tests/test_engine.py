@@ -260,6 +260,19 @@ def test_a_changed_input_redoes_its_shards_alone(large, tmp_path, monkeypatch):
     assert content(tmp_path / "out") == content(tmp_path / "again")
 
 
+def test_kept_shards_serve_a_later_run_with_more_data(large, tmp_path):
+    raw, args = tmp_path / "raw", ("--workers", 1, "--shard-mb", 1)
+    subprocess.run(["cp", "-r", str(large), str(raw)], check=True)
+    run(raw, tmp_path / "out", *args, "--keep-shards")
+    assert [path.name for path in (tmp_path / "out/.partial").iterdir()] == ["shards"]
+    write_jsonl(raw / paths.RAW_TEXT / "f.jsonl", [{"text": text_of(99999, 300)}])
+    told = run(raw, tmp_path / "out", *args)
+    planned, finished = map(int, re.search(r"(\d+) shards.*?(\d+) shards finished before", told).groups())
+    assert 1 <= planned - finished <= 2
+    run(raw, tmp_path / "again", *args)
+    assert content(tmp_path / "out") == content(tmp_path / "again")
+
+
 def slow_pid(task: tuple[str, int]) -> int:
     """Note the worker's process id; the first to come to task 0 is killed there, once."""
     folder, number = task
