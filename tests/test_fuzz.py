@@ -123,5 +123,6 @@ def test_a_text_is_judged_in_a_batch_as_alone(found):
     repeated = batch.repeated_runs(measured)
     batch.signatures(measured)
     for i, text in enumerate(cleaned):
-        counts = Counts(*(int(values[i]) for values in (measured.hangul, measured.letters, measured.kana, repeated)))
+        assert measured.tokens[i] == sum(any(sign.isalnum() for sign in word) for word in text.split())
+        counts = Counts(*(int(values[i]) for values in (measured.hangul, measured.letters, measured.kana, measured.tokens, repeated)))
         assert judge(text, 0, counts) == judge(text, 0)

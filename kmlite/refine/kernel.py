@@ -165,7 +165,8 @@ def judge_batch(rows: list[Row], task: Task, work: Work, exam: ExamStems) -> Non
         return
     measured = batch.measure([row.cleaned for row in rows])
     repeated, suspects = batch.repeated_runs(measured), exam.suspects(measured)
-    counts = zip(*(values.tolist() for values in (measured.hangul, measured.letters, measured.kana, repeated)), strict=True)
+    columns = (measured.hangul, measured.letters, measured.kana, measured.tokens, repeated)
+    counts = zip(*(values.tolist() for values in columns), strict=True)
     kept = []
     for i, (row, count) in enumerate(zip(rows, counts, strict=True)):
         keep, reason = text.judge(row.cleaned, task.min_length, text.Counts(*count))

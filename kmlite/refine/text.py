@@ -154,6 +154,7 @@ class Counts(NamedTuple):
     hangul: int
     letters: int
     kana: int
+    tokens: int
     repeated_runs: int  # of five words
 
 
@@ -216,7 +217,7 @@ def judge(text: str, least: int, counts: Counts | None = None) -> tuple[bool, st
         keep, reason = is_no_advertisement(text)
     if keep:
         keep, reason = no_repeated_lines(text)
-    # what `batch` calls a word is a part of one here, so where it finds no repeated run there is none
-    if keep and (counts is None or counts.repeated_runs):
+    # what `batch` calls a word is a part of one here, so it finds as many repeated runs or more, and each covers five at the most
+    if keep and (counts is None or 5 * counts.repeated_runs > 0.3 * counts.tokens):
         keep, reason = no_repeated_ngrams(text)
     return (True, "") if keep else (False, reason)
