@@ -323,7 +323,10 @@ def show(funnel: dict) -> None:
         table.add_row(name, *(f"{value:,}" if isinstance(value, int) else str(value) for value in row))
     console.print(table)
     if "text" in funnel:
-        console.print(f"  text: {funnel['text']['kept'] - funnel['text']['heldout']:,} to train on, {funnel['text']['heldout']:,} held out")
+        part = funnel["text"]
+        console.print(f"  text: {part['kept'] - part['heldout']:,} to train on, {part['heldout']:,} held out, {part['mb_per_second']} MB/s")
+        if part["removed"]:
+            console.print("  removed from texts: " + ", ".join(f"{kind} {n:,}" for kind, n in part["removed"].items()))
     if "dictionary" in funnel:
         console.print(f"  dictionary: {funnel['dictionary']['terms']:,} terms (several definitions of a term are joined)")
     if "exam" in funnel:

@@ -20,6 +20,7 @@ from kmlite.refine.shards import Piece
 
 BATCH = 300_000  # characters measured at once: their arrays stay in the cache of a core
 PART = 64 << 20  # bytes of kept text in one file: a shard that can't be cut (a .gz of 30 GB) is written in several
+TEXT_FILES = (".txt", ".txt.gz", ".txt.zst")  # they have no columns
 TEXT_MOST = 2_000_000  # characters: a longer one is no document, and the counts of a batch have 21 bits
 
 
@@ -186,7 +187,7 @@ def judge_batch(rows: list[Row], task: Task, work: Work, exam: ExamStems) -> Non
 
 def text_of(record: dict, columns: list[str], file: str) -> str | None:
     """The texts of a record's columns, apart by an empty line; None where it has none of them."""
-    found = [record[name] for name in (("text",) if ".txt" in file else columns) if isinstance(record.get(name), str)]
+    found = [record[name] for name in (("text",) if file.endswith(TEXT_FILES) else columns) if isinstance(record.get(name), str)]
     return "\n\n".join(found) if found else None
 
 
