@@ -297,18 +297,49 @@ def test_a_task_that_kills_every_worker_ends_the_run(tmp_path):
         list(engine.run(die, [1, 2], workers=2))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def workers_of(process: subprocess.Popen) -> list[int]:
+    """The process ids of a command's workers, as soon as there are any."""
+    found: list[int] = []
+    while not found and process.poll() is None:
+        time.sleep(0.02)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        found = [int(p) for p in children if "spawn_main" in Path(f"/proc/{p}/cmdline").read_text()]
+    return found
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@linux
+@pytest.mark.parametrize("after", [0.0, 0.3, 0.6])
+def test_killing_a_worker_changes_no_byte(large, undisturbed, tmp_path, after):
+    process = start(large, tmp_path / "out", "--workers", 2, "--shard-mb", 1)
+    workers = workers_of(process)
+    assert workers
+    time.sleep(after)
+    if is_running(workers[0]):
+        os.kill(workers[0], signal.SIGKILL)
+    assert process.wait(60) == 0
+    assert content(tmp_path / "out") == content(undisturbed)
+
+
+@linux
 def test_workers_end_with_the_command(large, tmp_path):
     """Whoever kills the command alone leaves no worker behind."""
     process = start(large, tmp_path / "out", "--workers", 2, "--shard-mb", 1)
-    children = []
-    while not children and process.poll() is None:
-        time.sleep(0.05)
-        children = [int(p) for p in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    workers = workers_of(process)
+    assert workers
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    for _ in range(100):
-        if not any(Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2] for child in children):
+    for _ in range(200):
+        if not any(map(is_running, workers)):
             return
         time.sleep(0.05)
     pytest.fail("workers went on")

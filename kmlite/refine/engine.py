@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 
-ENGINES = ("local", "ray")
 TRIES = 3  # pools that may break with nothing finished in between: then one task kills every worker that takes it
 
 
