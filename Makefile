@@ -15,7 +15,7 @@ BASE_ARG = $(if $(BASE),--base "$(BASE)")
 FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo refine stage0 stage1 stage2 eval compare pipeline test check format clean
+.PHONY: help setup lock demo data refine stage0 stage1 stage2 eval compare pipeline bench test check format clean
 
 help: ## this page
 	@echo "kmlite: teach MedGemma Korean medicine on one graphics card"
@@ -45,6 +45,9 @@ lock: $(STAMP) ## write requirements/*.txt anew from the .in files
 demo: $(STAMP) ## the whole pipeline on sample data and an embedded base, on any machine
 	$(PY) -m recipes.demo $(ARGS)
 
+data: $(STAMP) ## fetch public Korean data into RAW (recipes/data.py has the table)
+	$(PY) -m recipes.data --raw "$(RAW)" $(ARGS)
+
 refine: $(STAMP) ## clean the raw data in RAW, write REFINED
 	$(PY) -m recipes.refine --raw "$(RAW)" --refined "$(REFINED)" $(ARGS)
 
@@ -65,6 +68,10 @@ compare: $(STAMP) ## compare two evaluations, A=folder B=folder: the paired diff
 
 pipeline: $(STAMP) ## refine, stage 0, 1, 2 and eval, skipping what is done and unchanged
 	$(PY) -m recipes.pipeline --raw "$(RAW)" $(FOLDERS) $(BASE_ARG) $(ARGS)
+
+bench: $(STAMP) ## how fast and how exact refine is (minutes)
+	$(PY) -m benchmarks.refine $(ARGS)
+	$(PY) -m benchmarks.quality
 
 test: $(STAMP) ## run the tests
 	$(PY) -m pytest $(ARGS)

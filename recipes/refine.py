@@ -7,7 +7,10 @@
 import dataclasses
 import shutil
 import time
+import unicodedata
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,18 +19,26 @@ import click
 from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
 
-REJECTED_CHARACTERS = 2000  # of a rejected text: enough to see why
+PARTIAL = ".partial"  # below the refined folder, until all of it is there
+SHARDS = "shards"  # below that: what a killed run has finished
 
 
 @dataclass(frozen=True)
 class Settings:
     raw: Path = setting(Path("data/01_raw"), "folder with 00_korean, 01_medical_dict and 02_kor_med_test; any one of them is enough")
     refined: Path = setting(Path("data/02_refined"), "folder to write")
-    text_column: str = setting("text", "the field that holds a plain text")
+    text_column: str = setting("text", "the field that holds a plain text; several, joined by an empty line: title,body")
     min_length: int = setting(100, "characters of the shortest text kept: less is mostly menus and captions")
     heldout_share: float = setting(0.01, "share of texts held out to measure stage 0, chosen by hash, so stable as data grows")
     heldout_most: int = setting(2000, "texts held out at the most: more would not measure better")
     rejected_most: int = setting(1000, "records kept in rejected/ for each reason; refine.json has the true counts")
+    workers: int = setting(0, "processes; 0: one for each core, and each needs up to 400 MB")
+    shard_mb: int = setting(32, "raw megabytes that a worker refines at a time: what a killed run may lose")
+    engine: str = setting("local", "processes of this machine, or Ray tasks (docs/scale.md)", choices=("local", "ray"))
+    address: str = setting("", "of a Ray cluster: auto, or ray://host:10001; without one --engine ray starts Ray here")
+    keep_shards: bool = setting(
+        False, "keep finished shards beside the result (as large again), so that new data later redoes only its own"
+    )
     restart: bool = setting(False, "refine again even where nothing changed")
 
 
@@ -47,8 +58,9 @@ class Funnel:
 
         self.reasons[reason] += 1
         if self.reasons[reason] <= self.most:
-            shown = record[:REJECTED_CHARACTERS] if isinstance(record, str) else record
-            row = {"reason": reason, "source": source, "line": line, "record": shown}
+            from kmlite.records import shown
+
+            row = {"reason": reason, "source": source, "line": line, "record": shown(record)}
             self.file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
 
     def keep(self, characters: int) -> None:
@@ -69,7 +81,7 @@ class Funnel:
 def main(settings: Settings) -> None:
     from kmlite import runs
     from kmlite.records import raw_files
-    from kmlite.refine.text import VERSION
+    from kmlite.refine import batch, text
 
     raw, refined = settings.raw, settings.refined
     paths.require(raw, "Put raw data there (README, “Your own data”), or name its folder: make refine RAW=…")
@@ -84,9 +96,15 @@ def main(settings: Settings) -> None:
     for name, files in kinds.items():
         console.print(f"  {name}: {len(files)} files, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB" if files else f"  {name}: none")
 
-    rules = {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("raw", "refined", "restart")}
+    # how fast and where is no rule: any engine with any number of workers gives the same bytes
+    rules = {
+        k: v
+        for k, v in dataclasses.asdict(settings).items()
+        if k not in ("raw", "refined", "workers", "engine", "address", "keep_shards", "restart")
+    }
+    rules["versions"] = {"text": text.VERSION, "batch": batch.VERSION, "unicode": unicodedata.unidata_version}
     plan = {
-        "rules": {**rules, "version": VERSION},
+        "rules": rules,
         "inputs": {str(f.relative_to(raw)): runs.fingerprint(f) for files in kinds.values() for f in files},
     }
     record_path = refined / paths.REFINE_RECORD
@@ -97,33 +115,59 @@ def main(settings: Settings) -> None:
         and before["plan"] == runs.as_stored(plan)
         and all((refined / name).exists() for name in before["wrote"])
     ):
+        if runs.read_record(refined / PARTIAL / paths.PLAN) == before["plan"]:
+            clear(refined / PARTIAL)  # killed after its last word
         console.print("  done before, nothing changed (ARGS=--restart refines again)")
         show(before["funnel"])
         return
 
-    # Everything is written beside and moved in place at the end: a refine that was killed leaves the last one as it was.
-    partial = refined / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    # Everything is written beside and moved in place at the end: a refine that was killed leaves the last one as it was, and
+    # the shards that it finished are found by the next.
+    partial = refined / PARTIAL
+    if settings.restart:
+        clear(partial)
+    partial.mkdir(exist_ok=True)
+    runs.write_json(partial / paths.PLAN, plan)
+    for name in (paths.TEXT, paths.DICTIONARY, paths.EXAM, paths.REJECTED):
+        remove(partial / name)
     funnel = {}
     exam = refine_exam(kinds[paths.RAW_EXAM], settings, partial, funnel)
     stems = [question["question"] for split in ("dev", "test") for question in exam[split]]
     refine_dictionary(kinds[paths.RAW_DICTIONARY], settings, partial, stems, funnel)
-    refine_text(kinds[paths.RAW_TEXT], settings, partial, stems, funnel)
+    refine_text(kinds[paths.RAW_TEXT], settings, partial, stems, funnel, rules)
     if not any(part["kept"] for part in funnel.values()):
         show(funnel)
         raise click.ClickException(f"nothing was kept. See why in {partial / paths.REJECTED}; {refined} is as it was.")
     record_path.unlink(missing_ok=True)
-    wrote = sorted(path.name for path in partial.iterdir())
-    for name in (paths.TEXT, paths.DICTIONARY, paths.EXAM, paths.REJECTED):
-        old = refined / name
-        shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+    made = (paths.TEXT, paths.DICTIONARY, paths.EXAM, paths.REJECTED)
+    wrote = sorted(name for name in made if (partial / name).exists())
+    for name in made:
+        remove(refined / name)
         if name in wrote:
-            (partial / name).rename(old)
+            (partial / name).rename(refined / name)
     runs.write_json(record_path, {"plan": plan, "funnel": funnel, "wrote": wrote})
-    partial.rmdir()
+    clear(partial, settings.keep_shards)
     show(funnel)
     console.print(f"  written to {refined}; what was set aside, with its reason, file and line: {refined / paths.REJECTED}")
+
+
+def clear(partial: Path, keep_shards: bool = False) -> None:
+    """Delete what an unfinished run left, the plan last: where it stands, this was interrupted and is done again."""
+    if not partial.exists():
+        return
+    if not keep_shards and (partial / SHARDS).exists():
+        drop_others(partial / SHARDS, set())
+        remove(partial / SHARDS)
+    for path in partial.iterdir():
+        if path.name not in (SHARDS, paths.PLAN):
+            remove(path)
+    (partial / paths.PLAN).unlink(missing_ok=True)
+    if not keep_shards:
+        partial.rmdir()
+
+
+def remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def refine_exam(files: list[Path], settings: Settings, out: Path, funnel: dict) -> dict[str, list[dict]]:
@@ -195,57 +239,77 @@ def refine_dictionary(files: list[Path], settings: Settings, out: Path, stems: l
     funnel["dictionary"] = {**counts.result(), "terms": len(joined)}
 
 
-def refine_text(files: list[Path], settings: Settings, out: Path, stems: list[str], funnel: dict) -> None:
-    """Clean, judge, drop duplicates and exam questions; hold some texts out."""
-    import heapq
-    import json
-
-    import xxhash
-    from rich.progress import track
+def refine_text(files: list[Path], settings: Settings, out: Path, stems: list[str], funnel: dict, rules: dict) -> None:
+    """Clean and judge shard by shard, then find duplicates over all of them and hold some texts out."""
+    from functools import partial
 
     from kmlite import runs
-    from kmlite.records import read_raw
-    from kmlite.refine.dedup import Duplicates, ExamStems
-    from kmlite.refine.text import clean, judge
+    from kmlite.refine import corpus, engine, shards
+    from kmlite.refine.kernel import Task, refine_shard
 
     if not files:
         return
-    counts = Funnel("text", out / paths.REJECTED, settings.rejected_most)
-    seen, exam = Duplicates(), ExamStems(stems)
-    heldout: list[tuple[int, str]] = []  # (-hash, text): the texts with the lowest hashes
-    folder = out / paths.TEXT
-    folder.mkdir(parents=True)
-    with open(folder / "train.jsonl", "w", encoding="utf-8") as train:
-        for file in track(files, "  text", console=console, transient=True, disable=not console.is_terminal):
-            for source, line, value, problem in read_raw(file, settings.raw):
-                counts.read += 1
-                if problem:
-                    counts.reject(problem, source, line, value)
-                    continue
-                text = value.get(settings.text_column)
-                if not isinstance(text, str):
-                    counts.reject("missing_field", source, line, value)
-                    continue
-                cleaned = clean(text)
-                keep, reason = judge(cleaned, settings.min_length)
-                if keep and exam.stands_in(cleaned):
-                    keep, reason = False, "exam_leak"
-                if keep and (repeated := seen.reason(cleaned)):
-                    keep, reason = False, repeated
-                if not keep:
-                    counts.reject(reason, source, line, text)
-                    continue
-                counts.keep(len(cleaned))
-                # As data grows, an old text may move from held-out to train, never the other way: no model has seen one.
-                key = xxhash.xxh3_64_intdigest(cleaned.encode())
-                if key < settings.heldout_share * 2**64:
-                    heapq.heappush(heldout, (-key, cleaned))
-                    if len(heldout) <= settings.heldout_most:
-                        continue
-                    cleaned = heapq.heappop(heldout)[1]
-                train.write(json.dumps({"text": cleaned}, ensure_ascii=False) + "\n")
-    runs.write_lines(folder / "heldout.jsonl", [{"text": text} for _, text in sorted(heldout, reverse=True)])
-    funnel["text"] = {**counts.result(), "heldout": len(heldout)}
+    started = time.monotonic()
+    size = sum(file.stat().st_size for file in files)
+    planned = shards.plan(files, settings.raw, settings.shard_mb << 20)
+    workers = settings.workers or engine.cores()
+    run = partial(engine.run, workers=workers, engine=settings.engine, address=settings.address)
+    finished = out / SHARDS
+    finished.mkdir(exist_ok=True)
+    runs.write_json(finished / "stems.json", stems)
+    told = {**rules, "stems": stems}
+    prints = {str(file.relative_to(settings.raw)): runs.fingerprint(file) for file in files}
+    raw, columns = str(settings.raw.absolute()), settings.text_column.split(",")
+    tasks = [
+        Task(
+            shard,
+            raw,
+            str(finished.absolute() / shards.key(shard, prints, told)),
+            columns,
+            settings.min_length,
+            settings.heldout_share,
+            settings.rejected_most,
+            str(finished.absolute() / "stems.json"),
+        )
+        for shard in planned
+    ]
+    drop_others(finished, {Path(task.out).name for task in tasks})
+    there = sum(Path(f"{task.out}.json").exists() for task in tasks)
+    console.print(f"  text: {len(tasks)} shards, {workers} workers" + (f", {there} shards finished before" if there else ""))
+    summaries: dict[int, dict] = {}
+    with progress(size) as advance:
+        for number, summary in run(refine_shard, tasks):
+            summaries[number] = summary
+            advance(sum(piece.size for piece in tasks[number].pieces))
+    counts = corpus.assemble(tasks, [summaries[i] for i in range(len(tasks))], out, settings.heldout_most, run)
+    seconds = time.monotonic() - started
+    funnel["text"] = {
+        **counts,
+        "seconds": round(seconds, 2),
+        "megabytes": round(size / 1e6, 1),
+        "mb_per_second": round(size / 1e6 / seconds, 2),
+    }
+
+
+def drop_others(folder: Path, keys: set[str]) -> None:
+    """Delete the shards of inputs or rules that have changed, and what a killed worker left half written.
+
+    Summaries go first: a shard whose summary stands is taken as done, and this too may be killed.
+    """
+    for path in sorted(folder.iterdir(), key=lambda path: path.suffix != ".json"):
+        if path.name != "stems.json" and (path.name.split(".")[0] not in keys or path.name.endswith(".partial")):
+            path.unlink()
+
+
+@contextmanager
+def progress(size: int) -> Iterator[Callable]:
+    """A bar over `size` bytes with its rate and the time that remains; nothing where there is no terminal."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("  text"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("text", total=size)
+        yield lambda done: bar.update(task, advance=done)
 
 
 def show(funnel: dict) -> None:
@@ -259,7 +323,10 @@ def show(funnel: dict) -> None:
         table.add_row(name, *(f"{value:,}" if isinstance(value, int) else str(value) for value in row))
     console.print(table)
     if "text" in funnel:
-        console.print(f"  text: {funnel['text']['kept'] - funnel['text']['heldout']:,} to train on, {funnel['text']['heldout']:,} held out")
+        part = funnel["text"]
+        console.print(f"  text: {part['kept'] - part['heldout']:,} to train on, {part['heldout']:,} held out, {part['mb_per_second']} MB/s")
+        if part["removed"]:
+            console.print("  removed from texts: " + ", ".join(f"{kind} {n:,}" for kind, n in part["removed"].items()))
     if "dictionary" in funnel:
         console.print(f"  dictionary: {funnel['dictionary']['terms']:,} terms (several definitions of a term are joined)")
     if "exam" in funnel:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kmlite import paths
+from kmlite import paths, records
 from recipes import refine
 
 SAMPLE_REASONS = {
@@ -146,7 +146,7 @@ def test_what_is_set_aside_can_be_found_again(once, kind):
         if row["reason"] == "not_json":
             assert line.startswith(row["record"][:100])
         elif isinstance(row["record"], str):
-            assert json.loads(line)["text"][: refine.REJECTED_CHARACTERS] == row["record"]
+            assert json.loads(line)["text"][: records.REJECTED_CHARACTERS] == row["record"]
         else:
             assert json.loads(line) == row["record"]
 

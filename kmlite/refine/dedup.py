@@ -1,68 +1,122 @@
 """Duplicates: exact by hash, near ones by MinHash; and texts that hold an exam question.
 
-The first text in input order is kept. Held in memory per kept text: one exact hash and 14 band hashes, about 2 kB.
+The first text in input order is kept, and a later one is dropped only for a text that was kept. All is a function of the
+hashes in their order, so neither the number of workers nor the bounds of shards can change it.
+
+On disk for each text: 120 bytes of hashes and 8 of its place from the kernel, 4 + 56 for the places it shares and at most 28
+for their first texts; at most 8 million are in memory at once.
 """
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
-import xxhash
 
-WORDS = 3  # a shingle; one word changed in 60 leaves a Jaccard similarity of 0.9
-BANDS, ROWS = 14, 8  # finds 89% of the pairs at a similarity of 0.8 and all at 0.9 (measured)
+from kmlite.refine import batch
+
 ALIKE = 0.8
+KEPT, DUPLICATE, NEAR_DUPLICATE = 0, 1, 2
+REASONS = {DUPLICATE: "duplicate", NEAR_DUPLICATE: "near_duplicate"}
+AT_ONCE = 4 << 20  # texts sorted at once: 60 MB of hashes, places and their order
+BLOCK = 1 << 14
+NONE = np.uint32(2**32 - 1)
 NORMAL = re.compile(r"[\W_]+")
 
 
-class Duplicates:
-    """What has been kept so far. `reason(text)` says what a new text repeats, or remembers it."""
+def find_duplicates(parts: list[np.ndarray], work: Path) -> np.ndarray:
+    """(n,) uint8 for the n texts of all parts in order: KEPT, DUPLICATE or NEAR_DUPLICATE.
 
-    def __init__(self) -> None:
-        random = np.random.default_rng(1)
-        self.factors = random.integers(1, 2**32, BANDS * ROWS, dtype=np.uint32) | 1
-        self.masks = random.integers(0, 2**32, BANDS * ROWS, dtype=np.uint32)
-        self.exact: set[int] = set()
-        self.bands: list[dict[int, int]] = [{} for _ in range(BANDS)]
-        self.signatures: list[np.ndarray] = []
-
-    def reason(self, text: str) -> str | None:
-        key = xxhash.xxh3_64_intdigest(NORMAL.sub("", text).encode())
-        if key in self.exact:
-            return "duplicate"
-        signature = self.signature(text)
-        buckets = [xxhash.xxh3_64_intdigest(band.tobytes()) for band in signature.reshape(BANDS, ROWS)]
-        for band, bucket in zip(self.bands, buckets, strict=True):
-            other = band.get(bucket)
-            if other is not None and (self.signatures[other] == signature).mean() >= ALIKE:
-                return "near_duplicate"
-        self.exact.add(key)
-        for band, bucket in zip(self.bands, buckets, strict=True):
-            band.setdefault(bucket, len(self.signatures))
-        self.signatures.append(signature)
-        return None
-
-    def signature(self, text: str) -> np.ndarray:
-        """112 minima (uint32) over the hashes of all runs of three words; equal entries estimate the Jaccard similarity."""
-        words = NORMAL.sub(" ", text).split()
-        hashes = np.array([xxhash.xxh3_64_intdigest(word.encode()) & 0xFFFFFFFF for word in words] or [0], dtype=np.uint32)
-        shingles = hashes.copy() if len(hashes) < WORDS else sum_of_runs(hashes)
-        lowest = np.empty(BANDS * ROWS, dtype=np.uint32)
-        for i, (factor, mask) in enumerate(zip(self.factors, self.masks, strict=True)):
-            lowest[i] = ((shingles ^ mask) * factor).min()
-        return lowest
+    Args:
+        parts: of each part (1 + BANDS, texts) uint64, as `kernel.refine_shard` writes them; memory maps will do.
+        work: a folder for files as large as the hashes themselves.
+    """
+    n = sum(part.shape[1] for part in parts)
+    if n == 0:
+        return np.zeros(0, dtype=np.uint8)
+    work.mkdir(parents=True, exist_ok=True)
+    first = np.lib.format.open_memmap(work / "first.npy", "w+", np.uint32, (n,))
+    first[:] = np.arange(n, dtype=np.uint32)
+    for places, starts, sizes in shared(parts, 0, n):
+        first[places] = np.repeat(places[starts], sizes)
+    buckets = np.lib.format.open_memmap(work / "buckets.npy", "w+", np.uint32, (batch.BANDS, n))  # 0: shared with nobody
+    found = 0
+    for band in range(batch.BANDS):
+        for places, starts, sizes in shared(parts, 1 + band, n, first):
+            buckets[band, places] = np.repeat(np.arange(found + 1, found + 1 + len(starts), dtype=np.uint32), sizes)
+            found += len(starts)
+    leaders = np.lib.format.open_memmap(work / "leaders.npy", "w+", np.uint32, (found + 1,))
+    leaders[:] = NONE
+    verdicts = np.zeros(n, dtype=np.uint8)
+    near_duplicates(parts, buckets, leaders, verdicts)
+    for lo in range(0, n, AT_ONCE):  # a repetition of a text that was dropped as near to another is near to that one too
+        mine = first[lo : lo + AT_ONCE]
+        again = np.flatnonzero(mine != np.arange(lo, lo + len(mine), dtype=np.uint32))
+        kept = verdicts[mine[again]] == KEPT
+        verdicts[lo + again] = np.where(kept, DUPLICATE, NEAR_DUPLICATE)
+    for name in ("first", "buckets", "leaders"):
+        (work / f"{name}.npy").unlink()
+    return verdicts
 
 
-def sum_of_runs(hashes: np.ndarray) -> np.ndarray:
-    """One uint32 for each run of WORDS hashes, dependent on their order."""
-    runs = len(hashes) - WORDS + 1
-    out = np.zeros(runs, dtype=np.uint32)
-    for i in range(WORDS):
-        out = out * np.uint32(2654435761) + hashes[i : i + runs]
-    return out ^ (out >> np.uint32(15))
+def shared(
+    parts: list[np.ndarray], row: int, n: int, first: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(places, starts, sizes) of all hashes in `row` that several texts share: each run of `places` is one hash, in order.
+
+    With `first`, texts that repeat an earlier one exactly take no part. Hashes are sorted in slices of their range, so that a
+    slice fits into memory.
+    """
+    slices = -(-n // AT_ONCE)
+    for number in range(slices):
+        low, high = number * 2**64 // slices, (number + 1) * 2**64 // slices - 1
+        found_keys, found_places = [], []
+        start = 0
+        for part in parts:
+            keys = part[row]
+            chosen = np.flatnonzero((keys >= np.uint64(low)) & (keys <= np.uint64(high))) if slices > 1 else np.arange(len(keys))
+            if first is not None:
+                chosen = chosen[first[start + chosen] == start + chosen]
+            found_keys.append(keys[chosen])
+            found_places.append((start + chosen).astype(np.uint32))
+            start += len(keys)
+        keys, places = np.concatenate(found_keys), np.concatenate(found_places)
+        order = np.argsort(keys, kind="stable")
+        keys, places = keys[order], places[order]
+        starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.zeros(0, dtype=np.int64)
+        sizes = np.diff(starts, append=len(keys))
+        many = np.repeat(sizes > 1, sizes)
+        sizes = sizes[sizes > 1]
+        yield places[many], np.cumsum(sizes) - sizes, sizes
+
+
+def near_duplicates(parts: list[np.ndarray], buckets: np.ndarray, leaders: np.ndarray, verdicts: np.ndarray) -> None:
+    """Fill `verdicts`: each text is compared with the first kept text of each bucket it is in, as if it came after all of them."""
+    bounds = np.cumsum([0, *(part.shape[1] for part in parts)])
+
+    def signature(place: int) -> np.ndarray:
+        part = int(np.searchsorted(bounds, place, side="right")) - 1
+        return np.ascontiguousarray(parts[part][1:, place - bounds[part]]).view(np.uint8)
+
+    for lo in range(0, len(verdicts), BLOCK):
+        block = np.asarray(buckets[:, lo : lo + BLOCK])
+        for column in np.flatnonzero(block.any(axis=0)).tolist():
+            place = lo + column
+            mine = block[:, column]
+            mine = mine[mine > 0]
+            others = leaders[mine]
+            own = signature(place)
+            for other in dict.fromkeys(others[others != NONE].tolist()):
+                if (signature(other) == own).mean() >= ALIKE:
+                    verdicts[place] = NEAR_DUPLICATE
+                    break
+            else:
+                leaders[mine[others == NONE]] = place
 
 
 STEM_WORDS = 13  # the run of words that counts as the same text (GPT-3's contamination check, arXiv 2005.14165, appendix C)
-STEM_LEAST = 4  # shorter stems ("옳은 것은?") stand in innocent text
+STEM_LEAST = batch.EXAM_RUN  # shorter stems ("옳은 것은?") stand in innocent text
+FILTER_BITS = 20
 
 
 class ExamStems:
@@ -75,6 +129,25 @@ class ExamStems:
             size = min(STEM_WORDS, len(words))
             if size >= STEM_LEAST:
                 self.runs.setdefault(size, set()).update(tuple(words[i : i + size]) for i in range(len(words) - size + 1))
+        openings = sorted({" ".join(run[:STEM_LEAST]) for runs in self.runs.values() for run in runs})
+        self.openings = np.zeros(0, dtype=np.uint32)
+        self.filter = np.zeros(1 << FILTER_BITS, dtype=bool)
+        if openings:
+            measured = batch.measure(openings)
+            self.openings = np.sort(batch.runs(measured.words, STEM_LEAST)[measured.starts[:-1]])
+            self.filter[self.openings >> np.uint32(32 - FILTER_BITS)] = True
+
+    def suspects(self, measured: batch.Batch) -> np.ndarray:
+        """(n,) bool: the texts that hold the first four words of some run, by their hash; `stands_in` says whether it goes on."""
+        suspects = np.zeros(len(measured.exact), dtype=bool)
+        if not len(self.openings):
+            return suspects
+        hashes = batch.runs(measured.words, STEM_LEAST)
+        places = np.flatnonzero(self.filter[hashes >> np.uint32(32 - FILTER_BITS)])
+        at = np.minimum(np.searchsorted(self.openings, hashes[places]), len(self.openings) - 1)
+        places = places[self.openings[at] == hashes[places]]
+        suspects[np.searchsorted(measured.starts, places, side="right") - 1] = True
+        return suspects
 
     def stands_in(self, text: str) -> bool:
         if not self.runs:

@@ -1,0 +1,79 @@
+"""Precision and recall of refine by rule, on the labelled texts of tests/quality.
+
+\b
+    python -m benchmarks.quality
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import click
+
+from kmlite import paths
+
+FOLDER = paths.ROOT / "tests/quality"
+
+
+def labelled() -> list[dict]:
+    """{"text", "verdict": keep or the reason, "about": the rule it tries, "gone" and "stays": what cleaning must take and leave}."""
+    return [json.loads(line) for line in (FOLDER / "texts.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def verdicts(rows: list[dict]) -> list[tuple[str, str]]:
+    """(keep or the reason, the cleaned text or "") of each row, by the whole refine: one shard after the other, then duplicates."""
+    import numpy as np
+
+    from kmlite.refine.dedup import REASONS, find_duplicates
+    from kmlite.refine.kernel import Task, refine_shard
+    from kmlite.refine.shards import Piece
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        (out / "a.jsonl").write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in rows), encoding="utf-8")
+        task = Task([Piece("a.jsonl", 0, None, 0)], folder, str(out / "s"), ["text"], 100, 0.0, len(rows), str(FOLDER / "stems.json"))
+        refine_shard(task)
+        found = [("", "")] * len(rows)
+        for line in (out / "s.rejected.jsonl").read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            found[row["line"] - 1] = (row["reason"], "")
+        drops = find_duplicates([np.load(out / "s.0.keys.npy")], out / "work").tolist()
+        kept = (out / "s.0.jsonl").read_text(encoding="utf-8").split("\n")
+        for (_, number), line, drop in zip(np.load(out / "s.0.places.npy").tolist(), kept, drops, strict=False):
+            found[number - 1] = (REASONS.get(drop, "keep"), json.loads(line)["text"])
+    return found
+
+
+def table(rows: list[dict], found: list[tuple[str, str]]) -> dict[str, tuple[float, float, int, list[int]]]:
+    """rule: (precision, recall, labelled with it, numbers of the rows that went wrong).
+
+    Of a cleaning rule (html, wiki, personal …) the rows about it count: right is what it should take gone and the rest there.
+    """
+    out = {}
+    for name in dict.fromkeys(row["verdict"] for row in rows):
+        mine = {i for i, row in enumerate(rows) if row["verdict"] == name}
+        said = {i for i, (verdict, _) in enumerate(found) if verdict == name}
+        right = len(mine & said)
+        out[name] = (right / max(1, len(said)), right / len(mine), len(mine), sorted(mine ^ said))
+    for name in dict.fromkeys(row["about"] for row in rows if row.get("gone") or row.get("stays")):
+        mine = [i for i, row in enumerate(rows) if row["about"] == name]
+        left = [i for i in mine if any(part in found[i][1] for part in rows[i].get("gone", ()))]
+        lost = [i for i in mine if any(part not in found[i][1] for part in rows[i].get("stays", ()))]
+        must, may = sum("gone" in rows[i] for i in mine), sum("stays" in rows[i] for i in mine)
+        out[f"cleaning: {name}"] = (1 - len(lost) / max(1, may), 1 - len(left) / max(1, must), len(mine), sorted({*left, *lost}))
+    return out
+
+
+@click.command(help=__doc__)
+def main() -> None:
+    rows = labelled()
+    found = verdicts(rows)
+    click.echo(f"{len(rows)} labelled texts\n{'rule':24} precision  recall  texts")
+    for name, (precision, recall, n, wrong) in table(rows, found).items():
+        click.echo(f"{name:24} {precision:9.3f} {recall:7.3f} {n:6}")
+        for i in wrong:
+            click.echo(f"    {i + 1}: {rows[i]['verdict']} → {found[i][0]}: {rows[i]['text'][:70]!r} {found[i][1][-60:]!r}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Fetch public Korean data from the Hugging Face hub into RAW. Stop it any time: what was fetched is kept.
+
+\b
+    make data                                    # KorMedMCQA and the Korean Wikipedia
+    make data ARGS="--sets kormedmcqa,namuwiki"  # those named, of the table below
+
+\b
+    name        what                              licence         size
+    kormedmcqa  exam questions, four professions  CC BY-NC 2.0    7 MB
+    wikipedia   Korean Wikipedia, 1 Nov 2023      CC BY-SA 3.0    1.4 GB
+    namuwiki    NamuWiki, already plain text      CC BY-NC-SA 2.0 4 GB
+    c4          Korean web pages (mC4)            ODC-BY          34 GB and more, cut at --most
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from kmlite import paths
+from kmlite.cli import check_writable, console, recipe, setting
+
+
+@dataclass(frozen=True)
+class Source:
+    """A public data set: where it is, at which revision, and where it goes."""
+
+    repository: str
+    configurations: tuple[str, ...]  # for C4 and Wikipedia the language
+    splits: dict[str, str]  # split there: file here, below RAW
+    revision: str = "main"
+
+
+SOURCES = {
+    "kormedmcqa": Source(
+        "sean0042/KorMedMCQA",
+        ("doctor", "nurse", "pharm", "dentist"),
+        {split: f"{paths.RAW_EXAM}/{split}.jsonl" for split in ("train", "dev", "test", "fewshot")},
+    ),
+    "wikipedia": Source("wikimedia/wikipedia", ("20231101.ko",), {"train": f"{paths.RAW_TEXT}/wikipedia/train.jsonl"}),
+    "namuwiki": Source("heegyu/namuwiki-extracted", ("default",), {"train": f"{paths.RAW_TEXT}/namuwiki/train.jsonl"}),
+    "c4": Source("allenai/c4", ("ko",), {"train": f"{paths.RAW_TEXT}/c4/train.jsonl"}),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    raw: Path = setting(Path("data/01_raw"), "folder to write")
+    sets: str = setting("kormedmcqa,wikipedia", f"which of {', '.join(SOURCES)}; the others are larger than one evening's work")
+    most: int = setting(2_000_000, "records of one set at the most: as many pages of C4 are about 10 GB")
+    revision: str = setting("", "a commit of the set, for a run that can be repeated; default: the newest, which is written down")
+
+
+PIECE = 20_000  # records of a file: what an interrupted fetch may lose
+
+
+def main(settings: Settings) -> None:
+    names = [name.strip() for name in settings.sets.split(",")]
+    if unknown := [name for name in names if name not in SOURCES]:
+        raise click.ClickException(f"no set of the name {', '.join(unknown)}. There are: {', '.join(SOURCES)}")
+    check_writable(settings.raw)
+    for name in names:
+        console.print(f"[bold]{name}[/]  {SOURCES[name].repository}")
+        fetch(name, settings)
+    console.print(f"  next: make refine RAW={settings.raw}")
+
+
+def fetch(name: str, settings: Settings) -> None:
+    """Write all splits of one set. A split that is there whole, at the same revision, is left as it is."""
+    from kmlite import runs
+
+    source = SOURCES[name]
+    try:
+        revision = settings.revision or newest(source.repository)
+        for split, target in source.splits.items():
+            file = settings.raw / target
+            note = file.with_name(f".{file.name}.fetched")  # beside it; refine reads no hidden file
+            plan = {"repository": source.repository, "revision": revision, "split": split, "most": settings.most}
+            record = runs.read_record(note) or {}
+            if record.get("plan") == plan and record.get("done"):
+                console.print(f"  {split}: there already, {record['records']:,} records")
+                continue
+            start = record["records"] if record.get("plan") == plan else 0
+            n = write(file, note, plan, rows(source, split, revision), start, settings.most)
+            console.print(f"  {split}: {n:,} records → {file}")
+    except (OSError, ConnectionError) as error:
+        raise click.ClickException(
+            f"{source.repository} can't be reached ({str(error).splitlines()[0][:100]}).\n"
+            f"  Without a network: download it elsewhere and put its files under {settings.raw / next(iter(source.splits.values()))},\n"
+            f"  or any .parquet, .jsonl or .txt below {settings.raw / paths.RAW_TEXT}; then: make refine RAW={settings.raw}"
+        ) from error
+
+
+def newest(repository: str) -> str:
+    from huggingface_hub import HfApi
+
+    return HfApi().dataset_info(repository).sha
+
+
+def rows(source: Source, split: str, revision: str) -> Callable[[int], Iterator[dict]]:
+    """A function that gives the records of a split from the n-th on, one by one."""
+    from datasets import load_dataset
+
+    def from_(start: int) -> Iterator[dict]:
+        for configuration in source.configurations:
+            name = None if configuration == "default" else configuration
+            data = load_dataset(source.repository, name, split=split, revision=revision, streaming=True)
+            for row in data:
+                if start:
+                    start -= 1
+                    continue
+                yield row if "text" in row else {**row, "subject": row.get("subject") or configuration}
+
+    return from_
+
+
+def write(file: Path, note: Path, plan: dict, records: Callable[[int], Iterator[dict]], start: int, most: int) -> int:
+    """Append records to `file` from number `start` on, and note after each PIECE how far it got; the number in the end."""
+    import os
+
+    from kmlite import runs
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if start == 0:
+        file.unlink(missing_ok=True)
+    size = (runs.read_record(note) or {}).get("bytes", 0) if start else 0
+    n = start
+    with open(file, "ab") as out:
+        out.truncate(size)  # what stands behind the note may be half a line
+
+        def keep(done: bool) -> None:
+            out.flush()
+            os.fsync(out.fileno())
+            runs.write_json(note, {"plan": plan, "records": n, "bytes": out.tell(), "done": done})
+
+        for row in records(start):
+            if n >= most:
+                break
+            out.write(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n")
+            n += 1
+            if n % PIECE == 0:
+                keep(done=False)
+        keep(done=True)
+    return n
+
+
+command = recipe(Settings)(main)
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,102 @@
+"""make data with a stub in place of the hub: what is written, what a second run does, and a fetch that breaks off."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from kmlite import paths, records
+from recipes import data
+
+PAGES = [{"title": f"{i}", "text": f"글 {i}"} for i in range(50)]
+QUESTION = {"question": "금기인 약물은?", "A": "가", "B": "나", "C": "다", "D": "라", "E": "마", "answer": 2, "subject": "doctor"}
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub of two sets that counts what is asked of it and can break off."""
+
+    class Hub:
+        breaks_at = None
+
+    def load(repository, name=None, split=None, revision=None, streaming=False):
+        Hub.asked.append((repository, name, split, revision, streaming))
+        table = [QUESTION | {"year": i, "split": split} for i in range(3)] if "KorMed" in repository else PAGES
+
+        def stream():
+            for i, row in enumerate(table):
+                if i == Hub.breaks_at:
+                    raise ConnectionError("the line is down\nand more")
+                yield row
+
+        return stream()
+
+    Hub.asked = []
+    monkeypatch.setattr("datasets.load_dataset", load)
+    monkeypatch.setattr(data, "newest", lambda repository: "abc123")
+    monkeypatch.setattr(data, "PIECE", 10)
+    return Hub
+
+
+def run(raw, *args):
+    return CliRunner().invoke(data.command, ["--raw", str(raw), *args])
+
+
+def written(file):
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+WIKIPEDIA = f"{paths.RAW_TEXT}/wikipedia/train.jsonl"
+
+
+def test_exam_questions_of_four_professions_and_pages(tmp_path, hub):
+    result = run(tmp_path)
+    assert result.exit_code == 0, result.output
+    for split in ("train", "dev", "test", "fewshot"):
+        assert len(written(tmp_path / paths.RAW_EXAM / f"{split}.jsonl")) == 12
+    assert written(tmp_path / WIKIPEDIA) == PAGES
+    assert ("sean0042/KorMedMCQA", "nurse", "dev", "abc123", True) in hub.asked
+    assert ("wikimedia/wikipedia", "20231101.ko", "train", "abc123", True) in hub.asked
+    assert [p.name for p in records.raw_files(tmp_path / paths.RAW_TEXT)] == ["train.jsonl"]  # the notes are no data
+    hub.asked.clear()
+    assert "there already" in run(tmp_path).output
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("at", [0, 5, 10, 37])
+def test_a_fetch_that_breaks_off_goes_on(tmp_path, hub, at):
+    hub.breaks_at = at
+    result = run(tmp_path, "--sets", "wikipedia")
+    assert result.exit_code == 1
+    assert "the line is down)" in result.output
+    assert str(tmp_path / WIKIPEDIA) in result.output.replace("\n", "")
+    assert "Traceback" not in result.output
+    hub.breaks_at = None
+    assert run(tmp_path, "--sets", "wikipedia").exit_code == 0
+    assert written(tmp_path / WIKIPEDIA) == PAGES
+
+
+def test_half_a_line_behind_the_note_is_cut(tmp_path, hub):
+    hub.breaks_at = 25
+    run(tmp_path, "--sets", "wikipedia")
+    with open(tmp_path / WIKIPEDIA, "ab") as file:
+        file.write(b'{"text": "ha')
+    hub.breaks_at = None
+    run(tmp_path, "--sets", "wikipedia")
+    assert written(tmp_path / WIKIPEDIA) == PAGES
+
+
+def test_most_records_and_another_revision(tmp_path, hub):
+    run(tmp_path, "--sets", "wikipedia", "--most", "7")
+    assert written(tmp_path / WIKIPEDIA) == PAGES[:7]
+    hub.asked.clear()
+    run(tmp_path, "--sets", "wikipedia", "--revision", "v2")
+    assert written(tmp_path / WIKIPEDIA) == PAGES
+    assert hub.asked == [("wikimedia/wikipedia", "20231101.ko", "train", "v2", True)]
+
+
+def test_a_set_of_unknown_name(tmp_path, hub):
+    result = run(tmp_path, "--sets", "wikipedia,nothing")
+    assert result.exit_code == 1
+    assert "nothing" in result.output
+    assert "namuwiki" in result.output

@@ -1,0 +1,490 @@
+"""Shards, workers that are killed, runs that are killed, and input that is broken in every way."""
+
+import gzip
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from kmlite import paths, records
+from kmlite.refine import engine, shards
+from kmlite.refine.text import clean, judge
+from recipes import refine
+
+ROOM = random.Random(7)
+STOCK = ["".join(chr(ROOM.randrange(0xAC00, 0xD7A4)) for _ in range(ROOM.randrange(2, 5))) for _ in range(400)]
+
+
+def text_of(seed: int, size: int = 40) -> str:
+    chosen = random.Random(seed)
+    return " ".join(chosen.choice(STOCK) for _ in range(size)) + "."
+
+
+def rows(n: int, first: int = 0) -> list[dict]:
+    """Texts of which every fifth repeats an earlier one, every seventh is short and every eleventh nearly repeats one."""
+    out = []
+    for i in range(first, first + n):
+        seed = i // 2 if i % 5 == 0 else i
+        text = text_of(seed)
+        out.append({"text": "짧다" if i % 7 == 0 else text.replace(" ", " 바뀐말 ", 1) if i % 11 == 0 else text})
+    return out
+
+
+def write_jsonl(path: Path, records_: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in records_), encoding="utf-8")
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """Every file of a finished refine but the record, which holds the seconds; and no other is there."""
+    assert (out / paths.REFINE_RECORD).exists()
+    files = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    assert not any(".partial" in name for name in files)
+    return {name: data for name, data in files.items() if name != paths.REFINE_RECORD}
+
+
+def funnel(out: Path) -> dict:
+    return json.loads((out / paths.REFINE_RECORD).read_text())["funnel"]["text"]
+
+
+def run(raw: Path, out: Path, *args) -> str:
+    result = CliRunner().invoke(refine.command, ["--raw", str(raw), "--refined", str(out), *map(str, args)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+# ---- pieces of files
+
+
+def as_jsonl(path, table):
+    write_jsonl(path, table)
+
+
+def as_arrow(path, table):
+    columns = pa.Table.from_pylist(table)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, columns.schema) as writer:
+        writer.write_table(columns, max_chunksize=17)
+
+
+def as_parquet(path, table):
+    pq.write_table(pa.Table.from_pylist(table), path, row_group_size=17)
+
+
+@pytest.mark.parametrize(("name", "write"), [("a.jsonl", as_jsonl), ("a.arrow", as_arrow), ("a.parquet", as_parquet)])
+@pytest.mark.parametrize("size", [64, 1000, 4096, 10**9])
+def test_a_file_in_pieces_gives_each_record_once_and_in_order(tmp_path, name, write, size):
+    table = rows(100)
+    write(tmp_path / name, table)
+    pieces = shards.cut(tmp_path / name, tmp_path, size)
+    assert (len(pieces) > 1) == (size < 10_000)
+    found = [raw.value for piece in pieces for raw in records.read_raw(tmp_path / name, tmp_path, piece.start, piece.stop)]
+    assert found == table
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n\n\n"])
+def test_lines_of_any_length_at_any_bound(tmp_path, end):
+    lines = [json.dumps({"n": i, "x": "가" * (i % 9)}, ensure_ascii=False).encode() for i in range(60)]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines) + end)
+    for size in range(1, 90):
+        pieces = shards.cut(tmp_path / "a.jsonl", tmp_path, size)
+        found = [raw.value["n"] for p in pieces for raw in records.read_raw(tmp_path / "a.jsonl", tmp_path, p.start, p.stop)]
+        assert found == list(range(60)), size
+
+
+def test_small_files_share_a_shard_and_keep_their_order(tmp_path):
+    for i in range(10):
+        write_jsonl(tmp_path / f"{i}.jsonl", rows(3))
+    files = records.raw_files(tmp_path)
+    size = files[0].stat().st_size
+    planned = shards.plan(files, tmp_path, size * 4)
+    assert [len(shard) for shard in planned] == [4, 4, 2]
+    assert [piece.file for shard in planned for piece in shard] == [f"{i}.jsonl" for i in range(10)]
+
+
+# ---- the same bytes, however it is run
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> Path:
+    """3.4 MB in all the ways that split differently."""
+    raw = tmp_path_factory.mktemp("large") / "raw"
+    folder = raw / paths.RAW_TEXT
+    write_jsonl(folder / "a" / "lines.jsonl", rows(4000))
+    as_arrow(folder / "b.arrow", rows(1500, 3000))
+    as_parquet(folder / "c.parquet", rows(1500, 4000))
+    (folder / "d.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows(500, 5000)).encode()))
+    (folder / "e.txt").write_text(text_of(-1, 200), encoding="utf-8")
+    return raw
+
+
+@pytest.fixture(scope="module")
+def undisturbed(large, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    run(large, out, "--workers", 1, "--shard-mb", 1)
+    return out
+
+
+def trained(out: Path) -> list[str]:
+    return list(records.read_texts(paths.text_shards(out)))
+
+
+def test_what_large_data_loses_and_why(undisturbed):
+    told = funnel(undisturbed)
+    assert told["read"] == 7501 == told["kept"] + sum(told["rejected"].values())
+    assert set(told["rejected"]) == {"too_short", "duplicate", "near_duplicate"}
+    assert len(trained(undisturbed)) + told["heldout"] == told["kept"]
+    assert len(paths.text_shards(undisturbed)) > 3
+
+
+def test_workers_change_no_byte(large, undisturbed, tmp_path):
+    run(large, tmp_path / "out", "--workers", 2, "--shard-mb", 1)
+    assert content(tmp_path / "out") == content(undisturbed)
+
+
+def test_the_size_of_shards_changes_no_text(large, undisturbed, tmp_path):
+    run(large, tmp_path / "out", "--workers", 1, "--shard-mb", 100)
+    assert trained(tmp_path / "out") == trained(undisturbed)
+    for name in (f"{paths.TEXT}/heldout.jsonl", f"{paths.REJECTED}/text.jsonl"):
+        assert content(tmp_path / "out")[name] == content(undisturbed)[name]
+
+
+def test_rejected_lines_are_those_of_the_file_whatever_the_shard(large, undisturbed):
+    source = (large / paths.RAW_TEXT / "a/lines.jsonl").read_text(encoding="utf-8").split("\n")
+    shown = [json.loads(line) for line in (undisturbed / paths.REJECTED / "text.jsonl").read_text(encoding="utf-8").splitlines()]
+    mine = [row for row in shown if row["source"].endswith("lines.jsonl")]
+    assert len(mine) > 500
+    assert all(json.loads(source[row["line"] - 1])["text"] == row["record"] for row in mine)
+
+
+def test_several_text_columns(tmp_path):
+    write_jsonl(
+        tmp_path / "raw" / paths.RAW_TEXT / "a.jsonl", [{"title": text_of(1), "body": text_of(2)}, {"body": text_of(3)}, {"x": "글"}]
+    )
+    run(tmp_path / "raw", tmp_path / "out", "--text-column", "title,body", "--heldout-share", 0)
+    assert trained(tmp_path / "out") == [f"{text_of(1)}\n\n{text_of(2)}", text_of(3)]
+    assert funnel(tmp_path / "out")["rejected"] == {"missing_field": 1}
+
+
+def test_personal_data_is_counted(tmp_path):
+    text = f"{text_of(1)} 주민번호 900101-1234567, 전화 010-1234-5678과 02-123-4567, a@b.kr, https://a.kr"
+    write_jsonl(tmp_path / "raw" / paths.RAW_TEXT / "a.jsonl", [{"text": text}])
+    run(tmp_path / "raw", tmp_path / "out", "--heldout-share", 0)
+    assert funnel(tmp_path / "out")["removed"] == {"phone": 2, "mail": 1, "resident_number": 1, "url": 1}
+    assert not re.search(r"\d{4}|@|://", trained(tmp_path / "out")[0])
+
+
+# ---- killed
+
+COMMAND = [sys.executable, "-m", "recipes.refine"]
+
+
+def start(raw: Path, out: Path, *args) -> subprocess.Popen:
+    command = [*COMMAND, "--raw", str(raw), "--refined", str(out), *map(str, args)]
+    return subprocess.Popen(command, cwd=paths.ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_killed_again_and_again_the_bytes_are_the_same(large, undisturbed, tmp_path):
+    """kill -9 of the whole group at twenty random moments of runs that go on, then an undisturbed run."""
+    out = tmp_path / "out"
+    chosen = random.Random(11)
+    begun = time.monotonic()
+    assert start(large, tmp_path / "once", "--workers", 2, "--shard-mb", 1).wait() == 0
+    whole = time.monotonic() - begun
+    killed, progressed = 0, set()
+    while killed < 20:
+        process = start(large, out, "--workers", 2, "--shard-mb", 1, *(["--restart"] if killed % 4 == 3 else []))
+        try:
+            process.wait(chosen.uniform(0.1, 0.9) * whole)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            killed += 1
+            progressed.add(len(list((out / ".partial/shards").glob("*.json"))) if (out / ".partial/shards").exists() else -1)
+        else:
+            assert process.returncode == 0
+            assert content(out) == content(undisturbed)
+            (out / paths.REFINE_RECORD).unlink()  # begin anew, over the old result
+    run(large, out, "--workers", 2, "--shard-mb", 1)
+    assert content(out) == content(undisturbed)
+    assert len(progressed) > 2  # it was killed at different points
+
+
+def test_finished_shards_are_not_done_again(large, undisturbed, tmp_path, monkeypatch):
+    from kmlite.refine import corpus
+
+    def fail(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus, "assemble", fail)
+        assert (
+            CliRunner()
+            .invoke(refine.command, ["--raw", str(large), "--refined", str(tmp_path), "--workers", "1", "--shard-mb", "1"])
+            .exit_code
+        )
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / ".partial/shards").glob("*.npy")}
+    assert before
+    monkeypatch.setattr("kmlite.refine.text.clean", fail)  # nothing may be cleaned again
+    run(large, tmp_path, "--workers", 1, "--shard-mb", 1)
+    assert content(tmp_path) == content(undisturbed)
+
+
+def test_a_changed_input_redoes_its_shards_alone(large, tmp_path, monkeypatch):
+    from kmlite.refine import corpus
+
+    raw = tmp_path / "raw"
+    subprocess.run(["cp", "-r", str(large), str(raw)], check=True)
+
+    def fail(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus, "assemble", fail)
+        CliRunner().invoke(refine.command, ["--raw", str(raw), "--refined", str(tmp_path / "out"), "--workers", "1", "--shard-mb", "1"])
+    write_jsonl(raw / paths.RAW_TEXT / "f.jsonl", [{"text": text_of(99999, 300)}])
+    told = run(raw, tmp_path / "out", "--workers", 1, "--shard-mb", 1)
+    planned, finished = map(int, re.search(r"(\d+) shards.*?(\d+) shards finished before", told).groups())
+    assert 1 <= planned - finished <= 2
+    run(raw, tmp_path / "again", "--workers", 1, "--shard-mb", 1)
+    assert content(tmp_path / "out") == content(tmp_path / "again")
+
+
+def test_kept_shards_serve_a_later_run_with_more_data(large, tmp_path):
+    raw, args = tmp_path / "raw", ("--workers", 1, "--shard-mb", 1)
+    subprocess.run(["cp", "-r", str(large), str(raw)], check=True)
+    run(raw, tmp_path / "out", *args, "--keep-shards")
+    assert [path.name for path in (tmp_path / "out/.partial").iterdir()] == ["shards"]
+    write_jsonl(raw / paths.RAW_TEXT / "f.jsonl", [{"text": text_of(99999, 300)}])
+    told = run(raw, tmp_path / "out", *args)
+    planned, finished = map(int, re.search(r"(\d+) shards.*?(\d+) shards finished before", told).groups())
+    assert 1 <= planned - finished <= 2
+    run(raw, tmp_path / "again", *args)
+    assert content(tmp_path / "out") == content(tmp_path / "again")
+
+
+def slow_pid(task: tuple[str, int]) -> int:
+    """Note the worker's process id; the first to come to task 0 is killed there, once."""
+    folder, number = task
+    if number == 0 and not Path(folder, "killed").exists():
+        Path(folder, "killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * number
+
+
+def die(_task: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_replaced(tmp_path):
+    found = dict(engine.run(slow_pid, [(str(tmp_path), i) for i in range(6)], workers=2))
+    assert (tmp_path / "killed").exists()
+    assert found == {i: i * i for i in range(6)}
+
+
+def test_a_task_that_kills_every_worker_ends_the_run(tmp_path):
+    with pytest.raises(click.ClickException, match="--workers 1"):
+        list(engine.run(die, [1, 2], workers=2))
+
+
+def workers_of(process: subprocess.Popen) -> list[int]:
+    """The process ids of a command's workers, as soon as there are any."""
+    found: list[int] = []
+    while not found and process.poll() is None:
+        time.sleep(0.02)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        found = [int(p) for p in children if "spawn_main" in Path(f"/proc/{p}/cmdline").read_text()]
+    return found
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@linux
+@pytest.mark.parametrize("after", [0.0, 0.3, 0.6])
+def test_killing_a_worker_changes_no_byte(large, undisturbed, tmp_path, after):
+    process = start(large, tmp_path / "out", "--workers", 2, "--shard-mb", 1)
+    workers = workers_of(process)
+    assert workers
+    time.sleep(after)
+    if is_running(workers[0]):
+        os.kill(workers[0], signal.SIGKILL)
+    assert process.wait(60) == 0
+    assert content(tmp_path / "out") == content(undisturbed)
+
+
+@linux
+def test_workers_end_with_the_command(large, tmp_path):
+    """Whoever kills the command alone leaves no worker behind."""
+    process = start(large, tmp_path / "out", "--workers", 2, "--shard-mb", 1)
+    workers = workers_of(process)
+    assert workers
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    for _ in range(200):
+        if not any(map(is_running, workers)):
+            return
+        time.sleep(0.05)
+    pytest.fail("workers went on")
+
+
+# ---- broken input
+
+
+def test_broken_files_are_named_and_the_rest_goes_on(tmp_path):
+    folder = tmp_path / "raw" / paths.RAW_TEXT
+    good = [{"text": text_of(i)} for i in range(40)]
+    write_jsonl(folder / "good.jsonl", good)
+    packed = gzip.compress(b"".join(json.dumps({"text": text_of(100 + i)}).encode() + b"\n" for i in range(500)))
+    (folder / "cut.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    as_arrow(folder / "cut.arrow", [{"text": text_of(1000 + i)} for i in range(500)])
+    arrow = (folder / "cut.arrow").read_bytes()
+    (folder / "cut.arrow").write_bytes(arrow[: len(arrow) // 2])
+    (folder / "no.parquet").write_bytes(b"PAR1 nothing of the kind PAR1")
+    with open(folder / "long.jsonl", "wb") as file:
+        file.write(b'{"text": "' + b"x" * 50_000_000 + b'"}\n')
+        file.write(json.dumps({"text": text_of(5000)}).encode() + b"\n")
+    (folder / "bytes.jsonl").write_bytes(
+        b'{"text": "\xff\xfe' + text_of(5001).encode() + b'"}\n\x00\x00\n' + json.dumps({"text": "\x00" + text_of(5002)}).encode() + b"\n"
+    )
+    run(tmp_path / "raw", tmp_path / "out", "--workers", 1, "--shard-mb", 1, "--heldout-share", 0)
+    kept = set(trained(tmp_path / "out"))
+    assert {clean(row["text"]) for row in good} | {clean(text_of(5000)), clean(text_of(5002))} <= kept
+    assert clean(text_of(100)) in kept
+    assert clean(text_of(1000)) in kept
+    shown = [json.loads(line) for line in (tmp_path / "out" / paths.REJECTED / "text.jsonl").read_text(encoding="utf-8").splitlines()]
+    named = {(row["reason"], Path(row["source"]).name) for row in shown}
+    expected = {("unreadable", "cut.jsonl.gz"), ("unreadable", "cut.arrow"), ("unreadable", "no.parquet"), ("too_long", "long.jsonl")}
+    assert named == expected | {("not_json", "bytes.jsonl")}
+    assert sorted(row["line"] for row in shown if row["source"].endswith("bytes.jsonl")) == [1, 2]
+    assert all(len(str(row["record"])) < 3000 for row in shown)
+
+
+HOSTILE = [
+    *(
+        "<",
+        "<!--",
+        "-->",
+        "www.",
+        "a.",
+        " ",
+        "\n",
+        "\t",
+        "[[",
+        "]]",
+        "{{",
+        "}}",
+        "{{{",
+        "=",
+        "== ",
+        "~~",
+        "--",
+        "(",
+        ")",
+        "@",
+        "a@",
+        "&",
+        "&amp;",
+    ),
+    *(
+        "&lt;",
+        "<b>",
+        "<a ",
+        "<a x=",
+        "<b><p>",
+        "<div>",
+        "<span>",
+        "<script>",
+        "<title>",
+        "</title>",
+        "<title></",
+        "<ref>",
+        "<ref ",
+        "</",
+        "[*",
+        "[include(",
+        "||",
+        "{|\n|",
+        "''",
+        "'''",
+        "|",
+        "<bos",
+        "0",
+    ),
+    *(
+        "01",
+        "010-",
+        "010 1234 ",
+        "900101-",
+        "http://",
+        "http://a(",
+        "(010-1234-5678",
+        "가",
+        "가 ",
+        "할인 ",
+        "\u1100",
+        "\u0301",
+        "* ",
+        "> ",
+        "-",
+        "\r",
+    ),
+    *(
+        "가나다 ",
+        "다.\n",
+        "<table><tr><td>",
+        "<!--<b>-->",
+        "[[a|",
+        "{{a|",
+        "\n=",
+        "=\n",
+        "= =",
+        "<svg><p>",
+        "<b x='",
+        "https://a.",
+        "&#38;",
+        "&a",
+    ),
+]
+
+
+@pytest.mark.parametrize("sign", HOSTILE)
+def test_every_rule_is_linear_on_hostile_input(sign):
+    """200 kB of one sign, alone, in a page of HTML and in a page of a wiki: a quadratic rule takes minutes."""
+    for before, after in (("", ""), ("<p>글</p>", "x"), ("[[글]]\n{|\n", "x"), ("https://a.kr a@b.kr 010-1234-5678 ", "x")):
+        hostile = before + sign * (200_000 // len(sign.encode())) + after
+        begun = time.process_time()
+        judge(clean(hostile), 100)
+        assert time.process_time() - begun < 1, (before, sign)
+
+
+def nested(left: str, right: str) -> str:
+    depth = 200_000 // len(left + right)
+    return left * depth + right * depth
+
+
+@pytest.mark.parametrize(
+    "text", [nested("<bo", "s>"), nested("[[a|", "]]"), nested("{{", "}}"), nested("(010 ", ")"), nested("ht(http://x)", "tp://y")]
+)
+def test_nesting_is_linear_and_comes_to_an_end(text):
+    begun = time.process_time()
+    cleaned = clean(text)
+    assert time.process_time() - begun < 1
+    assert clean(cleaned) == cleaned

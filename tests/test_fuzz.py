@@ -1,0 +1,128 @@
+"""The cleaners on anything: they never raise, clean once and for all, and keep to a bound."""
+
+import pytest
+
+hypothesis = pytest.importorskip("hypothesis")
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+from kmlite.refine import batch  # noqa: E402
+from kmlite.refine.text import CHAT_TOKENS, Counts, clean, compose, judge, squeeze, strip_addresses  # noqa: E402
+
+SIGNS = (
+    *(
+        "<",
+        ">",
+        "</",
+        "<p>",
+        "<br/>",
+        "</p>",
+        "<b",
+        "<td>",
+        "</td>",
+        "<!--",
+        "-->",
+        "<script>",
+        "</script>",
+        "<title>",
+        "<기생충>",
+        "<ref>",
+    ),
+    *("&", "&lt;", "&gt;", "&amp;", "&#60;", "&#38;", "&nbsp;", "amp;", "lt;", "[[", "]]", "{{", "}}", "{{{", "}}}", "|", "||", "{|", "|}"),
+    *(
+        "==",
+        "== ",
+        " ==",
+        "=",
+        "~~",
+        "--",
+        "'''",
+        "''",
+        "[*",
+        "]",
+        "[목차]",
+        "[include(",
+        "분류:",
+        "\n",
+        "\n\n",
+        "\r",
+        " ",
+        "  ",
+        "\t",
+        "\u00a0",
+    ),
+    *(
+        "http://",
+        "https://a.kr",
+        "www.",
+        "www.a.kr",
+        "@",
+        "a@b.kr",
+        "010-1234-5678",
+        "010",
+        "1234",
+        "5678",
+        "-",
+        "900101-1234567",
+        "(",
+        ")",
+        "０",
+    ),
+    *(
+        "<bos>",
+        "<start_of_turn>",
+        "<bo",
+        "s>",
+        "\x00",
+        "\u200b",
+        "\ufeff",
+        "\ufffd",
+        "\u1112",
+        "\u1161",
+        "\u11ab",
+        "가",
+        "나다",
+        "a",
+        "x=",
+        "할인",
+    ),
+)
+texts = st.one_of(st.text(max_size=200), st.lists(st.sampled_from(SIGNS), max_size=30).map("".join))
+many = settings(max_examples=1500, deadline=None)
+
+
+@many
+@given(texts)
+def test_a_cleaned_text_is_clean_and_no_longer_than_three_times_the_raw(text):
+    cleaned = clean(text)
+    assert clean(cleaned) == cleaned
+    assert len(cleaned) <= 3 * len(text)
+    assert not CHAT_TOKENS.search(cleaned)
+
+
+@many
+@given(texts)
+def test_single_cleaners(text):
+    for cleaner in (compose, squeeze):
+        once = cleaner(text)
+        assert cleaner(once) == once
+    assert len(strip_addresses(text)) <= len(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.one_of(texts, st.lists(st.sampled_from(["가", "나다 ", "라마바 ", "- ", "a, ", "\n"]), max_size=150).map("".join)),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_a_text_is_judged_in_a_batch_as_alone(found):
+    cleaned = [clean(text) for text in found]
+    measured = batch.measure(cleaned)
+    repeated = batch.repeated_runs(measured)
+    batch.signatures(measured)
+    for i, text in enumerate(cleaned):
+        assert measured.tokens[i] == sum(any(sign.isalnum() for sign in word) for word in text.split())
+        counts = Counts(*(int(values[i]) for values in (measured.hangul, measured.letters, measured.kana, measured.tokens, repeated)))
+        assert judge(text, 0, counts) == judge(text, 0)
