@@ -1,7 +1,7 @@
 """How fast refine is, where the time goes, and how it compares: ratios of medians, all measured in one run.
 
 \b
-    python -m benchmarks.refine                            # a corpus made of ../shared/data where it is, else of the sample
+    python -m benchmarks.refine                            # a corpus made of data/01_raw where it is, else of the sample
     python -m benchmarks.refine --raw FOLDER --megabytes 150 --repeats 3
     python -m benchmarks.refine --memory                   # peak memory at 1, 2 and 4 times the corpus
 """
@@ -22,7 +22,7 @@ import click
 
 from kmlite import paths, records
 
-SHARED = paths.ROOT.parent / "shared/data/01_raw"
+OWN = paths.ROOT / "data/01_raw"
 SENTENCE = re.compile(r"(?<=[.!?다])\s+")
 
 
@@ -36,7 +36,7 @@ def main(raw: Path | None, megabytes: int, repeats: int, memory: bool, one: str)
     if one:
         measure_one(*one.split(":"))
         return
-    source = raw or (SHARED if SHARED.exists() else paths.SAMPLE_RAW)
+    source = raw or (OWN if OWN.exists() else paths.SAMPLE_RAW)
     with tempfile.TemporaryDirectory() as folder:
         if memory:
             for times in (1, 2, 4):
