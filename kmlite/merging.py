@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from kmlite.model import copy_side_files
+from kmlite.bases import copy_side_files
 from kmlite.runs import put_in_place, write_json
 
 # Two ways to the same logits differ by bfloat16's rounding: weights that carry the adapter are rounded once more. On the embedded

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kmlite import paths
-from kmlite.model import copy_side_files
+from kmlite.bases import copy_side_files
 from kmlite.runs import put_in_place, read_json, write_json
 
 HANGUL = re.compile(r"▁?[가-힣]+").fullmatch

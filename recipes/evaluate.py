@@ -49,13 +49,13 @@ def main(settings: Settings) -> None:
     if not questions:
         raise click.ClickException(f"{paths.exam_split(settings.refined, settings.split)} is empty.")
 
-    from kmlite import evaluation, model, prompts, runs, scoring
+    from kmlite import bases, evaluation, model, prompts, runs, scoring
 
     if settings.base:
-        base = model.resolve(settings.base)
+        base = bases.resolve(settings.base)
         folder = settings.out / "eval" / settings.base.strip("/").replace("/", "--")
     else:
-        base = model.final_folder(settings.out, 2, f"Run first: make stage2 OUT={settings.out}   (or name a model as BASE=…)")
+        base = bases.final_folder(settings.out, 2, f"Run first: make stage2 OUT={settings.out}   (or name a model as BASE=…)")
         folder = settings.out / paths.STAGES[2]
     check_writable(folder)
     plan = {
@@ -70,7 +70,7 @@ def main(settings: Settings) -> None:
         show(result["summary"])
         return
     precision = model.pick_precision(settings.precision)
-    stand_in = model.is_stand_in(base)
+    stand_in = bases.is_stand_in(base)
     console.print(f"  model        {base}{' (from the embedded base: its figures say nothing about MedGemma)' if stand_in else ''}")
     console.print(f"  device       {'GPU' if model.on_gpu() else 'CPU'}, {precision} weights")
     console.print(f"  questions    {len(questions):,}, {'reasoned' if settings.reasoned else 'short'} prompt, scorer {settings.scorer}")

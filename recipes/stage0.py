@@ -81,9 +81,9 @@ def main(settings: Settings) -> None:
     replay = replay_shards(settings)
     tokens_wanted = new_tokens(settings.new_tokens)
 
-    from kmlite import gauge, merging, model, packing, runs, stages, training, vocabulary
+    from kmlite import bases, gauge, merging, model, packing, runs, stages, training, vocabulary
 
-    base = model.resolve(settings.base)
+    base = bases.resolve(settings.base)
     folder = settings.out / paths.STAGES[0]
     check_writable(folder)
     data = {"text": shards, "heldout": [heldout_path], "replay": replay}
@@ -101,7 +101,7 @@ def main(settings: Settings) -> None:
     )
     stages.describe(
         {
-            "base": f"{settings.base}{' (the embedded base: its figures say nothing about MedGemma)' if model.is_stand_in(base) else ''}",
+            "base": f"{settings.base}{' (the embedded base: its figures say nothing about MedGemma)' if bases.is_stand_in(base) else ''}",
             "device": f"{'GPU' if model.on_gpu() else 'CPU'}, {precision} weights",
             "text": f"{len(shards)} shards, {sum(s.stat().st_size for s in shards) / 1e6:.1f} MB",
             "gauge": f"{len(measured_on.korean)} held-out texts, {len(measured_on.dictionary)} dictionary entries, "
@@ -195,7 +195,7 @@ def main(settings: Settings) -> None:
         "merge_difference": difference,
         "worse": worse,
         "precision": precision,
-        "stand_in": model.is_stand_in(base),
+        "stand_in": bases.is_stand_in(base),
     }
     runs.finish(folder, plan, started, metrics)
     gauge.show(points, "Stage 0, before and after")

@@ -58,12 +58,12 @@ def main(settings: Settings) -> None:
     if not taught:
         raise click.ClickException(f"{settings.refined / paths.DICTIONARY} holds no entry to teach.")
 
-    from kmlite import evaluation, model, runs, stages, training
+    from kmlite import bases, evaluation, model, runs, stages, training
 
     if settings.base:
-        base = model.resolve(settings.base)
+        base = bases.resolve(settings.base)
     else:
-        base = model.final_folder(settings.out, 0, f"Run first: make stage0 OUT={settings.out}   (or name another model as BASE=…)")
+        base = bases.final_folder(settings.out, 0, f"Run first: make stage0 OUT={settings.out}   (or name another model as BASE=…)")
     folder = settings.out / paths.STAGES[1]
     check_writable(folder)
     plan = stages.plan_of("stage1", settings, base, settings.base or "stage 0", {"dictionary": [settings.refined / paths.DICTIONARY]})
@@ -72,7 +72,7 @@ def main(settings: Settings) -> None:
     precision = model.pick_precision(settings.precision, folder / paths.CHECKPOINTS / "precision")
     stages.describe(
         {
-            "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if model.is_stand_in(base) else ''}",
+            "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if bases.is_stand_in(base) else ''}",
             "device": f"{'GPU' if model.on_gpu() else 'CPU'}, {precision} weights",
             "dictionary": f"{len(taught):,} terms to teach, {len(heldout):,} held out",
             "batch": f"{settings.batch} × {settings.accumulation} entries of up to {settings.length} tokens",
@@ -135,7 +135,7 @@ def main(settings: Settings) -> None:
         "worse": worse,
         "merge_difference": difference,
         "precision": precision,
-        "stand_in": model.is_stand_in(base),
+        "stand_in": bases.is_stand_in(base),
     }
     runs.finish(folder, plan, started, metrics)
     console.print(f"  after        {words(after)}")

@@ -66,12 +66,12 @@ def main(settings: Settings) -> None:
     if not questions or not dev:
         raise click.ClickException(f"{settings.refined / paths.EXAM} needs questions in both train.jsonl and dev.jsonl.")
 
-    from kmlite import evaluation, model, runs, scoring, shuffling, stages, training
+    from kmlite import bases, evaluation, model, runs, scoring, shuffling, stages, training
 
     if settings.base:
-        base = model.resolve(settings.base)
+        base = bases.resolve(settings.base)
     else:
-        base = model.final_folder(settings.out, 1, f"Run first: make stage1 OUT={settings.out}   (or name another model as BASE=…)")
+        base = bases.final_folder(settings.out, 1, f"Run first: make stage1 OUT={settings.out}   (or name another model as BASE=…)")
     folder = settings.out / paths.STAGES[2]
     check_writable(folder)
     data = {split: [paths.exam_split(settings.refined, split)] for split in ("train", "dev")}
@@ -86,7 +86,7 @@ def main(settings: Settings) -> None:
     places = sum(shuffling.names_places(question) for question in questions)
     stages.describe(
         {
-            "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if model.is_stand_in(base) else ''}",
+            "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if bases.is_stand_in(base) else ''}",
             "device": f"{'GPU' if model.on_gpu() else 'CPU'}, {precision} weights",
             "questions": f"{len(questions):,} to teach ({reasoned} of {len(pairs):,} rows reasoned), {len(dev):,} in dev",
             "leakage": f"{leaked} train questions stand in dev or test" + (" and are left out" if leaked else ""),
@@ -169,7 +169,7 @@ def main(settings: Settings) -> None:
         scoring.log_opening(folder, "stage2", measured["test"])
     after = {name: without_predictions(part) for name, part in measured.items()}
     reached = after["dev"]["accuracy"] >= settings.target
-    stand_in = model.is_stand_in(base)
+    stand_in = bases.is_stand_in(base)
     worse = []
     if after["dev"]["accuracy"] < before["dev"]["interval"][0]:  # the merge of a model trained in 4-bit may lose what it had
         worse.append(f"dev accuracy is {scoring.in_words(after['dev'])}; it was {scoring.in_words(before['dev'])}")
@@ -193,7 +193,7 @@ def main(settings: Settings) -> None:
     console.print(f"  [bold]dev: {scoring.in_words(before['dev'])} → {scoring.in_words(after['dev'])}[/]")
     console.print(f"  target of {settings.target:g}% on dev reached: {'yes' if reached else 'no'}")
     if "test" in after:
-        console.print(f"  [bold]test, opened once: {scoring.in_words(after['test'])}[/]")
+        console.print(f"  [bold]test, opened only now: {scoring.in_words(after['test'])}[/]")
     if stand_in:
         console.print(f"  {scoring.OF_THIS_SIZE}")
     console.print(f"  written to {folder / paths.FINAL}, {time.time() - started:.0f} s")

@@ -304,6 +304,18 @@ def test_rows_and_recomputed_activations_through_kill_and_merge(base, tiny_refin
     assert metrics["merge_difference"] < merging.ROUNDING
 
 
+def test_replay_mixes_the_original_language_in(base, tiny_refined, tmp_path):
+    folder = tmp_path / "english"
+    runs.write_lines(folder / "a.jsonl", runs.read_lines(paths.ENGLISH_GAUGE))
+    arguments = ["--base", base, "--refined", tiny_refined, *STAGE0, "--max-steps", "2", "--gauge-every", "0", "--out"]
+    run(stage0, *arguments, tmp_path / "plain")
+    run(stage0, *arguments, tmp_path / "mixed", "--replay", folder, "--replay-share", "0.2")
+    plain, mixed = (record(tmp_path / name / paths.STAGES[0])["metrics"]["training"]["rows"] for name in ("plain", "mixed"))
+    assert mixed == plain + round(plain * 0.2 / 0.8)
+    for arguments_ in (["--replay", tmp_path / "nowhere"], ["--replay", folder, "--replay-share", "1.5"]):
+        assert "replay" in run(stage0, *arguments, tmp_path / "no", *arguments_, status=1)
+
+
 def test_a_text_only_base_in_4_bit(text_base, tiny_refined, tmp_path):
     said = run(
         stage0, "--base", text_base, "--refined", tiny_refined, "--out", tmp_path, *STAGE0, "--max-steps", "2", "--precision", "4bit"
