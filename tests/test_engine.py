@@ -488,3 +488,20 @@ def test_nesting_is_linear_and_comes_to_an_end(text):
     cleaned = clean(text)
     assert time.process_time() - begun < 1
     assert clean(cleaned) == cleaned
+
+
+def test_a_pool_that_breaks_while_it_is_filled_is_started_again(monkeypatch):
+    """A worker killed as it starts: the tasks behind it can't be handed over any more."""
+    from kmlite.refine import engine
+
+    original, tried = engine.ProcessPoolExecutor.submit, []
+
+    def submit(self, function, task):
+        tried.append(task)
+        if len(tried) == 2:
+            raise engine.BrokenProcessPool("killed")
+        return original(self, function, task)
+
+    monkeypatch.setattr(engine.ProcessPoolExecutor, "submit", submit)
+    assert sorted(engine.run(abs, [-3, -4, -5], workers=2)) == [(0, 3), (1, 4), (2, 5)]
+    assert len(tried) > 3

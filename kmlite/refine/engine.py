@@ -39,14 +39,16 @@ def run_local(function: Callable, tasks: list, workers: int) -> Iterator[tuple[i
         # waits for ever for a worker that was killed
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(min(workers, len(left)), mp_context=context, initializer=end_with_parent)
-        futures = {pool.submit(function, task): number for number, task in left.items()}
         try:
+            futures = hand_over(pool, function, left)
             for future in as_completed(futures):
                 result = future.result()
                 del left[futures[future]]
                 broken = 0
                 yield futures[future], result
         except BrokenProcessPool as error:
+            for worker in multiprocessing.active_children():
+                worker.kill()  # the pool waits for ever for one that it had just started when it broke
             broken += 1
             if broken >= TRIES:
                 raise click.ClickException(
@@ -55,6 +57,15 @@ def run_local(function: Callable, tasks: list, workers: int) -> Iterator[tuple[i
                 ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def hand_over(pool: ProcessPoolExecutor, function: Callable, tasks: dict[int, Any]) -> dict:
+    """{future: number of its task}. Handing over runs none of them, so what goes wrong here is the pool: a worker killed while it
+    starts shows as a broken pool, a closed pipe (OSError) or a bad descriptor (ValueError), as the moment has it."""
+    try:
+        return {pool.submit(function, task): number for number, task in tasks.items()}
+    except (OSError, ValueError) as error:
+        raise BrokenProcessPool("a worker could not be started") from error
 
 
 def end_with_parent() -> None:
