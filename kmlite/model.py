@@ -129,10 +129,10 @@ def load(folder: Path, precision: str, length: int, recompute: bool = False):
     return model, tokenizer
 
 
-def load_tokenizers(*folders: Path) -> list:
+def load_tokenizer(folder: Path):
     from transformers import AutoTokenizer
 
-    return [AutoTokenizer.from_pretrained(folder, local_files_only=True) for folder in folders]
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def add_lora(

@@ -124,7 +124,7 @@ def main(settings: Settings) -> None:
         words = word_counts(shards, terms, settings.dictionary_weight) if tokens_wanted else {}
         merges = vocabulary.choose_merges(words, tokenizer, tokens_wanted, settings.min_count)
         ids = vocabulary.extend_model(base, extended, merges, tokenizer, settings.start)
-        _, after = model.load_tokenizers(base, extended)
+        after = model.load_tokenizer(extended)
         kinds = {
             "held-out Korean": measured_on.korean,
             "dictionary": [answer for _, answer in measured_on.dictionary],
