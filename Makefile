@@ -9,13 +9,14 @@ ARGS ?=
 
 PY := .venv/bin/python
 STAMP := .venv/.done
+EXTRAS := .venv/.extras
 LOCK := requirements/$(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu).txt
 # BASE is passed on only where it was given: each recipe knows its own default
 BASE_ARG = $(if $(BASE),--base "$(BASE)")
 FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo data refine stage0 stage1 stage2 eval compare pipeline bench test check format clean
+.PHONY: help setup extras lock demo data refine stage0 stage1 stage2 eval compare pipeline bench test check format clean
 
 help: ## this page
 	@echo "kmlite: teach MedGemma Korean medicine on one graphics card"
@@ -38,6 +39,12 @@ $(STAMP): $(LOCK) pyproject.toml
 	$(PY) -m pip install -qq --no-deps -r $(LOCK)
 	$(PY) -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
+
+extras: $(EXTRAS) ## add what make eval HARNESS=1, make chat ARGS=--web and all tests need
+
+$(EXTRAS): $(STAMP) requirements/eval.txt requirements/web.txt
+	$(PY) -m pip install -qq --no-deps -r requirements/eval.txt -r requirements/web.txt
+	@touch $(EXTRAS)
 
 lock: $(STAMP) ## write requirements/*.txt anew from the .in files
 	$(PY) requirements/lock.py
@@ -73,7 +80,7 @@ bench: $(STAMP) ## how fast and how exact refine is (minutes)
 	$(PY) -m benchmarks.refine $(ARGS)
 	$(PY) -m benchmarks.quality
 
-test: $(STAMP) ## run the tests
+test: $(EXTRAS) ## run the tests
 	$(PY) -m pytest $(ARGS)
 
 check: $(STAMP) ## lint and formatting
