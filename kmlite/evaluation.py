@@ -84,10 +84,16 @@ def generate(model, tokenizer, asked: list[str], *, max_new_tokens: int, batch: 
 
     Special tokens stay in the text, so that a reader sees where a turn ended; padding is cut off.
     """
+    heads = [prompts.conversation_ids(tokenizer, prompt)[0] for prompt in asked]
+    return continued(model, tokenizer, heads, max_new_tokens=max_new_tokens, batch=batch)
+
+
+def continued(model, tokenizer, heads: list[list[int]], *, max_new_tokens: int, batch: int, temperature: float = 0) -> list[str]:
+    """What the model writes behind each of `heads`, token ids: greedily, or sampled at a temperature above 0."""
     import torch
 
     for_inference(model, tokenizer)
-    heads = [prompts.conversation_ids(tokenizer, prompt)[0] for prompt in asked]
+    how = {"do_sample": temperature > 0, "temperature": temperature or None}
     pad, stops = tokenizer.pad_token_id, prompts.stop_ids(tokenizer)
     out = [""] * len(heads)
     for chosen, ids, mask in left_padded(heads, pad, batch, model.device):
@@ -96,10 +102,9 @@ def generate(model, tokenizer, asked: list[str], *, max_new_tokens: int, batch: 
                 input_ids=ids,
                 attention_mask=mask,
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
+                **how,
                 top_p=None,
                 top_k=None,
-                temperature=None,
                 eos_token_id=stops,
                 pad_token_id=pad,
                 cache_implementation=None,  # not the static one of Gemma's generation_config
