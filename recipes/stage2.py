@@ -35,6 +35,9 @@ class Settings:
     reason_shots: int = setting(3, "few-shot examples with a reasoning to show it, those of the question's subject first")
     reason_temperature: float = setting(0.7, "of the sampling: above 0, so that the three orders are three tries")
     reason_tokens: int = setting(400, "tokens of a reasoning: KorMedMCQA's own have 250 to 700 characters")
+    answer_weight: float = setting(
+        1.0, "of the answer's letter in the loss, against 1 for each other token; above 1 the letter counts more"
+    )
     checkpointing: str = setting(
         "auto", "recompute activations in the backward pass: less memory, a third slower; auto on a GPU", CHECKPOINTING
     )
@@ -74,6 +77,8 @@ def main(settings: Settings) -> None:
     if not questions or not dev:
         raise click.ClickException(f"{settings.refined / paths.EXAM} needs questions in both train.jsonl and dev.jsonl.")
     check_reasoning(settings)
+    if settings.answer_weight <= 0:
+        raise click.ClickException(f"--answer-weight {settings.answer_weight:g}: a number above 0; 1 is the plain loss.")
 
     from kmlite import bases, evaluation, exam, loops, model, reasoning, runs, scoring, shuffling, stages, training
 
@@ -174,7 +179,17 @@ def main(settings: Settings) -> None:
         if settings.shuffle and number == 1:
             shares = ", ".join(f"{letter} {share:.1%}" for letter, share in balance.items())
             console.print(f"  letters      right answers after shuffling: {shares}")
-        result = training.train(adapted, tokenizer, rows, checkpoints, settings, eval_rows=dev_rows, order="sequential", epochs=1)
+        result = training.train(
+            adapted,
+            tokenizer,
+            rows,
+            checkpoints,
+            settings,
+            eval_rows=dev_rows,
+            order="sequential",
+            epochs=1,
+            answer_weight=settings.answer_weight,
+        )
         dev_score = accuracy(adapted, dev)
         record = {"loop": number, "dev": without_predictions(dev_score), "letters": balance, "training": result}
         record["reasoned_rows"] = exam.turns(teaching, settings.reasoned_share, settings.seed)[1]
