@@ -103,6 +103,21 @@ def test_the_gradient_is_the_weighted_mean_however_the_batch_is_cut(adapted, row
     assert agree(expected, by_hand(adapted, rows, 1)) > 0.05  # the weight does something
 
 
+def test_the_gradient_is_the_same_where_the_trainer_divides_by_the_number_of_batches(adapted, rows, tmp_path, monkeypatch):
+    """What transformers does for a model that takes no count of tokens; Unsloth's backends differ in what they declare."""
+
+    def divides(kind, weight, end):
+        class Divides(weighting.weighted(kind, weight, end)):
+            def training_step(self, *args, **kwargs):
+                self.model_accepts_loss_kwargs = False
+                return super().training_step(*args, **kwargs)
+
+        return Divides
+
+    monkeypatch.setattr(training, "weighted", divides)
+    assert agree(by_hand(adapted, rows, 3), gradients(adapted, rows, tmp_path, monkeypatch, 1, 4, weight=3)) < 1e-4
+
+
 def test_weight_one_is_the_plain_loss(adapted, rows, tmp_path, monkeypatch):
     stock = gradients(adapted, rows, tmp_path / "a", monkeypatch, 4, 1, weight=1)
     assert agree(stock, gradients(adapted, rows, tmp_path / "b", monkeypatch, 4, 1, weight=1, forced=True)) < 1e-4
