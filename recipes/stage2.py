@@ -58,6 +58,8 @@ class Settings:
     eval_every: int = setting(50, "steps between looks at the loss on dev")
     max_new_tokens: int = setting(32, "tokens of an answer: a letter, or a short sentence around it")
     measured: int = setting(500, "taught questions to ask before and after at the most: to see that they were learned")
+    heldout: int = setting(200, "held-out texts in the gauge at the most")
+    entries: int = setting(200, "dictionary entries in the gauge at the most")
     eval_batch: int = setting(0, "questions answered at once; 0 chooses by device")
     seed: int = setting(0, "of LoRA, order of data and dropout")
     accept_regression: bool = setting(False, "go on where the stage made the model worse, instead of leaving with status 3")
@@ -80,7 +82,7 @@ def main(settings: Settings) -> None:
     if settings.answer_weight <= 0:
         raise click.ClickException(f"--answer-weight {settings.answer_weight:g}: a number above 0; 1 is the plain loss.")
 
-    from kmlite import bases, evaluation, exam, loops, model, reasoning, runs, scoring, shuffling, stages, training
+    from kmlite import bases, evaluation, exam, gauge, loops, model, reasoning, runs, scoring, shuffling, stages, training
 
     if settings.base:
         base = bases.resolve(settings.base)
@@ -93,6 +95,9 @@ def main(settings: Settings) -> None:
         data["test"] = [test_path]
     if settings.self_reason and fewshot_path.exists():
         data["fewshot"] = [fewshot_path]
+    for name, path in (("heldout", paths.heldout_text(settings.refined)), ("dictionary", settings.refined / paths.DICTIONARY)):
+        if path.exists():
+            data[name] = [path]
     plan = stages.plan_of("stage2", settings, base, settings.base or "stage 1", data)
     if stages.skip_or_begin(folder, plan, settings):
         return
@@ -100,6 +105,7 @@ def main(settings: Settings) -> None:
     precision = model.pick_precision(settings.precision, folder / paths.CHECKPOINTS / "precision")
     questions, leaked = exam.without_leaks(questions, dev, records.read_exam(settings.refined, "test") if test_path.exists() else [])
     pairs, reasoned = exam.turns(questions, settings.reasoned_share, settings.seed)
+    measured_on = gauge.prepare(settings.refined, texts=settings.heldout, entries=settings.entries, questions=0, length=settings.length)
     places = sum(shuffling.names_places(question) for question in questions)
     stages.describe(
         {
@@ -113,6 +119,8 @@ def main(settings: Settings) -> None:
             "reasonings": f"of its own for {settings.reason_questions} questions before each loop, {len(examples)} examples to choose from"
             if settings.self_reason
             else "those of the data alone",
+            "gauge": f"{len(measured_on.korean)} held-out texts, {len(measured_on.dictionary)} dictionary entries, "
+            f"{len(measured_on.english)} English texts",
             "batch": f"{settings.batch} × {settings.accumulation} questions of up to {settings.length} tokens",
             "learning": f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}, {settings.epochs:g} epochs a loop",
             "until": f"dev accuracy {settings.target:g}%, {settings.patience} loops without gain, or {settings.loops} loops",
@@ -130,8 +138,10 @@ def main(settings: Settings) -> None:
     before_path = folder / paths.CHECKPOINTS / "before.json"
     if not before_path.exists():
         measured = {"dev": accuracy(trained, dev), "taught": accuracy(trained, questions[: settings.measured])}
-        runs.write_json(before_path, {name: without_predictions(part) for name, part in measured.items()})
-    before = runs.read_json(before_path)
+        asked_before = {name: without_predictions(part) for name, part in measured.items()}
+        runs.write_json(before_path, {"exam": asked_before, "gauge": {"bits": gauge.bits(trained, tokenizer, measured_on)}})
+    came_with = runs.read_json(before_path)
+    before, points = came_with["exam"], {"before": came_with["gauge"]}
     console.print(f"  before       dev {scoring.in_words(before['dev'])}; taught {scoring.in_words(before['taught'])}")
     _, left_out = training.conversation_rows(tokenizer, pairs, settings.length)
     if left_out:
@@ -223,6 +233,8 @@ def main(settings: Settings) -> None:
         runs.write_lines(folder / "test_predictions.jsonl", measured["test"]["predictions"])
         scoring.log_opening(folder, "stage2", measured["test"])
     after = {name: without_predictions(part) for name, part in measured.items()}
+    points["after"] = {"bits": gauge.bits(final, tokenizer, measured_on)}
+    price = gauge.price(points["before"], points["after"], after["dev"]["accuracy"] > start)
     reached = after["dev"]["accuracy"] >= settings.target
     worse = []
     if after["dev"]["accuracy"] < before["dev"]["interval"][0]:  # the merge of a model trained in 4-bit may lose what it had
@@ -230,6 +242,8 @@ def main(settings: Settings) -> None:
     metrics = {
         "before": before,
         "after": after,
+        "gauge": points,
+        "price": price,
         "loops": done,
         "best_loop": best,
         "stopped": reason,
@@ -248,6 +262,9 @@ def main(settings: Settings) -> None:
     console.print(f"  target of {settings.target:g}% on dev reached: {'yes' if reached else 'no'}")
     if "test" in after:
         console.print(f"  [bold]test, opened only now: {scoring.in_words(after['test'])}[/]")
+    gauge.show(points, "Stage 2, the language before and after")
+    if price:
+        console.print(f"  [bold]{price}[/]")
     if stand_in:
         console.print(f"  {scoring.OF_THIS_SIZE}")
     console.print(f"  written to {folder / paths.FINAL}, {time.time() - started:.0f} s")

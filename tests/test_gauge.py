@@ -26,6 +26,14 @@ def test_what_counts_as_worse(before, after, named):
     assert all(name in reason for name, reason in zip(named, reasons, strict=True))
 
 
+def test_the_price_of_a_gain_is_said_from_two_percent_on():
+    start = point(4.0, 40, 30)
+    assert gauge.price(start, point(4.07, 60, 50), gained=True) is None
+    assert "bought with language: Korean text costs +3.0%" in gauge.price(start, point(4.12, 60, 50), gained=True)
+    assert "nothing gained" in gauge.price(start, point(4.12, 40, 30), gained=False)
+    assert gauge.price({"bits": {"english": 1.0}}, {"bits": {"english": 2.0}}, gained=True) is None
+
+
 def test_the_gauge_measures_what_the_refined_data_has(refined, tmp_path):
     whole = gauge.prepare(refined, texts=3, entries=4, questions=5, length=64)
     assert [len(part) for part in whole[:4]] == [3, 4, 16, 5]

@@ -156,6 +156,11 @@ def test_stage1_and_stage2_record_before_and_after(trained):
     assert two["target_reached"] is (two["after"]["dev"]["accuracy"] >= 90)
     assert len(two["loops"]) == 2
     assert two["reasoned_rows"] <= 0.05 * 21 + 1
+    bits = {when: point["bits"] for when, point in two["gauge"].items()}
+    assert list(bits) == ["before", "after"]
+    assert set(bits["before"]) == {"korean", "dictionary", "english"}
+    assert (bits["before"] != bits["after"]) == (two["best_loop"] > 0)
+    assert "the language before and after" in trained[1]["stage2"]
 
 
 def test_records_name_their_base_as_a_stand_in(trained):
@@ -317,6 +322,22 @@ def test_stage2_teaches_its_own_reasonings_and_a_kill_changes_no_byte(trained, t
     with_cot = sum("cot" in question for question in runs.read_lines(paths.exam_split(tiny_refined, "train")))
     assert loop["reasoned_rows"] == with_cot + loop["self_reasons"]["kept"]
     assert f"{loop['self_reasons']['kept']} kept" in said
+
+
+def test_stage2_on_exam_questions_alone_with_a_weighted_letter(trained, tiny_refined, tmp_path):
+    """Neither text nor a dictionary beside them: the gauge has its English text, and nothing is said of Korean."""
+    bare = tmp_path / "refined"
+    shutil.copytree(tiny_refined / paths.EXAM, bare / paths.EXAM)
+    base = trained[0] / paths.STAGES[1] / paths.FINAL
+    arguments = ["--base", base, "--refined", bare, *STAGE2, "--loops", "1", "--answer-weight"]
+    run(stage2, *arguments, "3", "--out", tmp_path / "3")
+    run(stage2, *arguments, "1", "--out", tmp_path / "1")
+    metrics = record(tmp_path / "3" / paths.STAGES[2])["metrics"]
+    assert set(metrics["gauge"]["after"]["bits"]) == {"english"}
+    assert metrics["price"] is None
+    adapters = [tmp_path / weight / paths.STAGES[2] / "loop_1" / "adapter_model.safetensors" for weight in "31"]
+    assert adapters[0].read_bytes() != adapters[1].read_bytes()
+    assert "--answer-weight" in run(stage2, *arguments, "0", "--out", tmp_path / "0", status=1)
 
 
 def test_self_reasoning_on_the_embedded_base_keeps_nothing_and_says_so(trained, tiny_refined, tmp_path):
