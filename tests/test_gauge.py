@@ -66,6 +66,7 @@ def test_a_stage_that_made_it_worse_leaves_with_status_3_until_accepted(refined,
         return CliRunner().invoke(stage1.command, [str(a) for a in [*arguments, *more]])
 
     first = run()
+    assert "fewer than five definitions to choose from" in first.output  # of 20 terms hardly one is held out
     assert first.exit_code == stages.WORSE, first.output
     assert "warning: stage1-worse" in first.output
     assert (tmp_path / "out" / paths.STAGES[1] / paths.FINAL / "model.safetensors").exists()  # kept, to be looked at

@@ -16,7 +16,7 @@ from recipes import evaluate, pipeline, stage0, stage1, stage2
 SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "2"]
 STAGE0 = [*SMALL, "--new-tokens", "40", "--length", "64", "--max-steps", "12", "--save-every", "4", "--heldout", "6", "--entries", "5"]
 STAGE0 += ["--gauge-every", "4", "--questions", "6"]
-STAGE1 = [*SMALL, "--max-steps", "6", "--eval-every", "3", "--measured", "10", "--recalled", "3"]
+STAGE1 = [*SMALL, "--max-steps", "6", "--eval-every", "3", "--measured", "10", "--recalled", "3", "--chosen", "50"]
 STAGE2 = [*SMALL, "--max-steps", "4", "--save-every", "2", "--eval-every", "4", "--loops", "2", "--max-new-tokens", "2"]
 
 
@@ -151,6 +151,12 @@ def test_stage1_and_stage2_record_before_and_after(trained):
     out, _ = trained
     one, two = (record(out / stage)["metrics"] for stage in paths.STAGES[1:])
     assert one["after"]["taught"] < one["before"]["taught"]
+    for when in ("before", "after"):
+        assert set(one[when]["recall"]) == {"n", "f1", "chrf"}
+        assert one[when]["recall"]["n"] == 3
+        assert one[when]["choice"]["taught"]["n"] == 50
+        assert one[when]["choice"]["heldout"]["n"] == 5
+    assert "right definition of five, held-out" in trained[1]["stage1"]
     assert {len(two[when]) for when in ("before", "after")} == {2, 3}  # dev and taught; test only after
     assert two["after"]["test"]["n"] == 6
     assert two["target_reached"] is (two["after"]["dev"]["accuracy"] >= 90)
