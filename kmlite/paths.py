@@ -29,6 +29,7 @@ RECORD = "run.json"
 PLAN = "plan.json"  # what a run that has begun was asked to do
 EVALUATION = "eval.json"
 PREDICTIONS = "eval_predictions.jsonl"
+SELF_REASONS = "self_reasons.jsonl"
 TEST_LOG = "test_openings.jsonl"
 
 

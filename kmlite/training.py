@@ -13,6 +13,7 @@ from kmlite.cli import console
 from kmlite.model import bf16, check_movement, fast_model, for_training, is_embedding, on_gpu, recomputes, set_trainable, weight_sums
 from kmlite.packing import positions
 from kmlite.runs import read_record, write_json
+from kmlite.weighting import weighted
 
 
 def conversation_rows(tokenizer, pairs: list[tuple[str, str]], length: int) -> tuple[list[dict], int]:
@@ -70,6 +71,7 @@ def train(
     epochs: float | None = None,
     apart: bool = False,
     every: tuple[int, Callable[[], dict]] | None = None,
+    answer_weight: float = 1,
 ) -> dict:
     """Train `model` on `rows` (a Dataset or a list) with a recipe's settings; checkpoints go to `folder`.
 
@@ -83,6 +85,7 @@ def train(
         epochs: over the rows; the settings' where not given.
         apart: the backend keeps the texts of a packed row apart.
         every: (steps, measure): call `measure` each so many steps; what it returns is kept with the curve.
+        answer_weight: of the last token of each answer in the loss, against 1 for the others; see kmlite/weighting.py.
 
     Returns:
         {"steps", "rows", "loss" (mean, nats a token), "seconds", "curve": the trainer's log, "measured": {step: …}}.
@@ -135,7 +138,10 @@ def train(
     )
     for_training(model, tokenizer)
     multiple = 8 if on_gpu() else 1  # tensor cores want multiples of 8
-    trainer = SFTTrainer(
+    trainer_class = SFTTrainer
+    if answer_weight != 1:
+        trainer_class = weighted(SFTTrainer, answer_weight, tokenizer.convert_tokens_to_ids("<end_of_turn>"))
+    trainer = trainer_class(
         model=model,
         args=arguments,
         train_dataset=data,

@@ -26,6 +26,14 @@ def test_what_counts_as_worse(before, after, named):
     assert all(name in reason for name, reason in zip(named, reasons, strict=True))
 
 
+def test_the_price_of_a_gain_is_said_from_two_percent_on():
+    start = point(4.0, 40, 30)
+    assert gauge.price(start, point(4.07, 60, 50), gained=True) is None
+    assert "bought with language: Korean text costs +3.0%" in gauge.price(start, point(4.12, 60, 50), gained=True)
+    assert "nothing gained" in gauge.price(start, point(4.12, 40, 30), gained=False)
+    assert gauge.price({"bits": {"english": 1.0}}, {"bits": {"english": 2.0}}, gained=True) is None
+
+
 def test_the_gauge_measures_what_the_refined_data_has(refined, tmp_path):
     whole = gauge.prepare(refined, texts=3, entries=4, questions=5, length=64)
     assert [len(part) for part in whole[:4]] == [3, 4, 16, 5]
@@ -58,6 +66,7 @@ def test_a_stage_that_made_it_worse_leaves_with_status_3_until_accepted(refined,
         return CliRunner().invoke(stage1.command, [str(a) for a in [*arguments, *more]])
 
     first = run()
+    assert "fewer than five definitions to choose from" in first.output  # of 20 terms hardly one is held out
     assert first.exit_code == stages.WORSE, first.output
     assert "warning: stage1-worse" in first.output
     assert (tmp_path / "out" / paths.STAGES[1] / paths.FINAL / "model.safetensors").exists()  # kept, to be looked at
