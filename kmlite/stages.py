@@ -2,8 +2,11 @@
 
 import dataclasses
 import resource
+import shutil
 import sys
 from pathlib import Path
+
+import click
 
 from kmlite import memory, paths, runs
 from kmlite.cli import console
@@ -46,6 +49,13 @@ def fit(settings, base: Path, checkpoints: Path, *, embeddings: str = "none", ne
     if stored:
         return memory.Plan(**stored)
     shape = memory.shape_of(base)
+    need = sum(memory.disk(shape, settings.rank, new_rows=new_rows, extends=bool(new_rows)).values())
+    free = shutil.disk_usage(checkpoints.parent).free
+    if free < need:
+        raise click.ClickException(
+            f"this stage writes up to {need / 1e9:.1f} GB below {checkpoints.parent}, and {free / 1e9:.1f} GB are free.\n"
+            "  Free some space, or name another place: OUT=…"
+        )
     if model.on_gpu():
         found = memory.choose(shape, torch.cuda.mem_get_info()[0], settings, embeddings=embeddings, new_rows=new_rows)
     else:
