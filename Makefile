@@ -6,6 +6,7 @@ REFINED ?= data/02_refined
 OUT ?= model
 BASE ?=
 ARGS ?=
+GPUS ?= 1
 
 PY := .venv/bin/python
 STAMP := .venv/.done
@@ -61,8 +62,8 @@ data: $(STAMP) ## fetch public Korean data into RAW (recipes/data.py has the tab
 refine: $(STAMP) ## clean the raw data in RAW, write REFINED
 	$(PY) -m recipes.refine --raw "$(RAW)" --refined "$(REFINED)" $(ARGS)
 
-stage0: $(STAMP) ## teach BASE Korean text: new tokens, embeddings, LoRA
-	$(PY) -m recipes.stage0 $(BASE_ARG) $(FOLDERS) $(ARGS)
+stage0: $(STAMP) ## teach BASE Korean text: new tokens, embeddings, LoRA (GPUS=N shares it among cards)
+	$(PY) $(if $(filter-out 1,$(GPUS)),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m recipes.stage0 $(BASE_ARG) $(FOLDERS) $(ARGS)
 
 stage1: $(STAMP) ## teach the medical dictionary
 	$(PY) -m recipes.stage1 $(BASE_ARG) $(FOLDERS) $(ARGS)

@@ -31,7 +31,9 @@ def skip_or_begin(folder: Path, plan: dict, settings) -> bool:
         console.print(f"  done before, nothing changed: {folder / paths.FINAL}   (ARGS=--restart runs it again)")
         verdict(runs.read_json(folder / paths.RECORD)["metrics"]["worse"], plan["step"], settings)
         return True
-    runs.begin(folder, plan, settings.restart)
+    if not runs.rank():
+        runs.begin(folder, plan, settings.restart)
+    runs.wait()
     return False
 
 
@@ -40,14 +42,20 @@ def fit(settings, base: Path, checkpoints: Path, *, embeddings: str = "none", ne
 
     A CPU takes what the recipe says, in 16-bit (computed in float32) where `auto` leaves it open.
     """
+    note = checkpoints / "memory.json"
+    with runs.first_alone():
+        stored = runs.read_record(note)
+        if not stored:
+            stored = dataclasses.asdict(fresh_fit(settings, base, checkpoints, embeddings, new_rows))
+            runs.write_json(note, stored)
+    return memory.Plan(**stored)
+
+
+def fresh_fit(settings, base: Path, checkpoints: Path, embeddings: str, new_rows: int) -> memory.Plan:
     import torch
 
     from kmlite import model
 
-    note = checkpoints / "memory.json"
-    stored = runs.read_record(note)
-    if stored:
-        return memory.Plan(**stored)
     shape = memory.shape_of(base)
     need = sum(memory.disk(shape, settings.rank, new_rows=new_rows, extends=bool(new_rows)).values())
     free = shutil.disk_usage(checkpoints.parent).free
@@ -57,16 +65,13 @@ def fit(settings, base: Path, checkpoints: Path, *, embeddings: str = "none", ne
             "  Free some space, or name another place: OUT=…"
         )
     if model.on_gpu():
-        found = memory.choose(shape, torch.cuda.mem_get_info()[0], settings, embeddings=embeddings, new_rows=new_rows)
-    else:
-        precision = "16bit" if settings.precision == "auto" else settings.precision
-        mode = "new" if embeddings == "auto" else embeddings
-        recompute = model.recomputes(settings.checkpointing)
-        size = {"rank": settings.rank, "batch": settings.batch, "length": settings.length, "dropout": settings.dropout}
-        parts = memory.parts(shape, precision=precision, embeddings=mode, new_rows=new_rows, recompute=recompute, gpu=False, **size)
-        found = memory.Plan(precision, settings.batch, settings.accumulation, mode, settings.length, parts, [], True)
-    runs.write_json(note, dataclasses.asdict(found))
-    return found
+        return memory.choose(shape, torch.cuda.mem_get_info()[0], settings, embeddings=embeddings, new_rows=new_rows)
+    precision = "16bit" if settings.precision == "auto" else settings.precision
+    mode = "new" if embeddings == "auto" else embeddings
+    recompute = model.recomputes(settings.checkpointing)
+    size = {"rank": settings.rank, "batch": settings.batch, "length": settings.length, "dropout": settings.dropout}
+    parts = memory.parts(shape, precision=precision, embeddings=mode, new_rows=new_rows, recompute=recompute, gpu=False, **size)
+    return memory.Plan(precision, settings.batch, settings.accumulation, mode, settings.length, parts, [], True)
 
 
 def fitted_in_words(plan: memory.Plan, settings, what: str) -> dict[str, str]:

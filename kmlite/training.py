@@ -228,12 +228,13 @@ def prepare(
         remove_unused_columns=False,
         train_sampling_strategy=order,
         dataloader_num_workers=0,
+        ddp_find_unused_parameters=False,  # all that trains is used in each step
         report_to="none",
         disable_tqdm=True,
     )
     for_training(model, tokenizer)
     multiple = 8 if on_gpu() else 1  # tensor cores want multiples of 8
-    meter, stop = Meter(accumulation), Stop()
+    meter, stop = Meter(accumulation, processes), Stop()
 
     def batch(rows: list[dict]) -> dict:
         out = collate(rows, tokenizer, multiple, apart)

@@ -2,6 +2,7 @@
 
 \b
     make stage0 BASE=google/medgemma-4b-it REFINED=data/02_refined OUT=model
+    make stage0 GPUS=2          the same steps, their batches shared by two cards
 """
 
 import time
@@ -123,7 +124,7 @@ def main(settings: Settings) -> None:
     # ---- new tokens: measure the base as it is, then extend it
     extended = folder / paths.EXTENDED
     note = folder / paths.CHECKPOINTS / "extension.json"
-    if not note.exists():
+    if not note.exists() and not runs.rank():
         plain, tokenizer = model.load(base, precision, settings.length)
         point = gauge.measure(plain, tokenizer, measured_on)
         del plain
@@ -139,6 +140,7 @@ def main(settings: Settings) -> None:
             "exam": [question["question"] for question in measured_on.dev],
         }
         runs.write_json(note, {"new_ids": ids, "base": point, "gain": vocabulary.gain(tokenizer, after, kinds, ids)})
+    runs.wait()
     extension = runs.read_json(note)
     ids = extension["new_ids"]
     show_gain(extension["gain"], len(ids))
@@ -149,9 +151,10 @@ def main(settings: Settings) -> None:
     console.print(f"  extension    held-out text costs {rise:+.1%} bits per character before any training")
 
     # ---- train
-    rows = packing.tokenised(shards, tokenizer, settings.length, settings.out / ".cache" / "text")
-    if replay:
-        old = packing.tokenised(replay, tokenizer, settings.length, settings.out / ".cache" / "replay")
+    with runs.first_alone():
+        rows = packing.tokenised(shards, tokenizer, settings.length, settings.out / ".cache" / "text")
+        old = packing.tokenised(replay, tokenizer, settings.length, settings.out / ".cache" / "replay") if replay else None
+    if old:
         rows = packing.with_replay(rows, old, settings.replay_share, settings.seed)
     embeddings = fitted.embeddings if ids or fitted.embeddings == "all" else "none"
     adapted = model.add_lora(
@@ -183,6 +186,8 @@ def main(settings: Settings) -> None:
         apart=apart,
         every=(settings.gauge_every, partial(gauge.bits, adapted, tokenizer, measured_on)) if settings.gauge_every else None,
     )
+    if runs.rank():
+        return  # what is left is for one process
     used = stages.memory_record(fitted, result["peak_bytes"])
     adapter = folder / paths.CHECKPOINTS / "adapter"
     model.save_adapter(adapted, adapter)
