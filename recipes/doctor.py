@@ -216,8 +216,7 @@ def show_plan(settings: Settings) -> None:
     table = Table("card", "", "weights", "batch", "new rows", "GiB", "gave up", "tokens/s", "hours", title=title, title_justify="left")
     for name, gib in cards:
         for step, values in stages:
-            extra = {"embeddings": "auto", "new_rows": 5000} if step == "stage0" else {}
-            plan = memory.choose(shape, gib * memory.GIB, values, **extra)
+            plan = plan_of(shape, gib, step, values)
             rate, how = rate_of(settings.out, step, shape, name, plan.precision, memory)
             hours = tokens[step] / rate / 3600 if rate else 0
             table.add_row(
@@ -235,8 +234,7 @@ def show_plan(settings: Settings) -> None:
     console.print(table)
     if len(cards) == 1:
         for step, values in stages:
-            extra = {"embeddings": "auto", "new_rows": 5000} if step == "stage0" else {}
-            plan = memory.choose(shape, cards[0][1] * memory.GIB, values, **extra)
+            plan = plan_of(shape, cards[0][1], step, values)
             found = ", ".join(f"{part} {size / memory.GIB:.2f}" for part, size in plan.parts.items())
             console.print(f"  {step} in GiB: {found}")
     if not any(tokens.values()):
@@ -251,6 +249,15 @@ def show_plan(settings: Settings) -> None:
             f"  Text for stage 0: {tokens['stage0'] / 1e6:,.1f} of the {memory.LEAST_TOKENS / 1e6:,.0f} million tokens that this "
             "plan calls the least that works.\n  Stage 0 runs on less, and shows what it brought."
         )
+
+
+def plan_of(shape, gib: float, step: str, values):
+    """The plan of a stage's own settings on a card with `gib` GiB free."""
+    from kmlite import memory
+
+    if step == "stage0":
+        return memory.choose(shape, gib * memory.GIB, values, embeddings=values.embeddings, new_rows=int(values.new_tokens))
+    return memory.choose(shape, gib * memory.GIB, values)
 
 
 def tokens_of(settings: Settings) -> dict[str, float]:
