@@ -9,13 +9,14 @@ ARGS ?=
 
 PY := .venv/bin/python
 STAMP := .venv/.done
+EXTRAS := .venv/.extras
 LOCK := requirements/$(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu).txt
 # BASE is passed on only where it was given: each recipe knows its own default
 BASE_ARG = $(if $(BASE),--base "$(BASE)")
 FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo data refine stage0 stage1 stage2 eval compare pipeline bench test check format clean
+.PHONY: help setup extras lock demo doctor data refine stage0 stage1 stage2 eval compare pipeline bench test check format clean
 
 help: ## this page
 	@echo "kmlite: teach MedGemma Korean medicine on one graphics card"
@@ -39,11 +40,20 @@ $(STAMP): $(LOCK) pyproject.toml
 	$(PY) -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
+extras: $(EXTRAS) ## add what make eval HARNESS=1, make chat ARGS=--web and all tests need
+
+$(EXTRAS): $(STAMP) requirements/eval.txt requirements/web.txt
+	$(PY) -m pip install -qq --no-deps -r requirements/eval.txt -r requirements/web.txt
+	@touch $(EXTRAS)
+
 lock: $(STAMP) ## write requirements/*.txt anew from the .in files
 	$(PY) requirements/lock.py
 
 demo: $(STAMP) ## the whole pipeline on sample data and an embedded base, on any machine
 	$(PY) -m recipes.demo $(ARGS)
+
+doctor: $(STAMP) ## what this machine can do, what is missing, and the plan of each stage
+	$(PY) -m recipes.doctor $(BASE_ARG) --raw "$(RAW)" $(FOLDERS) $(ARGS)
 
 data: $(STAMP) ## fetch public Korean data into RAW (recipes/data.py has the table)
 	$(PY) -m recipes.data --raw "$(RAW)" $(ARGS)
@@ -73,7 +83,7 @@ bench: $(STAMP) ## how fast and how exact refine is (minutes)
 	$(PY) -m benchmarks.refine $(ARGS)
 	$(PY) -m benchmarks.quality
 
-test: $(STAMP) ## run the tests
+test: $(EXTRAS) ## run the tests
 	$(PY) -m pytest $(ARGS)
 
 check: $(STAMP) ## lint and formatting

@@ -5,7 +5,7 @@
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -71,13 +71,13 @@ def main(settings: Settings) -> None:
     plan = stages.plan_of("stage1", settings, base, settings.base or "stage 0", {"dictionary": [settings.refined / paths.DICTIONARY]})
     if stages.skip_or_begin(folder, plan, settings):
         return
-    precision = model.pick_precision(settings.precision, folder / paths.CHECKPOINTS / "precision")
+    fitted = stages.fit(settings, base, folder / paths.CHECKPOINTS)
+    precision = fitted.precision
     stages.describe(
         {
             "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if bases.is_stand_in(base) else ''}",
-            "device": f"{'GPU' if model.on_gpu() else 'CPU'}, {precision} weights",
+            **stages.fitted_in_words(fitted, settings, "entries"),
             "dictionary": f"{len(taught):,} terms to teach, {len(heldout):,} held out",
-            "batch": f"{settings.batch} × {settings.accumulation} entries of up to {settings.length} tokens",
             "learning": f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}, {settings.epochs:g} epochs",
         },
     )
@@ -117,9 +117,11 @@ def main(settings: Settings) -> None:
         recompute=recompute,
     )
     count = model.trainable_summary(adapted)
+    on_card = replace(settings, batch=fitted.batch, accumulation=fitted.accumulation)
     result = training.train(
-        adapted, tokenizer, rows, folder / paths.CHECKPOINTS, settings, save="epoch", eval_rows=heldout_rows, order="group_by_length"
+        adapted, tokenizer, rows, folder / paths.CHECKPOINTS, on_card, save="epoch", eval_rows=heldout_rows, order="group_by_length"
     )
+    used = stages.memory_record(fitted, result["peak_bytes"])
     adapter = folder / paths.CHECKPOINTS / "adapter"
     model.save_adapter(adapted, adapter)
     del trained, adapted
@@ -141,6 +143,7 @@ def main(settings: Settings) -> None:
         "worse": worse,
         "merge_difference": difference,
         "precision": precision,
+        "memory": used,
         "stand_in": bases.is_stand_in(base),
     }
     runs.finish(folder, plan, started, metrics)

@@ -6,7 +6,7 @@
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -103,7 +103,8 @@ def main(settings: Settings) -> None:
     if stages.skip_or_begin(folder, plan, settings):
         return
     stand_in = bases.is_stand_in(base)
-    precision = model.pick_precision(settings.precision, folder / paths.CHECKPOINTS / "precision")
+    fitted = stages.fit(settings, base, folder / paths.CHECKPOINTS)
+    precision = fitted.precision
     test = records.read_exam(settings.refined, "test") if test_path.exists() else []  # here for its stems alone
     questions, leaked = exam.without_leaks(questions, dev, test, fewshot)
     pairs, reasoned = exam.turns(questions, settings.reasoned_share, settings.seed)
@@ -112,7 +113,7 @@ def main(settings: Settings) -> None:
     stages.describe(
         {
             "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if stand_in else ''}",
-            "device": f"{'GPU' if model.on_gpu() else 'CPU'}, {precision} weights",
+            **stages.fitted_in_words(fitted, settings, "questions"),
             "questions": f"{len(questions):,} to teach ({reasoned} of {len(pairs):,} rows reasoned), {len(dev):,} in dev",
             "leakage": f"{leaked} train questions stand in dev, test or few-shot" + (" and are left out" if leaked else ""),
             "options": f"in a new order each epoch, but for {places} questions that name letters or places"
@@ -123,7 +124,6 @@ def main(settings: Settings) -> None:
             else "those of the data alone",
             "gauge": f"{len(measured_on.korean)} held-out texts, {len(measured_on.dictionary)} dictionary entries, "
             f"{len(measured_on.english)} English texts",
-            "batch": f"{settings.batch} × {settings.accumulation} questions of up to {settings.length} tokens",
             "learning": f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}, {settings.epochs:g} epochs a loop",
             "until": f"dev accuracy {settings.target:g}%, {settings.patience} loops without gain, or {settings.loops} loops",
         },
@@ -196,7 +196,7 @@ def main(settings: Settings) -> None:
             tokenizer,
             rows,
             checkpoints,
-            settings,
+            replace(settings, batch=fitted.batch, accumulation=fitted.accumulation),
             eval_rows=dev_rows,
             order="sequential",
             epochs=1,
@@ -218,6 +218,8 @@ def main(settings: Settings) -> None:
         console.print(f"  loop {number}       dev {scoring.in_words(record['dev'])}; loss {result['loss']:.4f}")
     best = loops.best(done, start)
     console.print(f"  stopped: {reason}; the best is {f'loop {best}' if best else 'the model as it came, no loop was better on dev'}")
+    peaks = [loop["training"]["peak_bytes"] for loop in done]
+    used = stages.memory_record(fitted, max(filter(None, peaks), default=None))
     del trained, adapted
     model.free()
 
@@ -255,6 +257,7 @@ def main(settings: Settings) -> None:
         "left_out": left_out,
         "trainable": count,
         "precision": precision,
+        "memory": used,
         "stand_in": stand_in,
     }
     runs.finish(folder, plan, started, metrics)

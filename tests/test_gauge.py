@@ -1,5 +1,7 @@
 """What a stage is measured by, what counts as worse, and that a worse stage does not pass unnoticed."""
 
+from types import SimpleNamespace
+
 import pytest
 from click.testing import CliRunner
 
@@ -151,13 +153,24 @@ def test_a_loss_that_is_no_number_stops_the_run(base, refined, tmp_path, monkeyp
     assert "the loss is nan at step 1" in result.output
 
 
-def test_auto_precision_is_remembered_by_a_run_that_goes_on(tmp_path, monkeypatch):
+def test_auto_precision_follows_the_free_memory(monkeypatch):
     import torch
 
-    note = tmp_path / "precision"
     monkeypatch.setattr(model, "on_gpu", lambda: True)
-    for free, fresh, going_on in ((8, "4bit", "4bit"), (16, "8bit", "4bit"), (24, "16bit", "4bit")):
+    for free, fresh in ((8, "4bit"), (11, "4bit"), (24, "16bit")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free * 2**30, 0))
         assert model.pick_precision("auto") == fresh
-        assert model.pick_precision("auto", note) == going_on
-        assert model.pick_precision("8bit", note) == "8bit"
+        assert model.pick_precision("8bit") == "8bit"
+
+
+def test_a_run_that_goes_on_keeps_its_plan(base, tmp_path, monkeypatch):
+    import torch
+
+    settings = SimpleNamespace(precision="auto", rank=8, batch=2, accumulation=4, length=64, dropout=0.0, checkpointing="auto")
+    monkeypatch.setattr(model, "on_gpu", lambda: True)
+    free = [0.6, 80]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free.pop(0) * 2**30, 0))
+    first = stages.fit(settings, base, tmp_path / "checkpoints", embeddings="auto", new_rows=10)
+    assert stages.fit(settings, base, tmp_path / "checkpoints", embeddings="auto", new_rows=10) == first
+    assert (first.precision, first.embeddings, first.fits) == ("4bit", "none", False)  # CUDA's own share is more than that
+    assert stages.fit(settings, base, tmp_path / "other", embeddings="auto", new_rows=10).precision == "16bit"
