@@ -112,7 +112,7 @@ def main(settings: Settings) -> None:
     places = sum(shuffling.names_places(question) for question in questions)
     stages.describe(
         {
-            "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if stand_in else ''}",
+            "base": f"{base}{bases.said_of(base)}",
             **stages.fitted_in_words(fitted, settings, "questions"),
             "questions": f"{len(questions):,} to teach ({reasoned} of {len(pairs):,} rows reasoned), {len(dev):,} in dev",
             "leakage": f"{leaked} train questions stand in dev, test or few-shot" + (" and are left out" if leaked else ""),
@@ -149,15 +149,7 @@ def main(settings: Settings) -> None:
     if left_out:
         console.print(f"  {left_out:,} rows are longer than {settings.length} tokens and are left out")
     dev_rows, _ = training.conversation_rows(tokenizer, exam.turns(dev, 0, settings.seed)[0], settings.length)
-    adapted = model.add_lora(
-        trained,
-        r=settings.rank,
-        alpha=settings.alpha,
-        dropout=settings.dropout,
-        rslora=settings.rslora,
-        seed=settings.seed,
-        recompute=recompute,
-    )
+    adapted = stages.adapt(trained, settings, recompute)
     count = model.trainable_summary(adapted)
     done = loops.finished(folder)
     if done:
