@@ -117,6 +117,11 @@ def is_stand_in(folder: Path) -> bool:
     return "kmlite" in read_json(folder / "config.json")
 
 
+def said_of(folder: Path) -> str:
+    """What is printed behind a model's name: nothing, or that it descends from the embedded base."""
+    return " (from the embedded base: its figures say nothing about MedGemma)" if is_stand_in(folder) else ""
+
+
 def final_folder(out: Path, stage: int, hint: str) -> Path:
     """The finished model of a stage, or a click error with the command that makes it."""
     folder = out / paths.STAGES[stage]

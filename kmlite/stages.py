@@ -107,6 +107,22 @@ def memory_record(plan: memory.Plan, measured: int | None) -> dict:
     return record
 
 
+def adapt(loaded, settings, recompute: bool, **embeddings):
+    """A loaded model with a LoRA by a recipe's settings; `embeddings` as `model.add_lora` takes them."""
+    from kmlite import model
+
+    return model.add_lora(
+        loaded,
+        r=settings.rank,
+        alpha=settings.alpha,
+        dropout=settings.dropout,
+        rslora=settings.rslora,
+        seed=settings.seed,
+        recompute=recompute,
+        **embeddings,
+    )
+
+
 def describe(resolved: dict[str, object]) -> None:
     """Print what a stage is about to do, before it spends time on it."""
     for name, value in resolved.items():

@@ -111,7 +111,7 @@ def main(settings: Settings) -> None:
     )
     stages.describe(
         {
-            "base": f"{settings.base}{' (the embedded base: its figures say nothing about MedGemma)' if bases.is_stand_in(base) else ''}",
+            "base": f"{settings.base}{bases.said_of(base)}",
             **stages.fitted_in_words(fitted, settings, "rows"),
             "text": f"{len(shards)} shards, {sum(s.stat().st_size for s in shards) / 1e6:.1f} MB",
             "gauge": f"{len(measured_on.korean)} held-out texts, {len(measured_on.dictionary)} dictionary entries, "
@@ -157,17 +157,7 @@ def main(settings: Settings) -> None:
     if old:
         rows = packing.with_replay(rows, old, settings.replay_share, settings.seed)
     embeddings = fitted.embeddings if ids or fitted.embeddings == "all" else "none"
-    adapted = model.add_lora(
-        trained,
-        r=settings.rank,
-        alpha=settings.alpha,
-        dropout=settings.dropout,
-        rslora=settings.rslora,
-        seed=settings.seed,
-        recompute=recompute,
-        embeddings=embeddings,
-        new_ids=ids,
-    )
+    adapted = stages.adapt(trained, settings, recompute, embeddings=embeddings, new_ids=ids)
     apart = packing.keeps_texts_apart(adapted, tokenizer)
     count = model.trainable_summary(adapted)
     weights = f"{count['lora']:,} LoRA and {count['embeddings']:,} embedding weights of {sum(count.values()):,}"

@@ -75,7 +75,7 @@ def main(settings: Settings) -> None:
     precision = fitted.precision
     stages.describe(
         {
-            "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if bases.is_stand_in(base) else ''}",
+            "base": f"{base}{bases.said_of(base)}",
             **stages.fitted_in_words(fitted, settings, "entries"),
             "dictionary": f"{len(taught):,} terms to teach, {len(heldout):,} held out",
             "learning": f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}, {settings.epochs:g} epochs",
@@ -107,15 +107,7 @@ def main(settings: Settings) -> None:
     if left_out:
         console.print(f"  {left_out:,} entries are longer than {settings.length} tokens and are left out")
     heldout_rows, _ = training.conversation_rows(tokenizer, definitions.pairs(heldout[: settings.measured]), settings.length)
-    adapted = model.add_lora(
-        trained,
-        r=settings.rank,
-        alpha=settings.alpha,
-        dropout=settings.dropout,
-        rslora=settings.rslora,
-        seed=settings.seed,
-        recompute=recompute,
-    )
+    adapted = stages.adapt(trained, settings, recompute)
     count = model.trainable_summary(adapted)
     on_card = replace(settings, batch=fitted.batch, accumulation=fitted.accumulation)
     result = training.train(
