@@ -27,12 +27,16 @@ def require() -> None:
         raise click.ClickException(f"lm-eval {version('lm-eval')} is installed; the task is pinned at {PINNED}. Run: make extras")
 
 
+def shipped() -> Path:
+    """The folder of the task in the package."""
+    return Path(find_spec("lm_eval").origin).parent / "tasks" / prompts.HARNESS["task"]
+
+
 def write_tasks(folder: Path, questions: list[dict], fewshot: list[dict]) -> list[str]:
     """Write one task a subject, as lm-eval ships them, but with its data in local files; returns the tasks' names.
 
     Everything but the place of the data comes from the template in the package, by `include`.
     """
-    template = Path(find_spec("lm_eval").origin).parent / "tasks" / prompts.HARNESS["task"] / "_template_yaml"
     names = []
     for number, subject in enumerate(sorted({scoring.subject_of(question) for question in questions})):
         files = {}
@@ -43,7 +47,7 @@ def write_tasks(folder: Path, questions: list[dict], fewshot: list[dict]) -> lis
             Path(files[split]).write_text("\n".join(mine) if mine else Path(files["test"]).read_text("utf-8"), "utf-8")
         name = f"{prompts.HARNESS['task']}_{re.sub(r'[^0-9A-Za-z]+', '_', subject)}"
         data = {"dataset_path": "json", "dataset_kwargs": {"data_files": files, "cache_dir": str(folder / "cache")}}
-        (folder / f"{number}.yaml").write_text(json.dumps({"include": str(template), "task": name, **data}), "utf-8")
+        (folder / f"{number}.yaml").write_text(json.dumps({"include": str(shipped() / "_template_yaml"), "task": name, **data}), "utf-8")
         names.append(name)
     return names
 
@@ -80,13 +84,10 @@ def run(
 
     datasets.disable_progress_bars()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every setting that it was given
-    if questions is None:
-        manager, names = TaskManager(), [prompts.HARNESS["task"]]
-    else:
-        names = write_tasks(work, questions, list(fewshot))
-        manager = TaskManager(include_path=work, include_defaults=False)
+    names = [prompts.HARNESS["task"]] if questions is None else write_tasks(work, questions, list(fewshot))
+    manager = TaskManager(include_path=shipped() if questions is None else work, include_defaults=False)
     try:
-        tasks = list(manager.load(names)["tasks"].values())
+        loaded = manager.load(names)
     except OSError as error:
         if questions is not None:
             raise
@@ -100,11 +101,11 @@ def run(
     if not sys.stdout.isatty():
         lm.generate_until = partial(lm.generate_until, disable_tqdm=True)
     if not batch:
-        longest = max(len(lm.tok_encode(task.doc_to_text(doc))) for task in tasks for doc in task.test_docs())
+        longest = max(len(lm.tok_encode(task.doc_to_text(doc))) for task in loaded["tasks"].values() for doc in task.test_docs())
         lm.batch_size_per_gpu = default_batch(lm.model, longest * (1 + shots) + prompts.TOKENS["lm-eval"])
     found = lm_eval.simple_evaluate(
         model=lm,
-        tasks=tasks,
+        tasks=list((loaded.get("groups") or loaded["tasks"]).values()),
         num_fewshot=shots,
         task_manager=manager,
         apply_chat_template=chat,

@@ -1,6 +1,7 @@
 """The lm-eval prompt against lm-eval itself: the same texts, the same generations, the same scores, question by question."""
 
 import itertools
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -89,13 +90,33 @@ WAYS = {"0-shot": [], "5-shot": ["--shots", "5"], "5-shot-in-chat": ["--shots", 
 
 @pytest.fixture(scope="module")
 def by_lm_eval(writer, asked, tmp_path_factory) -> Path:
-    """What lm-eval makes of it, in a process of its own: with the model classes of plain transformers, and no network."""
+    """What lm-eval makes of it, in a process of its own: with the model classes of plain transformers, and no network.
+
+    "hub" is its own task untouched; `datasets` finds a folder of the data set's name where it runs, and takes it for the hub's.
+    """
     out = tmp_path_factory.mktemp("by_lm_eval")
-    calls = [["--base", str(writer), "--refined", str(asked), "--out", str(out / name), *way] for name, way in WAYS.items()]
+    as_on_the_hub(out / "sean0042/KorMedMCQA", asked)
+    ways = {"hub": ["--hub"], **WAYS}
+    calls = [["--base", str(writer), "--refined", str(asked), "--out", str(out / name), *way] for name, way in ways.items()]
     code = f"from recipes.harness import command\nfor call in {calls!r}: command(call, standalone_mode=False)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=False)
+    where = {"PYTHONPATH": str(paths.ROOT), "HF_HOME": str(out / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=out, env={**os.environ, **where}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
+
+
+def as_on_the_hub(folder: Path, asked: Path) -> None:
+    """KorMedMCQA's shape: a configuration a subject, the splits test and fewshot, answers from 1 to 5."""
+    head = ["---", "configs:"]
+    for subject in ("doctor", "nurse", "pharm", "dentist"):
+        head += [f"- config_name: {subject}", "  data_files:"]
+        for split in ("test", "fewshot"):
+            head += [f"  - split: {split}", f"    path: {subject}/{split}.jsonl"]
+            rows = [q for q in records.read_exam(asked, split) if q["subject"] == subject]
+            rows = rows or [{**q, "subject": subject} for q in records.read_exam(asked, split)[:1]]
+            rows = [{k: v for k, v in q.items() if k != "cot"} | {"answer": "ABCDE".index(q["answer"]) + 1, "year": 2024} for q in rows]
+            runs.write_lines(folder / subject / f"{split}.jsonl", rows)
+    runs.write_text(folder / "README.md", "\n".join([*head, "---", ""]))
 
 
 @needs_lm_eval
@@ -132,6 +153,22 @@ def test_every_question_as_lm_eval_itself(writer, asked, by_lm_eval, way):
     assert len((folder / paths.TEST_LOG).read_text().splitlines()) == 2
 
 
+@needs_lm_eval
+def test_the_task_untouched_gives_the_same(by_lm_eval):
+    def found(name: str) -> tuple[dict, list[dict]]:
+        path = next((by_lm_eval / name).rglob(paths.HARNESS))
+        return runs.read_json(path), runs.read_lines(path.parent / paths.HARNESS_PREDICTIONS)
+
+    (hub, theirs), (_, local) = found("hub"), found("0-shot")
+    written = {one["question"]: (one["prompt"], one["output"], one["answer"]) for one in local}
+    mine = [one for one in theirs if one["subject"] in ("doctor", "nurse")]
+    assert {one["question"]: (one["prompt"], one["output"], one["answer"]) for one in mine} == written
+    assert hub["plan"]["data"] == "sean0042/KorMedMCQA"
+    assert hub["summary"]["n"] == len(local) + 2
+    group = hub["lm_eval"]["results"]["kormedmcqa"]
+    assert group["exact_match,extract_answer"] == pytest.approx(hub["summary"]["right"] / hub["summary"]["n"])
+
+
 def test_few_shot_rows_of_dev_are_not_asked(writer, asked, tmp_path):
     """Five of the six dev questions are the examples themselves, as KorMedMCQA's are: their answers would stand before them."""
     arguments = ["--base", writer, "--refined", asked, "--out", tmp_path, "--split", "dev", "--prompt", "lm-eval", "--shots", "5"]
@@ -149,6 +186,26 @@ def test_too_few_examples_are_named(recipe, base, refined, tmp_path):
     assert done.exit_code == 1
     assert "dentist has 1 few-shot rows" in done.output
     assert not list(tmp_path.rglob(paths.TEST_LOG))
+
+
+@needs_lm_eval
+def test_without_a_network_the_hub_error_says_what_to_do(base, tmp_path, monkeypatch):
+    import lm_eval.tasks
+    from click import ClickException
+
+    from kmlite import harness as package
+
+    class Manager:
+        def __init__(self, **how):
+            pass
+
+        def load(self, names):
+            assert names == ["kormedmcqa"]
+            raise ConnectionError("Couldn't reach 'sean0042/KorMedMCQA' on the Hub")
+
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", Manager)
+    with pytest.raises(ClickException, match="make refine"):
+        package.run(base, tmp_path, None, shots=0, chat=False)
 
 
 def test_a_missing_lm_eval_names_the_command(monkeypatch):
