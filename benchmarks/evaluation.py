@@ -51,7 +51,7 @@ def ways(network, tokenizer, questions: list[dict], batch: int) -> dict[str, Cal
     assert as_written == tokenizer.bos_token_id, "this tokenizer puts no <bos> first: here the seed's loop does stop"
 
     def generate(ends: list[int]) -> tuple[list[str | None], int]:
-        turns = evaluation.greedy(network, tokenizer, heads, max_new_tokens=TOKENS, batch=batch, ends=ends)
+        turns = evaluation.continued_ids(network, tokenizer, heads, max_new_tokens=TOKENS, batch=batch, ends=ends)
         return [prompts.read_answer(tokenizer.decode(turn)) for turn in turns], sum(map(len, turns))
 
     def letter() -> tuple[list[str | None], int]:
