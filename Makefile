@@ -5,6 +5,7 @@ RAW ?= data/01_raw
 REFINED ?= data/02_refined
 OUT ?= model
 BASE ?=
+HARNESS ?=
 ARGS ?=
 GPUS ?= 1
 
@@ -71,8 +72,8 @@ stage1: $(STAMP) ## teach the medical dictionary
 stage2: $(STAMP) ## teach exam questions until the target accuracy on dev
 	$(PY) -m recipes.stage2 $(BASE_ARG) $(FOLDERS) $(ARGS)
 
-eval: $(STAMP) ## score the final model (or BASE) on the test questions
-	$(PY) -m recipes.evaluate $(BASE_ARG) $(FOLDERS) $(ARGS)
+eval: $(STAMP) ## score the final model (or BASE) on the test questions; HARNESS=1: by lm-eval itself
+	$(PY) -m recipes.$(if $(HARNESS),harness,evaluate) $(BASE_ARG) $(FOLDERS) $(ARGS)
 
 compare: $(STAMP) ## compare two evaluations, A=folder B=folder: the paired difference and what flipped
 	$(PY) -m recipes.compare --a "$(A)" --b "$(B)" $(ARGS)
