@@ -1,6 +1,7 @@
 """Model folders: find or fetch the one to start from, say what it lacks, copy what stands beside its weights."""
 
 import shutil
+from collections.abc import Set
 from pathlib import Path
 
 import click
@@ -103,7 +104,7 @@ def download(name: str) -> Path:
         ) from error
 
 
-def copy_side_files(source: Path, target: Path, without: set[str] = frozenset()) -> None:
+def copy_side_files(source: Path, target: Path, without: Set[str] = frozenset()) -> None:
     """Copy tokenizer, template, processor and generation files, byte for byte, and no weights."""
     target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():

@@ -29,7 +29,9 @@ def require() -> None:
 
 def shipped() -> Path:
     """The folder of the task in the package."""
-    return Path(find_spec("lm_eval").origin).parent / "tasks" / prompts.HARNESS["task"]
+    import lm_eval
+
+    return Path(str(lm_eval.__file__)).parent / "tasks" / prompts.HARNESS["task"]
 
 
 def write_tasks(folder: Path, questions: list[dict], fewshot: list[dict]) -> list[str]:

@@ -180,7 +180,7 @@ def environment() -> dict:
     """Versions, commit and hardware of this run."""
     import torch
 
-    found = {}
+    found: dict[str, str | None] = {}
     for name in VERSIONS:
         try:
             found[name] = version(name)

@@ -293,7 +293,7 @@ def optimizer(model, arguments, embedding_learning_rate: float | None):
     from transformers import Trainer
 
     kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
-    weights = {True: [], False: []}
+    weights: dict[bool, list] = {True: [], False: []}
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             weights[is_embedding(name)].append(weight)

@@ -72,7 +72,7 @@ def main(settings: Settings) -> None:
 
     base, folder = model_and_folder(settings.base, settings.out)
     check_writable(folder)
-    plan = {
+    plan: dict = {
         "settings": {
             **{k: v for k, v in asdict(settings).items() if k not in ("refined", "out", "restart", "batch")},
             "max_new_tokens": max_new_tokens,
@@ -104,7 +104,7 @@ def main(settings: Settings) -> None:
     batch = settings.batch or evaluation.default_batch(loaded, tokens)
     console.print(f"  batch        {batch} questions at once, the longest {tokens:,} tokens with its answer")
     started = time.time()
-    how = {"scorer": settings.scorer, "max_new_tokens": max_new_tokens, "batch": batch}
+    how: dict = {"scorer": settings.scorer, "max_new_tokens": max_new_tokens, "batch": batch}
     how |= {"prompt": settings.prompt, "examples": examples, "chat": settings.chat}
     if settings.permute > 1:
         predictions = scoring.answer_rotated(loaded, tokenizer, questions, settings.permute, **how)

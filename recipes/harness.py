@@ -52,7 +52,7 @@ def main(settings: Settings) -> None:
 
     base, folder = evaluate.model_and_folder(settings.base, settings.out)
     check_writable(folder)
-    plan = {
+    plan: dict = {
         "settings": {"split": "test", "scorer": "generate", **{k: asdict(settings)[k] for k in ("base", "shots", "chat")}},
         "prompt": {"name": "lm-eval", **prompts.HARNESS, "shots": settings.shots, "chat_template": settings.chat},
         "model": {"folder": str(base), "fingerprint": runs.model_fingerprint(base)},

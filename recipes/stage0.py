@@ -100,7 +100,7 @@ def main(settings: Settings) -> None:
     plan = stages.plan_of("stage0", settings, base, settings.base, data)
     if stages.skip_or_begin(folder, plan, settings):
         return
-    wanted = 5000 if tokens_wanted == "auto" else tokens_wanted
+    wanted = 5000 if isinstance(tokens_wanted, str) else tokens_wanted
     mode = "none" if settings.embeddings == "auto" and not wanted else settings.embeddings
     fitted = stages.fit(settings, base, folder / paths.CHECKPOINTS, embeddings=mode, new_rows=wanted)
     precision = fitted.precision

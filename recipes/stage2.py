@@ -195,7 +195,7 @@ def main(settings: Settings) -> None:
             answer_weight=settings.answer_weight,
         )
         dev_score = accuracy(adapted, dev)
-        record = {"loop": number, "dev": without_predictions(dev_score), "letters": balance, "training": result}
+        record: dict = {"loop": number, "dev": without_predictions(dev_score), "letters": balance, "training": result}
         record["reasoned_rows"] = exam.turns(teaching, settings.reasoned_share, settings.seed)[1]
         target = folder / f"loop_{number}"
         model.save_adapter(adapted, target)
