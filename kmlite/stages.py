@@ -1,6 +1,8 @@
 """What the three stages share around their training: the plan, what is printed first, the verdict at the end."""
 
 import dataclasses
+import importlib.util
+import os
 import resource
 import shutil
 import sys
@@ -11,12 +13,13 @@ import click
 from kmlite import memory, paths, runs
 from kmlite.cli import console
 
+TRACKERS = ("none", "trackio", "tensorboard", "wandb")
 WORSE = 3  # exit status of a stage that ended worse than it began
 
 
 def plan_of(step: str, settings, base: Path, base_name: str, data: dict[str, list[Path]]) -> dict:
     """What decides a stage's result: settings, the model it starts from, its data."""
-    aside = ("base", "refined", "out", "restart", "accept_regression")
+    aside = ("base", "refined", "out", "restart", "accept_regression", "report_to")
     return {
         "step": step,
         "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k not in aside},
@@ -25,12 +28,19 @@ def plan_of(step: str, settings, base: Path, base_name: str, data: dict[str, lis
     }
 
 
+def check_tracker(name: str) -> None:
+    if name != "none" and not importlib.util.find_spec(name):
+        raise click.ClickException(f"{name} is not installed. Run: .venv/bin/pip install {name}   (or leave --report-to out)")
+
+
 def skip_or_begin(folder: Path, plan: dict, settings) -> bool:
     """True where the step's record says that it is done and nothing changed; else the run's plan is noted."""
     if not settings.restart and runs.is_done(folder, plan):
         console.print(f"  done before, nothing changed: {folder / paths.FINAL}   (ARGS=--restart runs it again)")
         verdict(runs.read_json(folder / paths.RECORD)["metrics"]["worse"], plan["step"], settings)
         return True
+    check_tracker(settings.report_to)
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))  # the trainer's own place goes with the checkpoints
     if not runs.rank():
         runs.begin(folder, plan, settings.restart)
     runs.wait()

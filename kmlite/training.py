@@ -229,7 +229,7 @@ def prepare(
         train_sampling_strategy=order,
         dataloader_num_workers=0,
         ddp_find_unused_parameters=False,  # all that trains is used in each step
-        report_to="none",
+        report_to=settings.report_to,
         disable_tqdm=True,
     )
     for_training(model, tokenizer)

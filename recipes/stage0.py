@@ -15,6 +15,7 @@ import click
 from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
 from kmlite.model import CHECKPOINTING, EMBEDDINGS, PRECISIONS
+from kmlite.stages import TRACKERS
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Settings:
     entries: int = setting(200, "dictionary entries in the gauge at the most")
     questions: int = setting(200, "dev questions in the gauge at the most")
     seed: int = setting(0, "of LoRA, order of data and dropout")
+    report_to: str = setting("none", "a tracker that gets each step's loss; to be installed beside kmlite", TRACKERS)
     accept_regression: bool = setting(False, "go on where the stage made the model worse, instead of leaving with status 3")
     restart: bool = setting(False, "drop an unfinished run, or redo a finished one")
 

@@ -134,6 +134,15 @@ def test_a_disk_too_small_for_the_stage_refuses_it_before_it_loads_a_model(base,
     assert "before" not in said
 
 
+def test_a_tracker_that_is_not_installed_is_said_before_a_model_is_loaded(base, few, tmp_path, monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    said = stage(base, few, tmp_path, "--report-to", "trackio", status=1)
+    assert "trackio is not installed. Run: .venv/bin/pip install trackio" in said
+    assert "before" not in said
+
+
 def test_padding_and_useful_tokens_are_counted(undisturbed, base, few):
     from transformers import AutoTokenizer
 
