@@ -107,6 +107,7 @@ def main(settings: Settings) -> None:
     stand_in = bases.is_stand_in(base)
     fitted = stages.fit(settings, base, folder / paths.CHECKPOINTS)
     precision = fitted.precision
+    on_card = replace(settings, batch=fitted.batch, accumulation=fitted.accumulation)
     test = records.read_exam(settings.refined, "test") if test_path.exists() else []  # here for its stems alone
     questions, leaked = exam.without_leaks(questions, dev, test, fewshot)
     pairs, reasoned = exam.turns(questions, settings.reasoned_share, settings.seed)
@@ -181,7 +182,7 @@ def main(settings: Settings) -> None:
             console.print(f"  loop {number}       {reasoning.in_words(reasoning.counts(asked))}")
             if stand_in and number == 1:
                 console.print(f"  {reasoning.OF_THIS_SIZE}")
-        rows, balance = exam.rows_of_loop(tokenizer, teaching, number, settings)
+        rows, balance = exam.rows_of_loop(tokenizer, teaching, number, on_card)
         if settings.shuffle and number == 1:
             shares = ", ".join(f"{letter} {share:.1%}" for letter, share in balance.items())
             console.print(f"  letters      right answers after shuffling: {shares}")
@@ -190,7 +191,7 @@ def main(settings: Settings) -> None:
             tokenizer,
             rows,
             checkpoints,
-            replace(settings, batch=fitted.batch, accumulation=fitted.accumulation),
+            on_card,
             eval_rows=dev_rows,
             order="sequential",
             epochs=1,
