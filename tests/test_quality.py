@@ -10,16 +10,13 @@ TARGET = 0.97
 BELOW = {
     "author": {},
     "independent": {
-        "keep": (0.93, 0.99),
-        "not_korean": (1.0, 0.95),
         "too_short": (0.93, 1.0),
-        "advertisement": (1.0, 0.40),
         "near_duplicate": (1.0, 0.84),
         "cleaning: html": (0.88, 0.90),
-        "cleaning: wiki": (1.0, 0.75),
+        "cleaning: wiki": (1.0, 0.83),
         "cleaning: personal": (0.94, 0.91),
     },
-    "second": {"keep": (0.61, 1.0), "not_korean": (0.0, 0.0), "advertisement": (0.0, 0.0), "cleaning: wiki": (1.0, 0.0)},
+    "second": {"keep": (0.90, 1.0), "advertisement": (1.0, 0.80), "cleaning: wiki": (1.0, 0.5)},
 }
 
 
