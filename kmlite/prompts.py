@@ -77,6 +77,16 @@ def conversation_ids(tokenizer, prompt: str, answer: str | None = None) -> tuple
     return ids + completion, [IGNORED] * len(ids) + completion
 
 
+def dialogue_ids(tokenizer, messages: list[dict]) -> list[int]:
+    """Token ids of a conversation up to where the model begins to write; for one message those of `conversation_ids`.
+
+    Args:
+        messages: {"role": "user" or "assistant", "content"}, in turns, the user's first and last.
+    """
+    head = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(head, add_special_tokens=False)["input_ids"]  # the template writes the one <bos> itself
+
+
 def stop_ids(tokenizer) -> list[int]:
     """The ids that end a model's turn: <end_of_turn> and <eos>."""
     return [tokenizer.convert_tokens_to_ids("<end_of_turn>"), tokenizer.eos_token_id]
