@@ -5,6 +5,7 @@ RAW ?= data/01_raw
 REFINED ?= data/02_refined
 OUT ?= model
 BASE ?=
+MODEL ?=
 ARGS ?=
 
 PY := .venv/bin/python
@@ -15,7 +16,7 @@ BASE_ARG = $(if $(BASE),--base "$(BASE)")
 FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo data refine stage0 stage1 stage2 eval compare pipeline bench test check format clean
+.PHONY: help setup lock demo data refine stage0 stage1 stage2 eval compare chat pipeline bench test check format clean
 
 help: ## this page
 	@echo "kmlite: teach MedGemma Korean medicine on one graphics card"
@@ -65,6 +66,9 @@ eval: $(STAMP) ## score the final model (or BASE) on the test questions
 
 compare: $(STAMP) ## compare two evaluations, A=folder B=folder: the paired difference and what flipped
 	$(PY) -m recipes.compare --a "$(A)" --b "$(B)" $(ARGS)
+
+chat: $(STAMP) ## talk to MODEL (default: the newest stage in OUT); ARGS=--web in the browser
+	@$(PY) -m recipes.chat $(if $(MODEL),--model "$(MODEL)") $(FOLDERS) $(ARGS)
 
 pipeline: $(STAMP) ## refine, stage 0, 1, 2 and eval, skipping what is done and unchanged
 	$(PY) -m recipes.pipeline --raw "$(RAW)" $(FOLDERS) $(BASE_ARG) $(ARGS)
