@@ -18,8 +18,9 @@ WARNING = (
 )
 BABBLE = (
     "This is the embedded base, a stand-in thousands of times smaller than MedGemma: it can only babble.",
-    "메드젬마가 아니라 수천 배 작은 연습용 모델입니다. 뜻 없는 말만 합니다.",
+    "MedGemma가 아니라 수천 배 작은 연습용 모델입니다. 뜻 없는 말만 합니다.",
 )
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # the direction of writing
 GEMMA_POSITIONS = 131_072  # what transformers takes for Gemma 3 where a configuration does not say
 
 
@@ -247,6 +248,5 @@ def ask_exam(speaker: Speaker, question: dict) -> dict:
 
 
 def printable(text: str) -> str:
-    """Text of a model or of data for a terminal: without control characters, which could move its cursor or set its title, and
-    without those that turn the direction of writing."""
-    return "".join(c for c in text if c in "\n\t" or (unicodedata.category(c) != "Cc" and c not in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"))
+    """Text of a model or of data for a terminal: without control characters, which could move its cursor or set its title."""
+    return "".join(c for c in text if c in "\n\t" or (unicodedata.category(c) != "Cc" and c not in TURNING))

@@ -73,7 +73,8 @@ def serve(speaker: chat.Speaker, others: list[str], draw: Callable[[], list[dict
     app = guarded(application(hall), token)
     # no access log: it would write the token down
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off", timeout_graceful_shutdown=1)
-    console.print("  Open this address in a browser of this machine. It lets in whoever holds it, so keep it to yourself; Ctrl-C closes it.")
+    console.print("  Open this address in a browser of this machine; Ctrl-C closes it.")
+    console.print("  Whoever holds the address gets in: keep it to yourself.")
     console.print(f"\n  http://{ADDRESS}:{listening.getsockname()[1]}/{token}/\n", soft_wrap=True)
     try:
         uvicorn.Server(config).run(sockets=[listening])
@@ -107,7 +108,7 @@ def guarded(app, token: str):
             refused = PlainTextResponse("403: take the whole address that make chat printed, as it stands.\n", 403)
             await refused(scope, receive, answered)
             return
-        await app({**scope, "path": f"/{rest}", "raw_path": b""}, receive, answered)
+        await app({**scope, "path": f"/{rest}"}, receive, answered)
 
     return guard
 

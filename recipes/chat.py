@@ -92,16 +92,15 @@ def main(settings: Settings) -> None:
     console.print(f"  length       {speaker.length:,} tokens of conversation, {settings.max_new_tokens:,} of them for the answer")
     console.print()
     for line in chat.WARNING:
-        console.print(f"  [bold]{line}[/]")
-    if speaker.stand_in:
-        for line in chat.BABBLE:
-            console.print(f"  [bold yellow]{line}[/]")
+        note(line, "bold")
+    for line in chat.BABBLE if speaker.stand_in else ():
+        note(line, "bold yellow")
     console.print()
     session = Session(settings, speaker)
     if settings.web:
         web.serve(speaker, comparable(session), lambda: dev_questions(settings), settings)
         return
-    console.print("  /help lists the commands. Ctrl-C stops an answer, twice leaves.")
+    note("/help lists the commands. Ctrl-C stops an answer, twice leaves.")
     try:
         talk(session, typed(session) if sys.stdin.isatty() else piped())
     except KeyboardInterrupt:
@@ -122,11 +121,22 @@ def talk(session: Session, lines: Iterator[str]) -> None:
             if command in COMMANDS:
                 COMMANDS[command][0](session, argument.strip())
             elif re.fullmatch(r"/\w+", command):
-                console.print(f"  there is no {command}; /help lists the commands", markup=False)
+                note(f"there is no {command}; /help lists the commands")
             else:
                 message(session, text)
         except click.ClickException as error:
-            console.print(f"  {error.message}", style="red", markup=False)
+            note(error.message, "red")
+
+
+def note(text: str, style: str = "") -> None:
+    """A line of our own, indented; in a terminal broken between words."""
+    from rich.text import Text
+
+    from kmlite.chat import printable
+
+    whole = Text(printable(text), style)
+    for line in whole.wrap(console, min(console.width, WIDEST) - 2) if console.is_terminal else [whole]:
+        console.print(Text("  ").append_text(line))
 
 
 # ---- what is typed
@@ -187,7 +197,7 @@ def typed(session: Session) -> Iterator[str]:
             if session.interrupted:
                 return
             session.interrupted = True
-            console.print("  Ctrl-C once more leaves; so do Ctrl-D and /quit")
+            note("Ctrl-C once more leaves; so do Ctrl-D and /quit")
             continue
         session.interrupted = False
         yield line
@@ -204,7 +214,7 @@ def typing_history(remember: bool):
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
     except OSError as error:
-        console.print(f"  typed lines are not kept: {path} can't be written ({error.strerror})", markup=False)
+        note(f"typed lines are not kept: {path} can't be written ({error.strerror})")
         return InMemoryHistory()
     return FileHistory(path)
 
@@ -238,9 +248,10 @@ def message(session: Session, text: str) -> None:
     session.last = None
     if found["dropped"] and not session.told:
         session.told = True
-        console.print(
-            f"  [yellow]The conversation has outgrown {session.speaker.length:,} tokens: from now on the model no longer hears "
-            "its oldest turns.[/] /reset starts anew."
+        note(
+            f"The conversation has outgrown {session.speaker.length:,} tokens: from now on the model no longer hears its oldest turns. "
+            "/reset starts anew.",
+            "yellow",
         )
 
 
@@ -251,7 +262,7 @@ def stream(session: Session, speaker, messages: list[dict]) -> dict:
     with stoppable(session) as stop:
         found = chat.answer(speaker, messages, **how(session), said=flow.write, stopped=stop.is_set)
     flow.end()
-    console.print(f"  {footer(session, found)}", style="dim")
+    note(footer(session, found), "dim")
     return found
 
 
@@ -315,11 +326,11 @@ def cells(text: str) -> int:
     return cell_len(text)
 
 
-# ---- commands
+# ---- commands; /help shows their first lines
 
 
 def exam(session: Session, argument: str) -> None:
-    """Draw a question of the dev split: the model's probabilities, then the right answer."""
+    """a question of the dev split: its probabilities, then the truth"""
     from kmlite import chat
 
     if not session.drawn:
@@ -334,7 +345,7 @@ def exam(session: Session, argument: str) -> None:
         session.asked += 1
     found = chat.ask_exam(session.speaker, question)
     subject = f" · {question['subject']}" if question.get("subject") else ""
-    console.print(f"  dev question {question['number']} of {len(session.drawn)}{subject}", style="dim", markup=False)
+    note(f"dev question {question['number']} of {len(session.drawn)}{subject}", "dim")
     console.print(chat.printable(question["question"]), markup=False, emoji=False, width=text_width())
     show_probabilities(question, {session.speaker.name: found})
     session.last = {"question": question, "found": found}
@@ -378,9 +389,9 @@ def show_probabilities(question: dict, found: dict[str, dict]) -> None:
         right = prediction["answer"] == truth
         who = "" if len(found) == 1 else f"{name}: "
         share = prediction["probabilities"][prompts.LETTERS.index(prediction["answer"])]
-        said = f"  {who}{prediction['answer']} at {share:.0%}, {'right ✓' if right else 'wrong ✗'}"
-        console.print(f"{said}  [dim](the five letters hold {prediction['mass']:.0%} of the next token's probability)[/]")
-    console.print(Text(f"  right is {truth}: {chat.printable(question[truth])}", style="bold green"))
+        held = f"(the five letters hold {prediction['mass']:.0%} of the next token's probability)"
+        note(f"{who}{prediction['answer']} at {share:.0%}, {'right ✓' if right else 'wrong ✗'}  {held}")
+    note(f"right is {truth}: {question[truth]}", "bold green")
 
 
 def bar(share: float, size: int):
@@ -393,7 +404,7 @@ def bar(share: float, size: int):
 
 
 def compare(session: Session, argument: str) -> None:
-    """Let another model answer the last message, or the last exam question."""
+    """let another model answer the last message or exam question"""
     from kmlite import chat
 
     if not argument:
@@ -407,10 +418,10 @@ def compare(session: Session, argument: str) -> None:
         with console.status(f"loading {name}"):
             session.others[folder] = chat.load(name, folder, session.settings.precision, session.settings.length)
         if session.others[folder].stand_in and not session.speaker.stand_in:
-            console.print(f"  {name}: {chat.BABBLE[0]}", style="yellow", markup=False)
+            note(f"{name}: {chat.BABBLE[0]}", "yellow")
     other = session.others[folder]
     if other.precision != session.speaker.precision:
-        console.print(f"  [yellow]{name} in {other.precision} weights, {session.speaker.name} in {session.speaker.precision}[/]")
+        note(f"{name} in {other.precision} weights, {session.speaker.name} in {session.speaker.precision}", "yellow")
     if session.last:
         question = session.last["question"]
         show_probabilities(question, {session.speaker.name: session.last["found"], other.name: chat.ask_exam(other, question)})
@@ -438,8 +449,9 @@ def beside(session: Session, other, asked: list[dict], known: str) -> None:
     said: list[str] = []
 
     def columns() -> Table:
-        table = Table(Text(session.speaker.name), Text(other.name), expand=True, width=min(console.width, 2 * WIDEST))
-        table.columns[0].ratio = table.columns[1].ratio = 1
+        table = Table(width=min(console.width, 2 * WIDEST))
+        for name in (session.speaker.name, other.name):
+            table.add_column(Text(name), ratio=1)
         table.add_row(Text(chat.printable(known), overflow="fold"), Text(chat.printable("".join(said)), overflow="fold"))
         return table
 
@@ -449,7 +461,7 @@ def beside(session: Session, other, asked: list[dict], known: str) -> None:
     ):
         found = chat.answer(other, asked, **how(session), said=said.append, stopped=stop.is_set)
     console.print(columns())
-    console.print(f"  {other.name}: {footer(session, found)}", style="dim", markup=False)
+    note(f"{other.name}: {footer(session, found)}", "dim")
 
 
 def comparable(session: Session) -> list[str]:
@@ -461,35 +473,35 @@ def comparable(session: Session) -> list[str]:
 
 
 def history(session: Session, _: str) -> None:
-    """Show the conversation, and how much of its room it takes."""
+    """the conversation, and how much of its room it takes"""
     from kmlite import chat, prompts
 
     if not session.messages:
-        console.print("  nothing was said yet")
+        note("nothing was said yet")
         return
     for said in session.messages:
         mark = "> " if said["role"] == "user" else ""
         console.print(f"{mark}{chat.printable(said['content'])}", markup=False, emoji=False, width=text_width())
     tokens = len(prompts.dialogue_ids(session.speaker.tokenizer, session.messages))
     room = session.speaker.length - session.settings.max_new_tokens
-    console.print(f"  {len(session.messages) // 2} turns, {tokens:,} of {room:,} tokens", style="dim")
+    note(f"{len(session.messages) // 2} turns, {tokens:,} of {room:,} tokens", "dim")
 
 
 def reset(session: Session, _: str) -> None:
-    """Forget the conversation and start anew."""
+    """forget the conversation and start anew"""
     session.messages, session.last, session.told = [], None, False
-    console.print("  forgotten; a new conversation")
+    note("forgotten; a new conversation")
 
 
 def show_help(session: Session, _: str) -> None:
-    """This list."""
+    """this list"""
     for name, (work, takes) in COMMANDS.items():
-        console.print(f"  {name + ' ' + takes:<16} {work.__doc__.splitlines()[0]}", markup=False)
-    console.print(f"  {'/quit':<16} Leave; so do Ctrl-D, and Ctrl-C twice.")
+        note(f"{name + ' ' + takes:<16} {work.__doc__}")
+    note(f"{'/quit':<16} leave; so do Ctrl-D, and Ctrl-C twice")
     if others := comparable(session):
-        console.print(f"  to compare with: {', '.join(others)}, a model folder or a hub name", markup=False)
-    console.print("  Enter sends, Alt-Enter starts a new line, the arrow keys bring back what was typed. Ctrl-C stops an answer.")
-    console.print("  An exam question stands outside the conversation: the model is asked it afresh, and forgets it.")
+        note(f"to compare with: {', '.join(others)}, a model folder or a hub name")
+    note("Enter sends, Alt-Enter starts a new line, the arrow keys bring back what was typed. Ctrl-C stops an answer.")
+    note("An exam question stands outside the conversation: the model is asked it afresh, and forgets it.")
 
 
 COMMANDS = {

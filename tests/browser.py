@@ -1,10 +1,6 @@
 """A page in a real headless Chromium, driven over its DevTools pipe with the standard library alone.
 
-    pytestmark = browser.needed            # skips where there is no Chromium (Debian: apt-get install chromium)
-    with browser.page() as page:
-        page.open("file:///…/report.html")
-        assert page.run("document.title") == "…"
-        assert not page.errors and not page.elsewhere("file")
+Mark a test that uses `page()` with `@browser.needed`: it is skipped where there is no Chromium.
 """
 
 import base64
@@ -25,10 +21,20 @@ import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needed = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
-OPTIONS = (
-    "--headless=new --remote-debugging-pipe --no-first-run --disable-gpu --disable-dev-shm-usage --disable-extensions --disable-sync "
-    "--disable-background-networking --disable-component-update --disable-default-apps --hide-scrollbars --mute-audio"
-).split()
+OPTIONS = [
+    "--headless=new",
+    "--remote-debugging-pipe",
+    "--no-first-run",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-extensions",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--hide-scrollbars",
+    "--mute-audio",
+]
 
 
 class Page:
