@@ -110,13 +110,12 @@ class Page:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 20):
-        """Wait until an expression is true; returns its value."""
+    def wait(self, script: str, seconds: float = 20) -> None:
+        """Wait until an expression is true, as JavaScript sees it: an element is."""
         end = time.monotonic() + seconds
-        while not (value := self.run(script)):
+        while not self.run(f"Boolean({script})"):
             assert time.monotonic() < end, f"not within {seconds} s: {script}"
             time.sleep(0.05)
-        return value
 
     def type(self, text: str) -> None:
         """Insert text where the focus is, as an input method does."""

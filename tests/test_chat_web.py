@@ -87,6 +87,9 @@ def user(text: str) -> dict:
 
 # ---- who gets in
 
+REQUESTS = [("GET", ""), ("GET", "api/about"), ("POST", "api/chat"), ("POST", "api/exam"), ("GET", "nowhere")]
+ELSEWHERE = ["evil.example", "evil.example:PORT", "127.0.0.1.evil.example:PORT", "0.0.0.0:PORT", "[::1]:PORT", "x@127.0.0.1"]
+
 
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", ""), ("GET", "api/about"), ("POST", "api/chat"), ("POST", "api/exam"), ("GET", "nowhere")]
@@ -108,9 +111,7 @@ def test_the_token_alone_without_its_slash_is_refused(served):
         assert reply.status == 403, path
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:PORT", "127.0.0.1.evil.example:PORT", "0.0.0.0:PORT", "[::1]:PORT", "x@127.0.0.1"]
-)
+@pytest.mark.parametrize("host", ELSEWHERE)
 @pytest.mark.parametrize("path", ["", "api/about"])
 def test_no_request_under_another_host(served, host, path):
     assert served.ask(path=path, host=host.replace("PORT", str(served.port))).status == 403
@@ -180,7 +181,7 @@ def test_chat_streams_what_the_terminal_would_say(served, speaker):
 
 
 def test_old_turns_left_out_are_counted(served):
-    long = [user("말 " * 300), {"role": "assistant", "content": "네"}] * 2
+    long = [user("말 " * 1500), {"role": "assistant", "content": "네"}] * 2
     assert served.chat(messages=[*long, user("끝")])[-1]["dropped"] >= 1
     [error] = served.chat(messages=[user("말" * 5000)])
     assert "tokens long" in error["error"]
@@ -411,17 +412,10 @@ def test_hostile_text_is_text(page, served, monkeypatch):
         said(HOSTILE)
         return {"text": HOSTILE, "tokens": 1, "seconds": 1.0, "ended": "turn", "dropped": 0}
 
-    question = {
-        "question": HOSTILE,
-        **dict.fromkeys("ABCDE", HOSTILE),
-        "answer": "A",
-        "truth": "A",
-        "subject": HOSTILE,
-        "number": 1,
-        "of": 1,
-    }
+    words = dict.fromkeys(("question", "subject", "model", *"ABCDE"), HOSTILE)
+    question = {**words, "answer": "A", "truth": "A", "number": 1, "of": 1, "probabilities": [0.2] * 5, "mass": 0.1}
     monkeypatch.setattr(chat, "answer", hostile)
-    monkeypatch.setattr(web, "ask_exam", lambda *_: {**question, "model": HOSTILE, "probabilities": [0.2] * 5, "mass": 0.1})
+    monkeypatch.setattr(web, "ask_exam", lambda *_: question)
     write(page, HOSTILE)
     page.wait("document.querySelector('.answer .figures')")
     assert text_of(page, ".user") == text_of(page, ".answer .text") == HOSTILE
