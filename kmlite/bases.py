@@ -13,8 +13,11 @@ NOT_COPIED = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".md", ".msgpack",
 DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]  # no pickles
 
 
-def resolve(base: str) -> Path:
+def resolve(base: str, named: str = "BASE") -> Path:
     """The local folder of a base: a path as it stands, a hub name downloaded into the Hugging Face cache.
+
+    Args:
+        named: the variable that the user named it by, for the messages.
 
     Raises:
         click.ClickException: neither a model folder nor a repository that can be fetched, or one that lacks what
@@ -23,11 +26,11 @@ def resolve(base: str) -> Path:
     folder = Path(base)
     if not folder.is_dir():
         if base.count("/") != 1 or base.startswith((".", "/", "~")):
-            raise click.ClickException(f"BASE={base} is neither a folder nor a hub name like google/medgemma-4b-it.")
-        folder = download(base)
+            raise click.ClickException(f"{named}={base} is neither a folder nor a hub name like google/medgemma-4b-it.")
+        folder = download(base, named)
     config = folder / "config.json"
     if not config.exists():
-        raise click.ClickException(f"{folder} holds no model: config.json is missing. Name a model folder or a hub name as BASE=…")
+        raise click.ClickException(f"{folder} holds no model: config.json is missing. Name a model folder or a hub name as {named}=…")
     kind = read_json(config).get("model_type", "")
     if kind not in ("gemma3", "gemma3_text"):
         raise click.ClickException(f"{base} is a {kind or 'nameless'} model; kmlite works with Gemma 3 ones (MedGemma, gemma-3-*).")
@@ -84,7 +87,7 @@ def can_be_fetched(base: str) -> None:
         ) from error
 
 
-def download(name: str) -> Path:
+def download(name: str, named: str = "BASE") -> Path:
     """Fetch a repository of the Hugging Face hub; only safetensors, JSON and the template."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -96,11 +99,11 @@ def download(name: str) -> Path:
             f"{name} is gated. Accept its terms at https://huggingface.co/{name}, then run: .venv/bin/hf auth login"
         ) from error
     except RepositoryNotFoundError as error:
-        raise click.ClickException(f"the hub knows no {name}, or your token may not see it. Check the spelling of BASE=…") from error
+        raise click.ClickException(f"the hub knows no {name}, or your token may not see it. Check the spelling of {named}=…") from error
     except (LocalEntryNotFoundError, OSError) as error:
         raise click.ClickException(
             f"{name} can't be fetched (no connection to the hub?) and is not in the local cache.\n"
-            f"  With a network: .venv/bin/hf download {name}   Without one: BASE=a/local/folder, or make demo."
+            f"  With a network: .venv/bin/hf download {name}   Without one: {named}=a/local/folder, or make demo."
         ) from error
 
 

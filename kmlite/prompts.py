@@ -118,11 +118,20 @@ def conversation_ids(tokenizer, prompt: str, answer: str | None = None) -> tuple
     return ids + completion, [IGNORED] * len(ids) + completion
 
 
+def dialogue_ids(tokenizer, messages: list[dict]) -> list[int]:
+    """Token ids of a conversation up to where the model begins to write; for one message those of `conversation_ids`.
+
+    Args:
+        messages: {"role": "user" or "assistant", "content"}, in turns, the user's first and last.
+    """
+    head = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(head, add_special_tokens=False)["input_ids"]  # the template writes the one <bos> itself
+
+
 def guided_ids(tokenizer, prompt: str, guides: list[tuple[str, str]]) -> list[int]:
     """Token ids of a prompt behind worked examples, each a (prompt, answer) turn before it, up to where the model begins to write."""
     turns = [{"role": role, "content": said} for guide in guides for role, said in zip(("user", "assistant"), guide, strict=True)]
-    whole = tokenizer.apply_chat_template([*turns, {"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
-    return tokenizer(whole, add_special_tokens=False)["input_ids"]
+    return dialogue_ids(tokenizer, [*turns, {"role": "user", "content": prompt}])
 
 
 def stop_ids(tokenizer) -> list[int]:
