@@ -15,7 +15,7 @@ BASE_ARG = $(if $(BASE),--base "$(BASE)")
 FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo data refine stage0 stage1 stage2 eval compare pipeline bench test check format clean
+.PHONY: help setup lock demo data refine stage0 stage1 stage2 eval compare pipeline export bench test check format clean
 
 help: ## this page
 	@echo "kmlite: teach MedGemma Korean medicine on one graphics card"
@@ -68,6 +68,9 @@ compare: $(STAMP) ## compare two evaluations, A=folder B=folder: the paired diff
 
 pipeline: $(STAMP) ## refine, stage 0, 1, 2 and eval, skipping what is done and unchanged
 	$(PY) -m recipes.pipeline --raw "$(RAW)" $(FOLDERS) $(BASE_ARG) $(ARGS)
+
+export: $(STAMP) ## write a stage's model for others: merged, adapter or gguf; --push puts it on the Hub
+	$(PY) -m recipes.export $(FOLDERS) $(ARGS)
 
 bench: $(STAMP) ## how fast and how exact refine is (minutes)
 	$(PY) -m benchmarks.refine $(ARGS)
