@@ -8,12 +8,15 @@ import click
 from kmlite import paths
 from kmlite.runs import read_json
 
-NOT_COPIED = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".md", ".msgpack", ".h5", ".onnx"}
+NOT_COPIED = {".safetensors", ".py", ".bin", ".pt", ".pth", ".gguf", ".md", ".msgpack", ".h5", ".onnx"}
 DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]  # no pickles
 
 
 def resolve(base: str) -> Path:
     """The local folder of a base: a path as it stands, a hub name downloaded into the Hugging Face cache.
+
+    Args:
+        base: a folder, or a hub name, which may name a commit or branch: google/medgemma-4b-it@main.
 
     Raises:
         click.ClickException: neither a model folder nor a repository that can be fetched, or one that lacks what
@@ -23,10 +26,17 @@ def resolve(base: str) -> Path:
     if not folder.is_dir():
         if base.count("/") != 1 or base.startswith((".", "/", "~")):
             raise click.ClickException(f"BASE={base} is neither a folder nor a hub name like google/medgemma-4b-it.")
-        folder = download(base)
+        name, _, revision = base.partition("@")
+        folder = download(name, revision or "main")
     config = folder / "config.json"
     if not config.exists():
         raise click.ClickException(f"{folder} holds no model: config.json is missing. Name a model folder or a hub name as BASE=…")
+    for file in folder.glob("*.json"):
+        if file.name.endswith("config.json") and "auto_map" in read_json(file):
+            raise click.ClickException(
+                f"{file} asks for code of its own (auto_map). kmlite runs no code out of a model folder.\n"
+                "  Take the model as its maker published it; Gemma 3 needs none."
+            )
     kind = read_json(config).get("model_type", "")
     if kind not in ("gemma3", "gemma3_text"):
         raise click.ClickException(f"{base} is a {kind or 'nameless'} model; kmlite works with Gemma 3 ones (MedGemma, gemma-3-*).")
@@ -41,17 +51,19 @@ def resolve(base: str) -> Path:
     return folder
 
 
-def download(name: str) -> Path:
-    """Fetch a repository of the Hugging Face hub; only safetensors, JSON and the template."""
+def download(name: str, revision: str) -> Path:
+    """Fetch a repository of the Hugging Face hub at a commit or branch; only safetensors, JSON and the template."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=DOWNLOADED))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=DOWNLOADED))
     except GatedRepoError as error:
         raise click.ClickException(
             f"{name} is gated. Accept its terms at https://huggingface.co/{name}, then run: .venv/bin/hf auth login"
         ) from error
+    except RevisionNotFoundError as error:
+        raise click.ClickException(f"{name} has no commit or branch {revision}. Leave @{revision} out for the newest.") from error
     except RepositoryNotFoundError as error:
         raise click.ClickException(f"the hub knows no {name}, or your token may not see it. Check the spelling of BASE=…") from error
     except (LocalEntryNotFoundError, OSError) as error:
@@ -59,6 +71,11 @@ def download(name: str) -> Path:
             f"{name} can't be fetched (no connection to the hub?) and is not in the local cache.\n"
             f"  With a network: .venv/bin/hf download {name}   Without one: BASE=a/local/folder, or make demo."
         ) from error
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit that a downloaded base was resolved to (the cache names its folders by it); None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" else None
 
 
 def copy_side_files(source: Path, target: Path, without: set[str] = frozenset()) -> None:

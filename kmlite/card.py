@@ -94,6 +94,7 @@ def front_matter(base_name: str, kind: str) -> str:
     known = is_medgemma(base_name)
     lines = ["---", "language: [ko, en]", "license: other"]
     lines += [f"license_name: {'health-ai-developer-foundations' if known else 'gemma'}", f"license_link: {HAI_DEF if known else GEMMA}"]
+    base_name = base_name.partition("@")[0]
     if re.fullmatch(r"[\w.\-]+/[\w.\-]+", base_name) and not Path(base_name).exists():
         lines.append(f"base_model: {base_name}")
     if kind != "gguf":

@@ -138,11 +138,14 @@ def plain_tokenizer(folder: Path):
 
 def answers(folder: Path, asked: list[str], adapter: Path | None = None) -> list[str]:
     """The greedy turns of a model folder, by plain transformers (and peft), one prompt at a time, up to 32 tokens each."""
+    import logging
+
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # an optional CPU kernel, not installed, warns
     tokenizer = plain_tokenizer(folder)
     # not AutoModelForImageTextToText: that knows no text-only Gemma 3, and this gives the one with a tower where there is one
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True, trust_remote_code=False)
