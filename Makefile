@@ -19,7 +19,7 @@ BASE_ARG = $(if $(BASE),--base "$(BASE)")
 FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup extras lock demo doctor data refine stage0 stage1 stage2 eval compare chat pipeline bench test check format clean
+.PHONY: help setup extras lock demo doctor data refine stage0 stage1 stage2 eval compare chat export pipeline bench test check format clean
 
 help: ## this page
 	@echo "kmlite: teach MedGemma Korean medicine on one graphics card"
@@ -84,6 +84,9 @@ chat: $(STAMP) ## talk to MODEL (default: the newest stage in OUT); ARGS=--web i
 
 pipeline: $(STAMP) ## refine, stage 0, 1, 2 and eval, skipping what is done and unchanged
 	$(PY) -m recipes.pipeline --raw "$(RAW)" $(FOLDERS) $(BASE_ARG) $(ARGS)
+
+export: $(STAMP) ## write a stage's model for others: merged, adapter or gguf; --push puts it on the Hub
+	$(PY) -m recipes.export $(FOLDERS) $(ARGS)
 
 bench: $(STAMP) ## how fast and how exact refine is (minutes)
 	$(PY) -m benchmarks.refine $(ARGS)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from kmlite import memory, paths, runs
+from kmlite import bases, memory, paths, runs
 from kmlite.cli import console
 
 TRACKERS = ("none", "trackio", "tensorboard", "wandb")
@@ -19,11 +19,12 @@ WORSE = 3  # exit status of a stage that ended worse than it began
 
 def plan_of(step: str, settings, base: Path, base_name: str, data: dict[str, list[Path]]) -> dict:
     """What decides a stage's result: settings, the model it starts from, its data."""
+    commit = {"commit": bases.commit_of(base)} if bases.commit_of(base) else {}
     aside = ("base", "refined", "out", "restart", "accept_regression", "report_to")
     return {
         "step": step,
         "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k not in aside},
-        "base": {"name": base_name, "fingerprint": runs.model_fingerprint(base)},
+        "base": {"name": base_name, "fingerprint": runs.model_fingerprint(base), **commit},
         "data": {name: runs.fingerprint(*files) for name, files in data.items()},
     }
 

@@ -137,6 +137,14 @@ def train(
             kept = last_checkpoint(folder)
             where = f"the last checkpoint is {kept.name}" if kept else "there is no checkpoint yet"
             raise click.ClickException(f"stopped at once; {where}. Run the same command to go on from there.") from None
+        except Exception as error:
+            # torch reads a checkpoint's state as weights alone; code in it is not run but ends here
+            if not checkpoint or "Weights only load failed" not in str(error):
+                raise
+            raise click.ClickException(
+                f"{checkpoint} holds something else than weights and numbers, so it is not read. It was damaged, or is not yours.\n"
+                f"  Remove that folder to go on from the one before, or add ARGS=--restart to begin anew."
+            ) from error
         finally:
             for callback in trainer.callback_handler.callbacks:
                 if hasattr(callback, "close"):
