@@ -29,7 +29,10 @@ RECORD = "run.json"
 PLAN = "plan.json"  # what a run that has begun was asked to do
 EVALUATION = "eval.json"
 PREDICTIONS = "eval_predictions.jsonl"
+SELF_REASONS = "self_reasons.jsonl"
 TEST_LOG = "test_openings.jsonl"
+HARNESS = "harness.json"  # what lm-eval itself finds
+HARNESS_PREDICTIONS = "harness_predictions.jsonl"
 
 
 def text_shards(refined: Path) -> list[Path]:

@@ -2,10 +2,11 @@
 
 \b
     make stage0 BASE=google/medgemma-4b-it REFINED=data/02_refined OUT=model
+    make stage0 GPUS=2          the same steps, their batches shared by two cards
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import click
 from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
 from kmlite.model import CHECKPOINTING, EMBEDDINGS, PRECISIONS
+from kmlite.stages import TRACKERS
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,11 @@ class Settings:
         "new rows start as the mean of their pieces' rows; docs/vocabulary.md compares",
         ("mean", "weighted", "rescaled", "fitted", "random"),
     )
-    embeddings: str = setting("new", "rows that train: new ones alone, all (needs 10 GB more), or none", EMBEDDINGS)
+    embeddings: str = setting(
+        "auto",
+        "rows that train: new ones alone, all (10 GB more), or none; auto: new ones, or no new tokens where they don't fit",
+        EMBEDDINGS,
+    )
     embedding_learning_rate: float = setting(2e-4, "new rows start as averages and have further to go than the LoRA")
     replay: str = setting("", "folder or .jsonl of {text} in the original language, mixed in against forgetting")
     replay_share: float = setting(0.05, "share of the rows that come from --replay")
@@ -56,6 +62,7 @@ class Settings:
     entries: int = setting(200, "dictionary entries in the gauge at the most")
     questions: int = setting(200, "dev questions in the gauge at the most")
     seed: int = setting(0, "of LoRA, order of data and dropout")
+    report_to: str = setting("none", "a tracker that gets each step's loss; to be installed beside kmlite", TRACKERS)
     accept_regression: bool = setting(False, "go on where the stage made the model worse, instead of leaving with status 3")
     restart: bool = setting(False, "drop an unfinished run, or redo a finished one")
 
@@ -95,27 +102,31 @@ def main(settings: Settings) -> None:
     plan = stages.plan_of("stage0", settings, base, settings.base, data)
     if stages.skip_or_begin(folder, plan, settings):
         return
-    precision = model.pick_precision(settings.precision, folder / paths.CHECKPOINTS / "precision")
+    wanted = 5000 if isinstance(tokens_wanted, str) else tokens_wanted
+    mode = "none" if settings.embeddings == "auto" and not wanted else settings.embeddings
+    fitted = stages.fit(settings, base, folder / paths.CHECKPOINTS, embeddings=mode, new_rows=wanted)
+    precision = fitted.precision
+    if fitted.embeddings == "none" and settings.embeddings == "auto":
+        tokens_wanted = 0  # rows that do not train would stay averages
     measured_on = gauge.prepare(
         settings.refined, texts=settings.heldout, entries=settings.entries, questions=settings.questions, length=settings.length
     )
     stages.describe(
         {
-            "base": f"{settings.base}{' (the embedded base: its figures say nothing about MedGemma)' if bases.is_stand_in(base) else ''}",
-            "device": f"{'GPU' if model.on_gpu() else 'CPU'}, {precision} weights",
+            "base": f"{settings.base}{bases.said_of(base)}",
+            **stages.fitted_in_words(fitted, settings, "rows"),
             "text": f"{len(shards)} shards, {sum(s.stat().st_size for s in shards) / 1e6:.1f} MB",
             "gauge": f"{len(measured_on.korean)} held-out texts, {len(measured_on.dictionary)} dictionary entries, "
             f"{len(measured_on.english)} English texts, {len(measured_on.dev)} dev questions",
-            "batch": f"{settings.batch} × {settings.accumulation} rows of {settings.length} tokens",
             "learning": f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}",
-            "embeddings": f"{settings.embeddings}, rate {settings.embedding_learning_rate:g}",
+            "embeddings": f"{fitted.embeddings}, rate {settings.embedding_learning_rate:g}",
         },
     )
 
     # ---- new tokens: measure the base as it is, then extend it
     extended = folder / paths.EXTENDED
     note = folder / paths.CHECKPOINTS / "extension.json"
-    if not note.exists():
+    if not note.exists() and not runs.rank():
         plain, tokenizer = model.load(base, precision, settings.length)
         point = gauge.measure(plain, tokenizer, measured_on)
         del plain
@@ -131,6 +142,7 @@ def main(settings: Settings) -> None:
             "exam": [question["question"] for question in measured_on.dev],
         }
         runs.write_json(note, {"new_ids": ids, "base": point, "gain": vocabulary.gain(tokenizer, after, kinds, ids)})
+    runs.wait()
     extension = runs.read_json(note)
     ids = extension["new_ids"]
     show_gain(extension["gain"], len(ids))
@@ -141,22 +153,13 @@ def main(settings: Settings) -> None:
     console.print(f"  extension    held-out text costs {rise:+.1%} bits per character before any training")
 
     # ---- train
-    rows = packing.tokenised(shards, tokenizer, settings.length, settings.out / ".cache" / "text")
-    if replay:
-        old = packing.tokenised(replay, tokenizer, settings.length, settings.out / ".cache" / "replay")
+    with runs.first_alone():
+        rows = packing.tokenised(shards, tokenizer, settings.length, settings.out / ".cache" / "text")
+        old = packing.tokenised(replay, tokenizer, settings.length, settings.out / ".cache" / "replay") if replay else None
+    if old:
         rows = packing.with_replay(rows, old, settings.replay_share, settings.seed)
-    embeddings = settings.embeddings if ids or settings.embeddings == "all" else "none"
-    adapted = model.add_lora(
-        trained,
-        r=settings.rank,
-        alpha=settings.alpha,
-        dropout=settings.dropout,
-        rslora=settings.rslora,
-        seed=settings.seed,
-        recompute=recompute,
-        embeddings=embeddings,
-        new_ids=ids,
-    )
+    embeddings = fitted.embeddings if ids or fitted.embeddings == "all" else "none"
+    adapted = stages.adapt(trained, settings, recompute, embeddings=embeddings, new_ids=ids)
     apart = packing.keeps_texts_apart(adapted, tokenizer)
     count = model.trainable_summary(adapted)
     weights = f"{count['lora']:,} LoRA and {count['embeddings']:,} embedding weights of {sum(count.values()):,}"
@@ -169,12 +172,15 @@ def main(settings: Settings) -> None:
         tokenizer,
         rows,
         folder / paths.CHECKPOINTS,
-        settings,
+        replace(settings, batch=fitted.batch, accumulation=fitted.accumulation),
         embeddings=embeddings,
         embedding_learning_rate=settings.embedding_learning_rate,
         apart=apart,
         every=(settings.gauge_every, partial(gauge.bits, adapted, tokenizer, measured_on)) if settings.gauge_every else None,
     )
+    if runs.rank():
+        return  # what is left is for one process
+    used = stages.memory_record(fitted, result["peak_bytes"])
     adapter = folder / paths.CHECKPOINTS / "adapter"
     model.save_adapter(adapted, adapter)
     del trained, adapted
@@ -195,6 +201,7 @@ def main(settings: Settings) -> None:
         "merge_difference": difference,
         "worse": worse,
         "precision": precision,
+        "memory": used,
         "stand_in": bases.is_stand_in(base),
     }
     runs.finish(folder, plan, started, metrics)

@@ -1,4 +1,5 @@
-"""Write requirements/cpu.txt and gpu.txt: every package with its version, as pip resolves the .in files today.
+"""Write requirements/*.txt: every package with its version, as pip resolves the .in files today. cpu.txt and gpu.txt are whole;
+eval.txt and web.txt hold what these extras add to them.
 
     make lock
 
@@ -33,6 +34,12 @@ def main() -> None:
     for name in ("cpu", "gpu"):
         lines = pins(name) + unsloth
         head = f"# Written by `make lock` from {name}.in and unsloth.in; install with --no-deps after torch==2.13.0.\n"
+        (HERE / f"{name}.txt").write_text(head + "\n".join(lines) + "\n")
+        print(f"requirements/{name}.txt: {len(lines)} packages")
+    have = {line.split("==")[0] for line in pins("cpu")}  # an extra never changes what stands in the locks
+    for name in ("eval", "web"):
+        lines = [line for line in pins(name) if line.split("==")[0] not in have]
+        head = f"# Written by `make lock` from {name}.in; install with --no-deps beside cpu.txt or gpu.txt.\n"
         (HERE / f"{name}.txt").write_text(head + "\n".join(lines) + "\n")
         print(f"requirements/{name}.txt: {len(lines)} packages")
 
