@@ -5,7 +5,8 @@ Qwen2.5-72B (the paper) and Qwen3-8B with a LoRA (its model card, whose own Qwen
 """
 
 PAPER = "KorMedMCQA paper, arXiv 2403.01469v3"
-ASKED_IN_PAPER = "direct answer in lm-eval's kormedmcqa prompt, letter extracted as in the paper's appendix B"
+ASKED_IN_PAPER = "the paper's own prompt; letter extracted by its appendix B, as lm-eval's task does since v3.0"
+LORA_CARD = "model card of dhkim0324/WeIN_bio_Qwen3-8B"
 NOT_KNOWN = "prompt and scorer not stated with the figure"
 COLLECTED = "collected from public reports; original not named"
 
@@ -14,7 +15,7 @@ PUBLISHED = [
     {"model": "GPT-4o", "accuracy": 85.6, "how": ASKED_IN_PAPER, "source": PAPER},
     {"model": "Qwen2.5-72B", "accuracy": 78.9, "how": ASKED_IN_PAPER, "source": PAPER},
     {"model": "people", "accuracy": 77.1, "how": "those who sat the exams", "source": COLLECTED},
-    {"model": "Qwen3-8B with a LoRA", "accuracy": 69.1, "how": "direct answer, 0-shot, its own prompt", "source": "dhkim0324/WeIN_bio_Qwen3-8B"},
+    {"model": "Qwen3-8B with a LoRA", "accuracy": 69.1, "how": "direct answer, 0-shot, its own prompt", "source": LORA_CARD},
     {"model": "gemma-2-27B", "accuracy": 68.9, "how": ASKED_IN_PAPER, "source": PAPER},
     {"model": "Qwen3-8B", "accuracy": 54.9, "how": NOT_KNOWN, "source": COLLECTED},
     {"model": "EEVE-10.8B", "accuracy": 54.9, "how": ASKED_IN_PAPER, "source": PAPER},
