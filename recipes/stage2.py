@@ -110,8 +110,9 @@ def main(settings: Settings) -> None:
     before_path = folder / paths.CHECKPOINTS / "before.json"
     if not before_path.exists():
         measured = {"dev": accuracy(trained, dev), "taught": accuracy(trained, questions[: settings.measured])}
-        runs.write_json(before_path, {name: without_predictions(part) for name, part in measured.items()})
-    before = runs.read_json(before_path)
+        runs.write_json(before_path, measured)
+    asked_before = runs.read_json(before_path)
+    before = {name: without_predictions(part) for name, part in asked_before.items()}
     console.print(f"  before       dev {scoring.in_words(before['dev'])}; taught {scoring.in_words(before['taught'])}")
     _, left_out = training.conversation_rows(tokenizer, pairs, settings.length)
     if left_out:
@@ -167,6 +168,8 @@ def main(settings: Settings) -> None:
         measured["test"] = accuracy(final, test)
         runs.write_lines(folder / "test_predictions.jsonl", measured["test"]["predictions"])
         scoring.log_opening(folder, "stage2", measured["test"])
+    runs.write_lines(folder / paths.DEV_BEFORE, asked_before["dev"].get("predictions", []))
+    runs.write_lines(folder / paths.DEV_AFTER, measured["dev"]["predictions"])
     after = {name: without_predictions(part) for name, part in measured.items()}
     reached = after["dev"]["accuracy"] >= settings.target
     stand_in = bases.is_stand_in(base)
