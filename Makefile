@@ -16,7 +16,7 @@ BASE_ARG = $(if $(BASE),--base "$(BASE)")
 FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup extras lock demo data refine stage0 stage1 stage2 eval compare pipeline bench test check format clean
+.PHONY: help setup extras lock demo data refine stage0 stage1 stage2 eval compare report pipeline bench test check format clean
 
 help: ## this page
 	@echo "kmlite: teach MedGemma Korean medicine on one graphics card"
@@ -72,6 +72,9 @@ eval: $(STAMP) ## score the final model (or BASE) on the test questions
 
 compare: $(STAMP) ## compare two evaluations, A=folder B=folder: the paired difference and what flipped
 	$(PY) -m recipes.compare --a "$(A)" --b "$(B)" $(ARGS)
+
+report: $(STAMP) ## write OUT/report.html: what every step did, on one page that opens from disk
+	$(PY) -m recipes.report $(FOLDERS) $(ARGS)
 
 pipeline: $(STAMP) ## refine, stage 0, 1, 2 and eval, skipping what is done and unchanged
 	$(PY) -m recipes.pipeline --raw "$(RAW)" $(FOLDERS) $(BASE_ARG) $(ARGS)

@@ -1,6 +1,7 @@
 """The predictions that a folder of models holds: found, compared in pairs, and made small enough to stand in a page."""
 
 import json
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -154,19 +155,22 @@ def one(prediction: dict, cut: int) -> list:
     wrote = SPECIAL.sub("", str(prediction.get("output", ""))).strip()
     if len(wrote) > cut:
         wrote = wrote[:cut] + "…" if cut else ""
-    shares = prediction.get("probabilities")
+    shares = prediction.get("probabilities") or []
     return [
         letter,
         int(bool(prediction["right"])),
-        [round(share, 3) for share in shares] if shares else None,
+        [round(share, 3) for share in shares] if shares and all(map(math.isfinite, shares)) else None,
         wrote if wrote and wrote != letter else None,
         prediction.get("chosen_in"),
     ]
 
 
 def as_json(value: object) -> str:
-    """JSON that can stand inside a script element: nothing in it ends the element, opens a comment or breaks a line."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    """JSON that can stand inside a script element: nothing in it ends the element, opens a comment or breaks a line.
+
+    Half a surrogate pair, which a model may write and UTF-8 can't hold, becomes a question mark.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace").decode()
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

@@ -31,14 +31,14 @@ class Words:
         return f"@{len(self.listed) - 1}@"
 
 
-def canvas(name: str, height: float = HEIGHT, left: float = 0.11, bottom: float = 0.17):
+def canvas(name: str, height: float = HEIGHT):
     """(figure, axes, words) in the page's style; `name` salts the ids, so that two figures of a page share none."""
     import matplotlib
     from matplotlib.figure import Figure
 
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9, "path.simplify": True})
     figure = Figure(figsize=(WIDTH, height), facecolor="none")
-    axes = figure.add_axes((left, bottom, 0.97 - left, 0.94 - bottom), facecolor="none")
+    axes = figure.add_axes((0.11, 0.17, 0.86, 0.75), facecolor="none")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GRID)
     axes.tick_params(colors=TEXT, length=0, labelsize=9)
@@ -90,15 +90,16 @@ def curve(
     for i, points in enumerate(lines):
         if points:
             dots = marked or len(points) < 3
-            axes.plot(*zip(*points, strict=True), color=SERIES[i], linestyle=DASHES[i], linewidth=1.8, marker=MARKERS[i] if dots else None, ms=4)
+            axes.plot(
+                *zip(*points, strict=True), color=SERIES[i], linestyle=DASHES[i], linewidth=1.8, marker=MARKERS[i] if dots else None, ms=4
+            )
     for value, i in levels:
         axes.axhline(value, color=SERIES[i], linewidth=0.9, linestyle=":")
     for step in breaks:
         axes.axvline(step, color=TEXT, linewidth=0.8, alpha=0.5)
     if checkpoints:
-        axes.plot(
-            checkpoints, [0] * len(checkpoints), "^", color=TEXT, ms=5, transform=axes.get_xaxis_transform(), clip_on=False, alpha=0.7
-        )
+        low = [0.025] * len(checkpoints)
+        axes.plot(checkpoints, low, "^", color=TEXT, ms=5, transform=axes.get_xaxis_transform(), clip_on=False, alpha=0.7)
     axes.set_xlabel(words("optimizer step", "옵티마이저 스텝"), color=TEXT)
     axes.set_title(words(*y), color=TEXT, fontsize=9, loc="left", pad=6)
     whole_numbers(axes.xaxis)
@@ -132,6 +133,7 @@ def by_loop(name: str, labels: list[Both], parts: list[dict | None], target: flo
     axes.set_xticks(range(len(labels)), [words(*label) for label in labels])
     axes.set_xlim(-0.4, len(labels) - 0.6)
     axes.set_ylim(0, 100)
+    axes.set_xlabel(words("loop", "반복"), color=TEXT)
     axes.set_title(words("% right", "정답률 %"), color=TEXT, fontsize=9, loc="left", pad=6)
     return finished(figure, words)
 
@@ -141,14 +143,14 @@ def whiskers(parts: list[dict]) -> tuple[list[float], list[float]]:
     return low, [max(0.0, part["interval"][1] - part["accuracy"]) for part in parts]
 
 
-def by_name(name: str, rows: list[tuple[Both, list[dict | None]]], series: int = 1) -> str:
+def by_name(name: str, rows: list[tuple[Both, list[dict | None]]], series: int = 1, left: float = 0.3) -> str:
     """Accuracy in percent, a line for each row and in it a mark with its interval for each of the series.
 
     A part without "interval" (a published figure) is a bare mark in the text's colour.
     """
     height = 0.75 + len(rows) * max(0.24, 0.13 * series + 0.08)
-    figure, axes, words = canvas(name, height, left=0.3, bottom=0.36 / height)
-    axes.set_position((0.3, 0.42 / height, 0.67, 1 - 0.62 / height))
+    figure, axes, words = canvas(name, height)
+    axes.set_position((left, 0.45 / height, 0.97 - left, 1 - 0.55 / height))
     for i in range(series):
         shift = (i - (series - 1) / 2) * 0.62 / max(1, series)
         found = [(row + shift, parts[i]) for row, (_, parts) in enumerate(rows) if parts[i]]

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from kmlite import answers, figures, paths, published, words
+from kmlite import answers, bases, figures, paths, published, words
 from kmlite.runs import read_json, read_lines, read_record
 
 PAGE = Path(__file__).with_name("page")
@@ -32,7 +32,7 @@ def build(refined: Path, out: Path, language: str, defaults: dict[str, dict]) ->
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"count": count, "size": size, "duration": duration}
+    environment.filters |= {"count": count, "signed": signed, "size": size, "duration": duration}
     given = gather(refined, out)
     script = (PAGE / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -52,6 +52,10 @@ def build(refined: Path, out: Path, language: str, defaults: dict[str, dict]) ->
 
 def count(value: float) -> str:
     return f"{value:,}"
+
+
+def signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def size(value: float) -> str:
@@ -75,7 +79,7 @@ def gather(refined: Path, out: Path) -> dict:
         "refined": str(refined),
         "steps": steps(refined, out, funnel, stages, evaluations),
         "stages": stages,
-        "stand_in": any(s["metrics"].get("stand_in") for s in stages) or any(e["record"].get("stand_in") for e in evaluations),
+        "stand_in": is_stand_in(out, stages, evaluations),
         "funnel": funnel,
         "examples": {kind: rejected(refined, kind) for kind in words.KINDS},
         "vocabulary": vocabulary(refined, out, stages[0]["metrics"]),
@@ -86,6 +90,15 @@ def gather(refined: Path, out: Path) -> dict:
         "browser": answers.browser(found, refined),
         "problems": problems,
     }
+
+
+def is_stand_in(out: Path, stages: list[dict], evaluations: list[dict]) -> bool:
+    """Whether any model here descends from the embedded base: by its record, or by the folder it was made in or from."""
+    if any(s["metrics"].get("stand_in") for s in stages) or any(e["record"].get("stand_in") for e in evaluations):
+        return True
+    bases_named = [Path(s["plan"].get("base", {}).get("name", "")) for s in stages]
+    folders = [*(out / name / paths.FINAL for name in paths.STAGES), *bases_named]
+    return any((folder / "config.json").is_file() and bases.is_stand_in(folder) for folder in folders)
 
 
 # ---- the stages and their curves
@@ -240,7 +253,9 @@ def in_lines(record: object) -> str:
     if isinstance(record, str):
         return record
     if isinstance(record, dict):
-        return "\n".join(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}" for key, value in record.items())
+        return "\n".join(
+            f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}" for key, value in record.items()
+        )
     return "" if record is None else json.dumps(record, ensure_ascii=False)
 
 
@@ -351,14 +366,20 @@ def exam(stage2: dict, final: dict | None) -> dict | None:
         "series": [name for name, _ in series],
         "rows": rows,
         "loops_svg": figures.by_loop("loops", [name for name, _ in points], [part for _, part in points], target),
-        "subjects_svg": figures.by_name("subjects", rows, len(series)),
+        "subjects_svg": figures.by_name("subjects", rows, len(series), left=0.2),
     }
 
 
 def beside_published(evaluations: list[dict], metrics: dict) -> dict | None:
     """The models of OUT that answered test among the published figures, best first; None where none did."""
     ours = [
-        {"name": e["name"], "accuracy": e["summary"]["accuracy"], "interval": e["summary"]["interval"], "how": e["scorer"], "prompt": e["prompt"]}
+        {
+            "name": e["name"],
+            "accuracy": e["summary"]["accuracy"],
+            "interval": e["summary"]["interval"],
+            "how": e["scorer"],
+            "prompt": e["prompt"],
+        }
         for e in evaluations
         if e["split"] == "test"
     ]
@@ -380,7 +401,8 @@ def steps(refined: Path, out: Path, funnel: dict | None, stages: list[dict], eva
     """Each step of the pipeline with its state and, where it is not done, the command that goes on."""
     own = next((e for e in evaluations if e["final"]), None)
     states = {"refine": "done" if funnel else "missing", **{s["key"]: s["state"] for s in stages}, "eval": "done" if own else "missing"}
-    records = {s["key"]: s["record"] for s in stages} | {"eval": own["record"] if own else {}, "refine": {}}
+    refining = {"seconds": sum(part.get("seconds", 0) for part in funnel["funnel"].values())} if funnel else {}
+    records = {s["key"]: s["record"] for s in stages} | {"eval": own["record"] if own else {}, "refine": refining}
     places = {"refine": f"REFINED={refined}", "eval": f"REFINED={refined} OUT={out}"}
     return [
         {

@@ -85,7 +85,7 @@ SPLITS: dict[str, Both] = {
 
 PUBLISHED: dict[str, Both] = {  # model, how and source of kmlite/published.py
     "people": ("people", "사람"),
-    "Qwen3-8B with a LoRA": ("Qwen3-8B with a LoRA", "Qwen3-8B + LoRA"),
+    "Qwen3-8B with a LoRA": ("Qwen3-8B with a LoRA", "LoRA를 더한 Qwen3-8B"),
     "always answering D": ("always answering D", "늘 D라고 답하기"),
     published.ASKED_IN_PAPER: (published.ASKED_IN_PAPER, "논문 자체의 프롬프트; 글자는 부록 B의 방식(lm-eval v3.0부터와 같음)으로 읽음"),
     published.NOT_KNOWN: (published.NOT_KNOWN, "프롬프트와 채점법이 함께 밝혀져 있지 않음"),

@@ -106,10 +106,15 @@ def page(folder: Path) -> Iterator[Page]:
         "--remote-debugging-pipe",
     ]
     # The browser reads descriptor 3 and writes 4. Through a shell, because Python hands descriptors on under their own numbers.
-    shell = ["sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh", *command]
+    shell = ["bash", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "bash", *command]
     environment = {**os.environ, "HOME": str(folder)}
     process = subprocess.Popen(
-        shell, pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
+        shell,
+        pass_fds=(to_browser, from_browser),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,
     )
     os.close(to_browser)
     os.close(from_browser)

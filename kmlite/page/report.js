@@ -161,13 +161,13 @@
     LETTERS.forEach((name, k) => {
       const marks = [];
       if (name === expected) marks.push(t("right answer", "정답"));
-      if (name === letter) marks.push(t("answered", "답"));
+      if (name === letter) marks.push(t("answered", "모델의 답"));
       if (was && name === was[0]) marks.push(t("before", "이전 답"));
       if (shares) marks.push(`${(100 * shares[k]).toFixed(1)}%`);
       if (!options && !marks.length) return;
       const mark = element("span", { class: "marks" });
       marks.forEach((said, at) => mark.append(at ? " · " : "", said));
-      const line = element("li", {}, element("b", {}, name), element("span", {}, options ? options[k] : ""), mark);
+      const line = element("li", {}, element("b", {}, name), element("span", {}, options ? options[k] : "", mark));
       if (name === expected) line.classList.add("correct");
       if (name === letter) line.classList.add("chosen");
       if (shares) {
