@@ -16,7 +16,7 @@ BASE_ARG = $(if $(BASE),--base "$(BASE)")
 FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup extras lock demo data refine stage0 stage1 stage2 eval compare report pipeline bench test check format clean
+.PHONY: help setup extras lock demo doctor data refine stage0 stage1 stage2 eval compare report pipeline bench test check format clean
 
 help: ## this page
 	@echo "kmlite: teach MedGemma Korean medicine on one graphics card"
@@ -51,6 +51,9 @@ lock: $(STAMP) ## write requirements/*.txt anew from the .in files
 
 demo: $(STAMP) ## the whole pipeline on sample data and an embedded base, on any machine
 	$(PY) -m recipes.demo $(ARGS)
+
+doctor: $(STAMP) ## what this machine can do, what is missing, and the plan of each stage
+	$(PY) -m recipes.doctor $(BASE_ARG) --raw "$(RAW)" $(FOLDERS) $(ARGS)
 
 data: $(STAMP) ## fetch public Korean data into RAW (recipes/data.py has the table)
 	$(PY) -m recipes.data --raw "$(RAW)" $(ARGS)

@@ -41,6 +41,48 @@ def resolve(base: str) -> Path:
     return folder
 
 
+def at_hand(base: str) -> Path | None:
+    """The folder of a base that is on this machine, or None; asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(base).is_dir():
+        return resolve(base)
+    if base.count("/") != 1 or base.startswith((".", "/", "~")):
+        raise click.ClickException(f"BASE={base} is neither a folder nor a hub name like google/medgemma-4b-it.\nName another one: BASE=…")
+    cached = try_to_load_from_cache(base, "config.json")
+    if isinstance(cached, str) and list(Path(cached).parent.glob("*.safetensors")):
+        return resolve(str(Path(cached).parent))
+    return None
+
+
+def can_be_fetched(base: str) -> None:
+    """Ask the hub whether this machine may download a repository.
+
+    Raises:
+        click.ClickException: it may not, or the hub does not answer; the message's second line says what to do.
+    """
+    from httpx import HTTPError
+    from huggingface_hub import auth_check
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        auth_check(base)
+    except GatedRepoError as error:
+        raise click.ClickException(
+            f"{base} is gated, and this machine may not read it: licence not accepted, or no token.\n"
+            f"Accept its terms at https://huggingface.co/{base}, then run: .venv/bin/hf auth login"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise click.ClickException(
+            f"the hub knows no {base}, or this machine's token may not see it.\nCheck the spelling of BASE=…"
+        ) from error
+    except (HTTPError, OSError) as error:
+        raise click.ClickException(
+            f"{base} is not on this machine, and the hub does not answer.\n"
+            f"With a network: .venv/bin/hf download {base}   Without one: BASE=a/local/folder"
+        ) from error
+
+
 def download(name: str) -> Path:
     """Fetch a repository of the Hugging Face hub; only safetensors, JSON and the template."""
     from huggingface_hub import snapshot_download

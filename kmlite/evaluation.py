@@ -1,7 +1,6 @@
-"""What a model makes of text: bits per character, greedy turns in batches, recall of definitions."""
+"""What a model makes of text: bits per character, turns in batches."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 
 from kmlite import prompts
@@ -11,31 +10,61 @@ from kmlite.model import for_inference, on_gpu
 TOKENS_A_PASS = 1024
 
 
+def batches(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> Iterator[tuple]:
+    """(indices, {"input_ids", "attention_mask", "labels"}) of batches of (ids, labels) rows of similar length, padded on the right."""
+    import torch
+
+    pad = tokenizer.pad_token_id
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+    chosen: list[int] = []
+    for position, i in enumerate(order):
+        chosen.append(i)
+        following = order[position + 1] if position + 1 < len(order) else None
+        if following is not None and (len(chosen) + 1) * len(rows[following][0]) <= TOKENS_A_PASS:
+            continue
+        batch = [rows[k] for k in chosen]
+        multiple = 64 if on_gpu() else 1  # few shapes, so that few kernels are compiled
+        longest = -(-max(len(ids) for ids, _ in batch) // multiple) * multiple
+        ids = [row + [pad] * (longest - len(row)) for row, _ in batch]
+        mask = [[1] * len(row) + [0] * (longest - len(row)) for row, _ in batch]
+        labels = [row + [prompts.IGNORED] * (longest - len(row)) for _, row in batch]
+        named = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        yield chosen, {name: torch.tensor(values, device=model.device) for name, values in named.items()}
+        chosen = []
+
+
 def total_loss(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> float:
     """The summed loss in nats of rows of (ids, labels), in batches of similar length."""
     import torch
 
     for_inference(model, tokenizer)
-    pad = tokenizer.pad_token_id
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
-    total, batch = 0.0, []
-    for position, i in enumerate(order):
-        batch.append(rows[i])
-        following = order[position + 1] if position + 1 < len(order) else None
-        if following is not None and (len(batch) + 1) * len(rows[following][0]) <= TOKENS_A_PASS:
-            continue
-        multiple = 64 if on_gpu() else 1  # few shapes, so that few kernels are compiled
-        longest = -(-max(len(ids) for ids, _ in batch) // multiple) * multiple
-        ids = torch.tensor([row + [pad] * (longest - len(row)) for row, _ in batch], device=model.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row, _ in batch], device=model.device)
-        labels = torch.tensor([row + [prompts.IGNORED] * (longest - len(row)) for _, row in batch], device=model.device)
-        targets = int((labels[:, 1:] != prompts.IGNORED).sum())
+    total = 0.0
+    for _, batch in batches(model, tokenizer, rows):
+        targets = int((batch["labels"][:, 1:] != prompts.IGNORED).sum())
         if targets:
             with torch.no_grad():
-                loss = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
+                loss = model(**batch, use_cache=False).loss
             total += float(loss) * targets
-        batch = []
     return total
+
+
+def row_losses(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> list[float]:
+    """The summed loss in nats of each row of (ids, labels) by itself, in batches of similar length."""
+    import torch
+
+    for_inference(model, tokenizer)
+    out = [0.0] * len(rows)
+    for chosen, batch in batches(model, tokenizer, rows):
+        targets = batch.pop("labels")[:, 1:]
+        places = (targets != prompts.IGNORED).any(0).nonzero().squeeze(-1)  # logits of a large vocabulary fill a card
+        with torch.no_grad():
+            logits = model(**batch, logits_to_keep=places, use_cache=False).logits.float()
+            losses = torch.nn.functional.cross_entropy(
+                logits.transpose(1, 2), targets[:, places], ignore_index=prompts.IGNORED, reduction="none"
+            )
+        for i, loss in zip(chosen, losses.sum(-1).tolist(), strict=True):
+            out[i] = loss
+    return out
 
 
 def bits_per_character(model, tokenizer, texts: list[str], length: int) -> float:
@@ -84,10 +113,16 @@ def generate(model, tokenizer, asked: list[str], *, max_new_tokens: int, batch: 
 
     Special tokens stay in the text, so that a reader sees where a turn ended; padding is cut off.
     """
+    heads = [prompts.conversation_ids(tokenizer, prompt)[0] for prompt in asked]
+    return continued(model, tokenizer, heads, max_new_tokens=max_new_tokens, batch=batch)
+
+
+def continued(model, tokenizer, heads: list[list[int]], *, max_new_tokens: int, batch: int, temperature: float = 0) -> list[str]:
+    """What the model writes behind each of `heads`, token ids: greedily, or sampled at a temperature above 0."""
     import torch
 
     for_inference(model, tokenizer)
-    heads = [prompts.conversation_ids(tokenizer, prompt)[0] for prompt in asked]
+    how = {"do_sample": temperature > 0, "temperature": temperature or None}
     pad, stops = tokenizer.pad_token_id, prompts.stop_ids(tokenizer)
     out = [""] * len(heads)
     for chosen, ids, mask in left_padded(heads, pad, batch, model.device):
@@ -96,10 +131,9 @@ def generate(model, tokenizer, asked: list[str], *, max_new_tokens: int, batch: 
                 input_ids=ids,
                 attention_mask=mask,
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
+                **how,
                 top_p=None,
                 top_k=None,
-                temperature=None,
                 eos_token_id=stops,
                 pad_token_id=pad,
                 cache_implementation=None,  # not the static one of Gemma's generation_config
@@ -107,21 +141,6 @@ def generate(model, tokenizer, asked: list[str], *, max_new_tokens: int, batch: 
         for i, turn in zip(chosen, turns[:, ids.shape[1] :].tolist(), strict=True):
             out[i] = tokenizer.decode([token for token in turn if token != pad])
     return out
-
-
-def character_f1(found: str, expected: str) -> float:
-    """Overlap of the characters of two strings as F1, order disregarded: 0 to 1."""
-    a, b = Counter("".join(found.split())), Counter("".join(expected.split()))
-    shared = sum((a & b).values())
-    return 2 * shared / max(1, sum(a.values()) + sum(b.values()))
-
-
-def definition_recall(model, tokenizer, entries: list[dict], *, batch: int, max_new_tokens: int = 128) -> float:
-    """Mean character F1 of the definitions that the model writes for the terms of `entries`."""
-    asked = [prompts.dictionary_prompt(entry["term"]) for entry in entries]
-    turns = generate(model, tokenizer, asked, max_new_tokens=max_new_tokens, batch=batch)
-    scores = [character_f1(prompts.ENDS.split(turn)[0], entry["definition"]) for turn, entry in zip(turns, entries, strict=True)]
-    return sum(scores) / max(1, len(scores))
 
 
 def default_batch() -> int:

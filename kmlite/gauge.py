@@ -7,6 +7,7 @@ from typing import NamedTuple
 from kmlite import evaluation, paths, prompts, records, scoring
 from kmlite.cli import console
 
+PRICE = 0.02  # a rise of Korean bits per character from which a gain elsewhere counts as bought with language
 NAMES = {"korean": "Korean, held out", "dictionary": "dictionary", "english": "English medicine"}
 
 
@@ -59,6 +60,17 @@ def is_worse(before: dict, after: dict) -> list[str]:
         low = before["dev"]["interval"][0]
         reasons.append(f"dev accuracy is {after['dev']['accuracy']:.1f}%, below the interval of the model before (from {low:.1f}%)")
     return reasons
+
+
+def price(before: dict, after: dict, gained: bool) -> str | None:
+    """What a gain on the exam, if there was one, cost in language; None where Korean bits rose by PRICE at the most, or are not known."""
+    if "korean" not in before["bits"]:
+        return None
+    rise = after["bits"]["korean"] / before["bits"]["korean"] - 1
+    if rise <= PRICE:
+        return None
+    what = "the gain on the exam was bought with language" if gained else "language was lost and nothing gained on the exam"
+    return f"{what}: Korean text costs {rise:+.1%} bits per character (more than {PRICE:.0%} is said)"
 
 
 def show(points: dict[str, dict], title: str) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import click
 
-from kmlite.runs import put_in_place, write_text
+from kmlite.memory import LOSS_BUDGET
+from kmlite.runs import put_in_place
 
 # LoRA on the text tower alone. By regex: leaf names put it on the vision tower too, and on a CPU Unsloth ignores
 # finetune_vision_layers=False. `model.layers` is the text-only classes' path (Gemma3ForCausalLM).
@@ -25,7 +26,7 @@ TEXT_PROJECTIONS = (
 )
 
 PRECISIONS = ("auto", "4bit", "8bit", "16bit")
-EMBEDDINGS = ("new", "all", "none")
+EMBEDDINGS = ("auto", "new", "all", "none")
 CHECKPOINTING = ("auto", "on", "off")
 
 
@@ -35,6 +36,7 @@ def fast_model():
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     # else its compiled kernels land in a folder of the place where make was called
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(Path.home() / ".cache/kmlite/unsloth_compiled"))
+    os.environ.setdefault("UNSLOTH_CE_LOSS_TARGET_GB", str(LOSS_BUDGET))  # else half of the free memory goes to the loss
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # an optional CPU kernel, not installed, warns
@@ -73,24 +75,15 @@ def bf16() -> bool:
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def pick_precision(precision: str, remembered: Path | None = None) -> str:
-    """Resolve "auto" by free GPU memory: calculated for a 4B model, 8.0 GiB of weights in 16-bit, 5.0 in 8, 3.6 in 4.
+def pick_precision(precision: str) -> str:
+    """Resolve "auto" by free GPU memory, to evaluate in: calculated for a 4B model, 8.0 GiB of weights in 16-bit, 3.6 in 4, and up to 3
+    beside them for the logits of a batch."""
+    if precision != "auto" or not on_gpu():
+        return "16bit" if precision == "auto" else precision
+    import torch
 
-    `remembered` is a file of the run: one that goes on keeps the precision it began with, whatever is free now.
-    """
-    if precision != "auto":
-        return precision
-    if remembered and remembered.exists():
-        return remembered.read_text().strip()
-    picked = "16bit"
-    if on_gpu():
-        import torch
-
-        free = torch.cuda.mem_get_info()[0] / 2**30
-        picked = "16bit" if free >= 22 else "8bit" if free >= 15 else "4bit"
-    if remembered:
-        write_text(remembered, picked)
-    return picked
+    free = torch.cuda.mem_get_info()[0] / 2**30
+    return "16bit" if free >= 12 else "4bit"
 
 
 def recomputes(setting: str) -> bool:

@@ -10,7 +10,7 @@ import click
 
 from kmlite.runs import fingerprint
 
-VERSION = 1  # goes into the cache's fingerprint: raise it when `packed` changes
+VERSION = 2  # goes into the cache's fingerprint: raise it when `packed` changes
 BATCH = 256  # texts tokenised at once; the fast tokenizer spreads them over all cores
 
 
@@ -48,7 +48,7 @@ def positions(ids: list[int], bos: int) -> list[int]:
 
 
 def tokenised(shards: list[Path], tokenizer, length: int, cache: Path):
-    """The packed rows of refined text as a memory-mapped Dataset of {"input_ids": int32[length]}.
+    """The packed rows of refined text as a memory-mapped Dataset of {"input_ids": int32[length], "record": number of the row}.
 
     Built streaming, a batch of texts at a time, and kept below `cache` under a fingerprint of text, tokenizer and length;
     an older one is dropped. Raises click.ClickException where the text does not fill one row.
@@ -67,12 +67,12 @@ def tokenised(shards: list[Path], tokenizer, length: int, cache: Path):
                 shutil.rmtree(other)
 
     def rows(shards: list[Path]) -> Iterator[dict]:
-        for ids in packed(tokenizer, read_texts(shards), length):
-            yield {"input_ids": ids}
+        for number, ids in enumerate(packed(tokenizer, read_texts(shards), length)):
+            yield {"input_ids": ids, "record": number}
 
     if not folder.exists() and next(rows(shards), None) is None:  # `datasets` would fail on it in words of its own
         raise click.ClickException(f"the text does not fill one row of {length} tokens. Add text, or lower --length.")
-    features = Features({"input_ids": List(Value("int32"))})
+    features = Features({"input_ids": List(Value("int32")), "record": Value("int64")})
     try:
         return Dataset.from_generator(rows, gen_kwargs={"shards": shards}, cache_dir=str(folder), features=features, fingerprint="packed")
     except Exception as error:

@@ -29,6 +29,7 @@ RECORD = "run.json"
 PLAN = "plan.json"  # what a run that has begun was asked to do
 EVALUATION = "eval.json"
 PREDICTIONS = "eval_predictions.jsonl"
+SELF_REASONS = "self_reasons.jsonl"
 TEST_LOG = "test_openings.jsonl"
 DEV_BEFORE = "dev_predictions_before.jsonl"  # stage 2: of the model as it came, and of the one handed over
 DEV_AFTER = "dev_predictions.jsonl"

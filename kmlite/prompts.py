@@ -77,6 +77,13 @@ def conversation_ids(tokenizer, prompt: str, answer: str | None = None) -> tuple
     return ids + completion, [IGNORED] * len(ids) + completion
 
 
+def guided_ids(tokenizer, prompt: str, guides: list[tuple[str, str]]) -> list[int]:
+    """Token ids of a prompt behind worked examples, each a (prompt, answer) turn before it, up to where the model begins to write."""
+    turns = [{"role": role, "content": said} for guide in guides for role, said in zip(("user", "assistant"), guide, strict=True)]
+    whole = tokenizer.apply_chat_template([*turns, {"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
+    return tokenizer(whole, add_special_tokens=False)["input_ids"]
+
+
 def stop_ids(tokenizer) -> list[int]:
     """The ids that end a model's turn: <end_of_turn> and <eos>."""
     return [tokenizer.convert_tokens_to_ids("<end_of_turn>"), tokenizer.eos_token_id]

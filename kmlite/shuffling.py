@@ -19,11 +19,17 @@ def names_places(question: dict) -> bool:
 
 
 def shuffled(question: dict, chance: random.Random) -> dict:
-    """The question with its options in a new order; the answer's letter and the letters in its reasoning go with them."""
+    """The question with its options in a new order; one that names letters or positions as it is."""
     if names_places(question):
         return question
     order = list(prompts.LETTERS)
-    chance.shuffle(order)  # the option that stood at order[i] now stands at the i-th letter
+    chance.shuffle(order)
+    return reordered(question, "".join(order))
+
+
+def reordered(question: dict, order: str) -> dict:
+    """The question with the option that stood at order[i] at the i-th letter; the answer's letter and those in its reasoning go
+    with the options."""
     now = dict(zip(order, prompts.LETTERS, strict=True))
     moved = {now[letter]: question[letter] for letter in prompts.LETTERS}
     out = {**question, **moved, "answer": now[question["answer"]]}

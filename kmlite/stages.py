@@ -1,10 +1,14 @@
 """What the three stages share around their training: the plan, what is printed first, the verdict at the end."""
 
 import dataclasses
+import resource
+import shutil
 import sys
 from pathlib import Path
 
-from kmlite import paths, runs
+import click
+
+from kmlite import memory, paths, runs
 from kmlite.cli import console
 
 WORSE = 3  # exit status of a stage that ended worse than it began
@@ -29,6 +33,73 @@ def skip_or_begin(folder: Path, plan: dict, settings) -> bool:
         return True
     runs.begin(folder, plan, settings.restart)
     return False
+
+
+def fit(settings, base: Path, checkpoints: Path, *, embeddings: str = "none", new_rows: int = 0) -> memory.Plan:
+    """The precision, batch, accumulation and trained rows for this machine; a run that goes on keeps what it began with.
+
+    A CPU takes what the recipe says, in 16-bit (computed in float32) where `auto` leaves it open.
+    """
+    import torch
+
+    from kmlite import model
+
+    note = checkpoints / "memory.json"
+    stored = runs.read_record(note)
+    if stored:
+        return memory.Plan(**stored)
+    shape = memory.shape_of(base)
+    need = sum(memory.disk(shape, settings.rank, new_rows=new_rows, extends=bool(new_rows)).values())
+    free = shutil.disk_usage(checkpoints.parent).free
+    if free < need:
+        raise click.ClickException(
+            f"this stage writes up to {need / 1e9:.1f} GB below {checkpoints.parent}, and {free / 1e9:.1f} GB are free.\n"
+            "  Free some space, or name another place: OUT=…"
+        )
+    if model.on_gpu():
+        found = memory.choose(shape, torch.cuda.mem_get_info()[0], settings, embeddings=embeddings, new_rows=new_rows)
+    else:
+        precision = "16bit" if settings.precision == "auto" else settings.precision
+        mode = "new" if embeddings == "auto" else embeddings
+        recompute = model.recomputes(settings.checkpointing)
+        size = {"rank": settings.rank, "batch": settings.batch, "length": settings.length, "dropout": settings.dropout}
+        parts = memory.parts(shape, precision=precision, embeddings=mode, new_rows=new_rows, recompute=recompute, gpu=False, **size)
+        found = memory.Plan(precision, settings.batch, settings.accumulation, mode, settings.length, parts, [], True)
+    runs.write_json(note, dataclasses.asdict(found))
+    return found
+
+
+def fitted_in_words(plan: memory.Plan, settings, what: str) -> dict[str, str]:
+    """The lines of `describe` that a plan decides."""
+    from kmlite import model
+
+    lines = {"device": f"{'GPU' if model.on_gpu() else 'CPU'}, {plan.precision} weights"}
+    if model.on_gpu():
+        given = f"; gave up: {', '.join(plan.gave_up)}" if plan.gave_up else ""
+        doubt = "" if plan.fits else "; by calculation that is more than is free, trying all the same"
+        lines["memory"] = f"{plan.total / memory.GIB:.1f} GiB planned{given}{doubt}"
+    return {**lines, "batch": f"{plan.batch} × {plan.accumulation} {what} of up to {settings.length} tokens"}
+
+
+def memory_record(plan: memory.Plan, measured: int | None) -> dict:
+    """What was planned, and the bytes that tensors held at the most on the card, for the record and said in one line.
+
+    On a CPU the process's own peak stands beside the plan and is not compared: Python and torch alone are larger than a small model.
+    """
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    record = {**dataclasses.asdict(plan), "planned_bytes": plan.total, "measured_bytes": None, "process_peak_bytes": process}
+    if measured:
+        measured += round(memory.CONTEXT)
+        record["measured_bytes"] = measured
+        off = plan.total / measured - 1
+        console.print(f"  memory       {plan.total / memory.GIB:.2f} GiB planned, {measured / memory.GIB:.2f} measured ({off:+.0%})")
+        if abs(off) > memory.TOLERANCE:
+            console.print("               more than 15% off is a defect of kmlite/memory.py: please report it with the run.json")
+    else:
+        console.print(
+            f"  memory       {plan.total / 1e6:.0f} MB planned for tensors; the process took {process / 1e6:.0f} MB (not compared on a CPU)"
+        )
+    return record
 
 
 def describe(resolved: dict[str, object]) -> None:

@@ -1,30 +1,30 @@
 """One trainer for the three stages: rows of token ids with labels in, a trained adapter out; resumes by itself."""
 
-import json
-import math
+import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from kmlite import prompts
 from kmlite.cli import console
-from kmlite.model import bf16, check_movement, fast_model, for_training, is_embedding, on_gpu, recomputes, set_trainable, weight_sums
+from kmlite.guards import Measure, Measured, Meter, Stop, callbacks, check_room, last_checkpoint, thinned
+from kmlite.model import bf16, fast_model, for_training, free, is_embedding, on_gpu, recomputes, set_trainable
 from kmlite.packing import positions
 from kmlite.runs import read_record, write_json
+from kmlite.weighting import weighted
 
 
 def conversation_rows(tokenizer, pairs: list[tuple[str, str]], length: int) -> tuple[list[dict], int]:
-    """({"input_ids", "labels"} rows of (prompt, answer) pairs, how many were longer than `length` and left out).
+    """({"input_ids", "labels", "record": place in `pairs`} rows, how many were longer than `length` and left out).
 
     A row that does not fit is left out, not cut: a cut answer would teach to stop in the middle of it.
     """
     rows = []
-    for prompt, answer in pairs:
+    for number, (prompt, answer) in enumerate(pairs):
         ids, labels = prompts.conversation_ids(tokenizer, prompt, answer)
         if len(ids) <= length:
-            rows.append({"input_ids": ids, "labels": labels})
+            rows.append({"input_ids": ids, "labels": labels, "record": number})
     return rows, len(pairs) - len(rows)
 
 
@@ -69,39 +69,138 @@ def train(
     order: str = "random",
     epochs: float | None = None,
     apart: bool = False,
-    every: tuple[int, Callable[[], dict]] | None = None,
+    every: Measure | None = None,
+    answer_weight: float = 1,
 ) -> dict:
     """Train `model` on `rows` (a Dataset or a list) with a recipe's settings; checkpoints go to `folder`.
 
     Goes on from the last whole checkpoint in `folder`. Asserts which weights train, when it starts and when it goes on,
-    and after ten steps that these moved and the frozen ones did not.
+    and after ten steps that these moved and the frozen ones did not. Out of memory, it halves the batch and doubles the
+    accumulation, at most three times, and goes on from the last step. SIGINT and SIGTERM end it after a step, saved.
 
     Args:
         save: "steps" or "epoch", when a checkpoint is written.
         embeddings: the mode that `add_lora` was given.
-        order: of the rows: "random", "group_by_length" (little padding), or "sequential", as they are given.
+        order: of the rows: "random", "group_by_length" (little padding), or "sequential", as they are given. None depends on
+            the batch alone, so that a smaller one goes on at the same row.
         epochs: over the rows; the settings' where not given.
         apart: the backend keeps the texts of a packed row apart.
         every: (steps, measure): call `measure` each so many steps; what it returns is kept with the curve.
+        answer_weight: of the last token of each answer in the loss, against 1 for the others; see kmlite/weighting.py.
 
     Returns:
-        {"steps", "rows", "loss" (mean, nats a token), "seconds", "curve": the trainer's log, "measured": {step: …}}.
+        {"steps", "rows", "loss" (mean, nats a token), "seconds", "curve": the trainer's log, "measured": {step: …},
+        "batch", "accumulation", "out_of_memory" (how often), "tokens_per_second" (padding not counted), "padding" (its share),
+        "peak_bytes" (GPU memory that tensors held at the most; None on a CPU)}. Rates are of this process's own part of the run.
 
     Raises:
-        click.ClickException: the loss is not a number any more.
+        click.ClickException: the loss is not a number or jumped, the disk or the memory is full, or a stop was asked for.
     """
     fast_model()  # before trl: unsloth replaces its trainer
+    import torch
+
+    note = folder / "batch.json"  # a run that goes on keeps what it had to fall back to
+    size = read_record(note) or {"batch": settings.batch, "accumulation": settings.accumulation, "out_of_memory": 0}
+    measured = Measured(folder / "measured.json")
+    while True:
+        trainer, meter, stop = prepare(
+            model,
+            tokenizer,
+            rows,
+            folder,
+            settings,
+            size,
+            save=save,
+            embeddings=embeddings,
+            embedding_learning_rate=embedding_learning_rate,
+            eval_rows=eval_rows,
+            order=order,
+            epochs=settings.epochs if epochs is None else epochs,
+            apart=apart,
+            every=every,
+            measured=measured,
+            answer_weight=answer_weight,
+        )
+        checkpoint = last_checkpoint(folder)
+        if checkpoint:
+            console.print(f"  going on from {checkpoint}")
+        if on_gpu():
+            torch.cuda.reset_peak_memory_stats()
+        started = time.time()
+        full = False
+        try:
+            with stop:
+                result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except torch.OutOfMemoryError:
+            full = True  # handled below, where the error no longer holds the step's tensors
+        except KeyboardInterrupt:
+            kept = last_checkpoint(folder)
+            where = f"the last checkpoint is {kept.name}" if kept else "there is no checkpoint yet"
+            raise click.ClickException(f"stopped at once; {where}. Run the same command to go on from there.") from None
+        finally:
+            for callback in trainer.callback_handler.callbacks:
+                if hasattr(callback, "close"):
+                    callback.close()
+        if not full:
+            break
+        size = smaller(trainer, size, settings)
+        write_json(note, size)
+        del trainer
+        free()
+    if stop.asked:
+        raise click.ClickException(
+            f"stopped by {stop.asked} after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved. "
+            "Run the same command to go on."
+        )
+    seconds = time.time() - started
+    return {
+        "steps": trainer.state.global_step,
+        "rows": len(rows),
+        "loss": round(result.training_loss, 4),
+        "seconds": round(seconds, 1),
+        "curve": thinned(trainer.state.log_history, settings.log_every),
+        "measured": measured.points,
+        **size,
+        "tokens_per_second": round(meter.useful / max(seconds, 1e-9), 1),
+        "padding": round(1 - meter.useful / max(meter.tokens, 1), 4),
+        "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu() else None,
+    }
+
+
+def prepare(
+    model,
+    tokenizer,
+    rows,
+    folder: Path,
+    settings,
+    size: dict,
+    *,
+    save,
+    embeddings,
+    embedding_learning_rate,
+    eval_rows,
+    order,
+    epochs,
+    apart,
+    every,
+    measured,
+    answer_weight,
+):
+    """(trl's trainer, the meter of its tokens, its stop) for one attempt at a batch and accumulation of `size`."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    data = Dataset.from_list(rows) if isinstance(rows, list) else rows
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if size["accumulation"] % processes:
+        raise click.ClickException(f"GPUS={processes} does not divide the accumulation of {size['accumulation']}: add --accumulation.")
+    accumulation = size["accumulation"] // processes
     arguments = SFTConfig(
         output_dir=str(folder),
-        num_train_epochs=settings.epochs if epochs is None else epochs,
+        num_train_epochs=epochs,
         max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.batch,
-        per_device_eval_batch_size=settings.batch,
-        gradient_accumulation_steps=settings.accumulation,
+        per_device_train_batch_size=size["batch"],
+        per_device_eval_batch_size=size["batch"],
+        gradient_accumulation_steps=accumulation,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup,  # below 1 it is a share of all steps
@@ -112,8 +211,7 @@ def train(
         fp16=on_gpu() and not bf16(),  # cards before Ampere; Unsloth keeps Gemma from overflowing
         use_cpu=not on_gpu(),
         gradient_checkpointing=recomputes(settings.checkpointing),
-        logging_steps=settings.log_every,
-        logging_first_step=True,
+        logging_steps=1,  # each step's loss is looked at; `thinned` keeps one in log_every
         save_strategy=save,
         save_steps=settings.save_every if save == "steps" else 500,
         save_total_limit=2,
@@ -135,13 +233,23 @@ def train(
     )
     for_training(model, tokenizer)
     multiple = 8 if on_gpu() else 1  # tensor cores want multiples of 8
-    trainer = SFTTrainer(
+    meter, stop = Meter(accumulation), Stop()
+
+    def batch(rows: list[dict]) -> dict:
+        out = collate(rows, tokenizer, multiple, apart)
+        meter.note(rows, out)
+        return out
+
+    trainer_class = SFTTrainer
+    if answer_weight != 1:
+        trainer_class = weighted(SFTTrainer, answer_weight, tokenizer.convert_tokens_to_ids("<end_of_turn>"))
+    trainer = trainer_class(
         model=model,
         args=arguments,
-        train_dataset=data,
-        eval_dataset=Dataset.from_list(eval_rows) if eval_rows else None,
+        train_dataset=Dataset.from_list(rows) if isinstance(rows, list) else rows,
+        eval_dataset=Dataset.from_list(eval_rows).remove_columns("record") if eval_rows else None,
         processing_class=tokenizer,
-        data_collator=lambda batch: collate(batch, tokenizer, multiple, apart),
+        data_collator=batch,
         optimizers=(optimizer(model, arguments, embedding_learning_rate), None),
     )
     # trl casts what trains on a quantised base to bfloat16; before a checkpoint is read back, or its float32 would be rounded
@@ -149,30 +257,34 @@ def train(
     for callback in list(trainer.callback_handler.callbacks):
         if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
             trainer.remove_callback(callback)
-    trainer.add_callback(progress_callback(settings.batch * settings.accumulation))
-    trainer.add_callback(movement_callback(model, embeddings))
-    measured = Measured(folder / "measured.json")
-    if every:
-        trainer.add_callback(measuring_callback(model, tokenizer, every, measured))
-    checkpoint = last_checkpoint(folder)
-    if checkpoint:
-        console.print(f"  going on from {checkpoint}")
-    started = time.time()
-    try:
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except KeyboardInterrupt:
-        kept = last_checkpoint(folder)
-        where = f"the last checkpoint is {kept.name}" if kept else "there is no checkpoint yet"
-        raise click.ClickException(f"stopped by Ctrl-C; {where}. Run the same command to go on from there.") from None
-    curve_keys = ("step", "loss", "eval_loss", "learning_rate")
-    return {
-        "steps": trainer.state.global_step,
-        "rows": len(data),
-        "loss": round(result.training_loss, 4),
-        "seconds": round(time.time() - started, 1),
-        "curve": [{k: v for k, v in entry.items() if k in curve_keys} for entry in trainer.state.log_history],
-        "measured": measured.points,
-    }
+    for callback in callbacks(model, tokenizer, folder, embeddings, settings, meter, stop, every, measured):
+        trainer.add_callback(callback)
+    return trainer, meter, stop
+
+
+def smaller(trainer, size: dict, settings) -> dict:
+    """The next batch and accumulation after the memory was full; the last finished step is saved first.
+
+    Raises:
+        click.ClickException: the batch is 1 already, or this was the fourth time.
+    """
+    batch, times = size["batch"], size["out_of_memory"]
+    if batch == 1 or times == 3 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise click.ClickException(
+            f"out of GPU memory at batch {batch}, {settings.length} tokens a row. nvidia-smi shows who else uses the card.\n"
+            f"  make doctor shows what fits; less takes: ARGS='--batch 1 --length {settings.length // 2} --precision 4bit'."
+        )
+    trainer.model.zero_grad(set_to_none=True)
+    if trainer.state.global_step:
+        check_room(Path(trainer.args.output_dir), trainer.model)
+        trainer._save_checkpoint(trainer.model, trial=None)
+    factor = 2 if batch % 2 == 0 else batch
+    now = {"batch": batch // factor, "accumulation": size["accumulation"] * factor, "out_of_memory": times + 1}
+    console.print(
+        f"  out of GPU memory: batch {batch} → {now['batch']}, accumulation {size['accumulation']} → {now['accumulation']}, "
+        f"going on from step {trainer.state.global_step}"
+    )
+    return now
 
 
 def optimizer(model, arguments, embedding_learning_rate: float | None):
@@ -195,114 +307,3 @@ def optimizer(model, arguments, embedding_learning_rate: float | None):
         rate = embedding_learning_rate or arguments.learning_rate
         groups.append({"params": weights[True], "weight_decay": 0.0, "lr": rate})
     return kind(groups, **options)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole: the trainer writes trainer_state.json last."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]), reverse=True)
-    for checkpoint in found:
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text())
-        except (OSError, ValueError):
-            continue
-        return checkpoint
-    return None
-
-
-class Measured:
-    """What was measured while training, kept in a file so that a run that goes on still has it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.points: dict[str, dict] = read_record(path) or {}
-
-    def add(self, step: int, values: dict) -> None:
-        self.points[str(step)] = values
-        write_json(self.path, self.points)
-
-
-def measuring_callback(model, tokenizer, every: tuple[int, Callable[[], dict]], measured: Measured):
-    """Call the measure each so many steps; it draws no random numbers, so training goes on as without it."""
-    from transformers import TrainerCallback
-
-    steps, measure = every
-
-    class Gauge(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step % steps == 0 and state.global_step < state.max_steps:
-                values = measure()
-                for_training(model, tokenizer)
-                measured.add(state.global_step, values)
-                said = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-                console.print(f"  step {state.global_step}: bits per character {said}")
-
-    return Gauge()
-
-
-def movement_callback(model, embeddings: str):
-    """Assert which weights train at the start (also of a run that goes on), and after ten steps that only these moved."""
-    from transformers import TrainerCallback
-
-    class Movement(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kwargs):
-            set_trainable(model, embeddings)
-            self.first, self.before = state.global_step, weight_sums(model)
-
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == self.first + 10:
-                trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
-                check_movement(self.before, weight_sums(model), trained)
-                self.before = {}
-
-    return Movement()
-
-
-def progress_callback(records_a_step: int):
-    """One line a log on a file; a bar with rate, loss and remaining time on a terminal. Stops at a loss that is no number."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from transformers import TrainerCallback
-
-    class Report(TrainerCallback):
-        bar: Progress | None = None
-
-        def on_train_begin(self, args, state, control, **kwargs):
-            self.started, self.first = time.time(), state.global_step
-            if console.is_terminal:
-                columns = (
-                    TextColumn("  {task.description}"),
-                    BarColumn(),
-                    MofNCompleteColumn(),
-                    TimeElapsedColumn(),
-                    TimeRemainingColumn(),
-                )
-                self.bar = Progress(*columns, console=console, transient=True)
-                self.bar.start()
-                self.task = self.bar.add_task("training", total=state.max_steps, completed=state.global_step)
-
-        def on_step_end(self, args, state, control, **kwargs):
-            if self.bar:
-                self.bar.update(self.task, completed=state.global_step)
-
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            if not logs or not ({"loss", "eval_loss"} & logs.keys()):
-                return
-            name = "loss" if "loss" in logs else "eval_loss"
-            if not math.isfinite(float(logs[name])):
-                raise click.ClickException(
-                    f"the {name} is {logs[name]} at step {state.global_step}: the run went astray.\n"
-                    f"  The checkpoints before it are whole. Lower the learning rate and run again with --restart."
-                )
-            done = state.global_step - self.first
-            pace = (time.time() - self.started) / max(done, 1)
-            left = pace * (state.max_steps - state.global_step)
-            line = f"step {state.global_step}/{state.max_steps}  {name} {float(logs[name]):.3f}"
-            if self.bar:
-                self.bar.update(self.task, description=line)
-            else:
-                console.print(f"  {line}  {records_a_step / pace:.1f} rows/s  {left:.0f} s left")
-
-        def on_train_end(self, args, state, control, **kwargs):
-            if self.bar:
-                self.bar.stop()
-
-    return Report()

@@ -5,7 +5,7 @@
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,11 @@ class Settings:
         "new rows start as the mean of their pieces' rows; docs/vocabulary.md compares",
         ("mean", "weighted", "rescaled", "fitted", "random"),
     )
-    embeddings: str = setting("new", "rows that train: new ones alone, all (needs 10 GB more), or none", EMBEDDINGS)
+    embeddings: str = setting(
+        "auto",
+        "rows that train: new ones alone, all (10 GB more), or none; auto: new ones, or no new tokens where they don't fit",
+        EMBEDDINGS,
+    )
     embedding_learning_rate: float = setting(2e-4, "new rows start as averages and have further to go than the LoRA")
     replay: str = setting("", "folder or .jsonl of {text} in the original language, mixed in against forgetting")
     replay_share: float = setting(0.05, "share of the rows that come from --replay")
@@ -95,20 +99,24 @@ def main(settings: Settings) -> None:
     plan = stages.plan_of("stage0", settings, base, settings.base, data)
     if stages.skip_or_begin(folder, plan, settings):
         return
-    precision = model.pick_precision(settings.precision, folder / paths.CHECKPOINTS / "precision")
+    wanted = 5000 if tokens_wanted == "auto" else tokens_wanted
+    mode = "none" if settings.embeddings == "auto" and not wanted else settings.embeddings
+    fitted = stages.fit(settings, base, folder / paths.CHECKPOINTS, embeddings=mode, new_rows=wanted)
+    precision = fitted.precision
+    if fitted.embeddings == "none" and settings.embeddings == "auto":
+        tokens_wanted = 0  # rows that do not train would stay averages
     measured_on = gauge.prepare(
         settings.refined, texts=settings.heldout, entries=settings.entries, questions=settings.questions, length=settings.length
     )
     stages.describe(
         {
             "base": f"{settings.base}{' (the embedded base: its figures say nothing about MedGemma)' if bases.is_stand_in(base) else ''}",
-            "device": f"{'GPU' if model.on_gpu() else 'CPU'}, {precision} weights",
+            **stages.fitted_in_words(fitted, settings, "rows"),
             "text": f"{len(shards)} shards, {sum(s.stat().st_size for s in shards) / 1e6:.1f} MB",
             "gauge": f"{len(measured_on.korean)} held-out texts, {len(measured_on.dictionary)} dictionary entries, "
             f"{len(measured_on.english)} English texts, {len(measured_on.dev)} dev questions",
-            "batch": f"{settings.batch} × {settings.accumulation} rows of {settings.length} tokens",
             "learning": f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}",
-            "embeddings": f"{settings.embeddings}, rate {settings.embedding_learning_rate:g}",
+            "embeddings": f"{fitted.embeddings}, rate {settings.embedding_learning_rate:g}",
         },
     )
 
@@ -145,7 +153,7 @@ def main(settings: Settings) -> None:
     if replay:
         old = packing.tokenised(replay, tokenizer, settings.length, settings.out / ".cache" / "replay")
         rows = packing.with_replay(rows, old, settings.replay_share, settings.seed)
-    embeddings = settings.embeddings if ids or settings.embeddings == "all" else "none"
+    embeddings = fitted.embeddings if ids or fitted.embeddings == "all" else "none"
     adapted = model.add_lora(
         trained,
         r=settings.rank,
@@ -169,12 +177,13 @@ def main(settings: Settings) -> None:
         tokenizer,
         rows,
         folder / paths.CHECKPOINTS,
-        settings,
+        replace(settings, batch=fitted.batch, accumulation=fitted.accumulation),
         embeddings=embeddings,
         embedding_learning_rate=settings.embedding_learning_rate,
         apart=apart,
         every=(settings.gauge_every, partial(gauge.bits, adapted, tokenizer, measured_on)) if settings.gauge_every else None,
     )
+    used = stages.memory_record(fitted, result["peak_bytes"])
     adapter = folder / paths.CHECKPOINTS / "adapter"
     model.save_adapter(adapted, adapter)
     del trained, adapted
@@ -195,6 +204,7 @@ def main(settings: Settings) -> None:
         "merge_difference": difference,
         "worse": worse,
         "precision": precision,
+        "memory": used,
         "stand_in": bases.is_stand_in(base),
     }
     runs.finish(folder, plan, started, metrics)

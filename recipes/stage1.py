@@ -5,12 +5,13 @@
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import click
 
-from kmlite import paths, prompts
+from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
 from kmlite.model import CHECKPOINTING, PRECISIONS
 
@@ -40,21 +41,22 @@ class Settings:
     eval_every: int = setting(100, "steps between looks at the held-out entries")
     heldout_share: float = setting(0.05, "share of the terms never taught, chosen by hash")
     measured: int = setting(500, "taught and held-out entries to measure at the most, each")
-    recalled: int = setting(50, "taught terms whose definition the model is asked to write, before and after")
+    recalled: int = setting(200, "taught terms whose definition the model is asked to write, before and after")
+    chosen: int = setting(200, "taught and held-out terms whose definition is to be told from four others, each, before and after")
     seed: int = setting(0, "of LoRA, order of data and dropout")
     accept_regression: bool = setting(False, "go on where the stage made the model worse, instead of leaving with status 3")
     restart: bool = setting(False, "drop an unfinished run, or redo a finished one")
 
 
 def main(settings: Settings) -> None:
-    from kmlite import records
+    from kmlite import definitions, records
 
     console.print(f"[bold]stage 1[/]  medical dictionary → {settings.out / paths.STAGES[1]}")
     started = time.time()
 
     # ---- what there is to learn
     entries = records.read_dictionary(settings.refined)
-    taught, heldout = split(entries, settings.heldout_share)
+    taught, heldout = definitions.split(entries, settings.heldout_share)
     if not taught:
         raise click.ClickException(f"{settings.refined / paths.DICTIONARY} holds no entry to teach.")
 
@@ -69,13 +71,13 @@ def main(settings: Settings) -> None:
     plan = stages.plan_of("stage1", settings, base, settings.base or "stage 0", {"dictionary": [settings.refined / paths.DICTIONARY]})
     if stages.skip_or_begin(folder, plan, settings):
         return
-    precision = model.pick_precision(settings.precision, folder / paths.CHECKPOINTS / "precision")
+    fitted = stages.fit(settings, base, folder / paths.CHECKPOINTS)
+    precision = fitted.precision
     stages.describe(
         {
             "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if bases.is_stand_in(base) else ''}",
-            "device": f"{'GPU' if model.on_gpu() else 'CPU'}, {precision} weights",
+            **stages.fitted_in_words(fitted, settings, "entries"),
             "dictionary": f"{len(taught):,} terms to teach, {len(heldout):,} held out",
-            "batch": f"{settings.batch} × {settings.accumulation} entries of up to {settings.length} tokens",
             "learning": f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}, {settings.epochs:g} epochs",
         },
     )
@@ -84,23 +86,27 @@ def main(settings: Settings) -> None:
     recompute = model.recomputes(settings.checkpointing)
     trained, tokenizer = model.load(base, precision, settings.length, recompute)
 
-    def measure(measured) -> dict:
-        return {
-            "taught": evaluation.answer_bits(measured, tokenizer, pairs(taught[: settings.measured]), settings.length),
-            "heldout": evaluation.answer_bits(measured, tokenizer, pairs(heldout[: settings.measured]), settings.length)
-            if heldout
-            else None,
-            "recall": evaluation.definition_recall(measured, tokenizer, taught[: settings.recalled], batch=evaluation.default_batch()),
-        }
-
-    before = measure(trained)
-    console.print(f"  before       {words(before)}")
+    measure = partial(
+        definitions.measure,
+        taught=taught,
+        heldout=heldout,
+        measured=settings.measured,
+        recalled=settings.recalled,
+        chosen=settings.chosen,
+        length=settings.length,
+        batch=evaluation.default_batch(),
+    )
+    before_path = folder / paths.CHECKPOINTS / "before.json"
+    if not before_path.exists():
+        runs.write_json(before_path, measure(trained, tokenizer))
+    before = runs.read_json(before_path)
+    console.print(f"  before       {before['taught']:.4f} bits per character on taught definitions")
 
     # ---- train
-    rows, left_out = training.conversation_rows(tokenizer, pairs(taught), settings.length)
+    rows, left_out = training.conversation_rows(tokenizer, definitions.pairs(taught), settings.length)
     if left_out:
         console.print(f"  {left_out:,} entries are longer than {settings.length} tokens and are left out")
-    heldout_rows, _ = training.conversation_rows(tokenizer, pairs(heldout[: settings.measured]), settings.length)
+    heldout_rows, _ = training.conversation_rows(tokenizer, definitions.pairs(heldout[: settings.measured]), settings.length)
     adapted = model.add_lora(
         trained,
         r=settings.rank,
@@ -111,18 +117,20 @@ def main(settings: Settings) -> None:
         recompute=recompute,
     )
     count = model.trainable_summary(adapted)
+    on_card = replace(settings, batch=fitted.batch, accumulation=fitted.accumulation)
     result = training.train(
-        adapted, tokenizer, rows, folder / paths.CHECKPOINTS, settings, save="epoch", eval_rows=heldout_rows, order="group_by_length"
+        adapted, tokenizer, rows, folder / paths.CHECKPOINTS, on_card, save="epoch", eval_rows=heldout_rows, order="group_by_length"
     )
+    used = stages.memory_record(fitted, result["peak_bytes"])
     adapter = folder / paths.CHECKPOINTS / "adapter"
     model.save_adapter(adapted, adapter)
     del trained, adapted
     model.free()
 
     # ---- hand over, and measure what is handed over
-    difference = model.merge(base, adapter, folder / paths.FINAL, [definition for _, definition in pairs(taught[:3])])
+    difference = model.merge(base, adapter, folder / paths.FINAL, [definition for _, definition in definitions.pairs(taught[:3])])
     final, tokenizer = model.load(folder / paths.FINAL, precision, settings.length)
-    after = measure(final)
+    after = measure(final, tokenizer)
     worse = []
     if after["taught"] > before["taught"]:
         worse.append(f"taught definitions cost {after['taught']:.4f} bits per character, {before['taught']:.4f} before")
@@ -135,30 +143,14 @@ def main(settings: Settings) -> None:
         "worse": worse,
         "merge_difference": difference,
         "precision": precision,
+        "memory": used,
         "stand_in": bases.is_stand_in(base),
     }
     runs.finish(folder, plan, started, metrics)
-    console.print(f"  after        {words(after)}")
+    definitions.show(before, after)
     console.print(f"  [bold]bits per character of taught definitions: {before['taught']:.4f} → {after['taught']:.4f}[/]")
     console.print(f"  written to {folder / paths.FINAL}, {time.time() - started:.0f} s")
     stages.verdict(worse, "stage1", settings)
-
-
-def split(entries: list[dict], share: float) -> tuple[list[dict], list[dict]]:
-    """(taught, held-out) entries, by a hash of the term: stable as the dictionary grows."""
-    import xxhash
-
-    chosen = [xxhash.xxh3_64_intdigest(entry["term"].encode()) < share * 2**64 for entry in entries]
-    return [e for e, out in zip(entries, chosen, strict=True) if not out], [e for e, out in zip(entries, chosen, strict=True) if out]
-
-
-def pairs(entries: list[dict]) -> list[tuple[str, str]]:
-    return [(prompts.dictionary_prompt(entry["term"]), entry["definition"]) for entry in entries]
-
-
-def words(measure: dict) -> str:
-    heldout = "no held-out entries" if measure["heldout"] is None else f"{measure['heldout']:.4f} on held-out ones"
-    return f"{measure['taught']:.4f} bits per character on taught definitions, {heldout}; recall (character F1) {measure['recall']:.1%}"
 
 
 command = recipe(Settings)(main)

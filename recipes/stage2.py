@@ -4,15 +4,14 @@
     make stage2 REFINED=data/02_refined OUT=model
 """
 
-import random
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
-from kmlite import paths, prompts
+from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
 from kmlite.model import CHECKPOINTING, PRECISIONS
 
@@ -28,6 +27,17 @@ class Settings:
     patience: int = setting(2, "loops without a better dev accuracy that end it")
     shuffle: bool = setting(True, "a new order of the options in each epoch, so that the option is learned and not its letter")
     reasoned_share: float = setting(0.05, "share of rows that teach a written-out reasoning, where questions have one")
+    self_reason: bool = setting(False, "before each loop the model writes reasonings for questions that have none; few are kept")
+    reason_questions: int = setting(
+        200, "questions to ask for a reasoning before each loop at the most, each in three orders of its options"
+    )
+    reason_samples: int = setting(1, "reasonings to write in each of the three orders")
+    reason_shots: int = setting(3, "few-shot examples with a reasoning to show it, those of the question's subject first")
+    reason_temperature: float = setting(0.7, "of the sampling: above 0, so that the three orders are three tries")
+    reason_tokens: int = setting(400, "tokens of a reasoning: KorMedMCQA's own have 250 to 700 characters")
+    answer_weight: float = setting(
+        1.0, "of the answer's letter in the loss, against 1 for each other token; above 1 the letter counts more"
+    )
     checkpointing: str = setting(
         "auto", "recompute activations in the backward pass: less memory, a third slower; auto on a GPU", CHECKPOINTING
     )
@@ -48,6 +58,8 @@ class Settings:
     eval_every: int = setting(50, "steps between looks at the loss on dev")
     max_new_tokens: int = setting(32, "tokens of an answer: a letter, or a short sentence around it")
     measured: int = setting(500, "taught questions to ask before and after at the most: to see that they were learned")
+    heldout: int = setting(200, "held-out texts in the gauge at the most")
+    entries: int = setting(200, "dictionary entries in the gauge at the most")
     eval_batch: int = setting(0, "questions answered at once; 0 chooses by device")
     seed: int = setting(0, "of LoRA, order of data and dropout")
     accept_regression: bool = setting(False, "go on where the stage made the model worse, instead of leaving with status 3")
@@ -62,11 +74,15 @@ def main(settings: Settings) -> None:
 
     # ---- what there is to learn; dev steers, test stays closed until the end
     questions, dev = (records.read_exam(settings.refined, split) for split in ("train", "dev"))
-    test_path = paths.exam_split(settings.refined, "test")
+    test_path, fewshot_path = (paths.exam_split(settings.refined, split) for split in ("test", "fewshot"))
+    examples = [q for q in records.read_exam(settings.refined, "fewshot") if q.get("cot")] if fewshot_path.exists() else []
     if not questions or not dev:
         raise click.ClickException(f"{settings.refined / paths.EXAM} needs questions in both train.jsonl and dev.jsonl.")
+    check_reasoning(settings)
+    if settings.answer_weight <= 0:
+        raise click.ClickException(f"--answer-weight {settings.answer_weight:g}: a number above 0; 1 is the plain loss.")
 
-    from kmlite import bases, evaluation, model, runs, scoring, shuffling, stages, training
+    from kmlite import bases, evaluation, exam, gauge, loops, model, reasoning, runs, scoring, shuffling, stages, training
 
     if settings.base:
         base = bases.resolve(settings.base)
@@ -77,23 +93,35 @@ def main(settings: Settings) -> None:
     data = {split: [paths.exam_split(settings.refined, split)] for split in ("train", "dev")}
     if test_path.exists():
         data["test"] = [test_path]
+    if settings.self_reason and fewshot_path.exists():
+        data["fewshot"] = [fewshot_path]
+    for name, path in (("heldout", paths.heldout_text(settings.refined)), ("dictionary", settings.refined / paths.DICTIONARY)):
+        if path.exists():
+            data[name] = [path]
     plan = stages.plan_of("stage2", settings, base, settings.base or "stage 1", data)
     if stages.skip_or_begin(folder, plan, settings):
         return
-    precision = model.pick_precision(settings.precision, folder / paths.CHECKPOINTS / "precision")
-    questions, leaked = without_leaks(questions, dev, records.read_exam(settings.refined, "test") if test_path.exists() else [])
-    pairs, reasoned = turns(questions, settings.reasoned_share, settings.seed)
+    stand_in = bases.is_stand_in(base)
+    fitted = stages.fit(settings, base, folder / paths.CHECKPOINTS)
+    precision = fitted.precision
+    questions, leaked = exam.without_leaks(questions, dev, records.read_exam(settings.refined, "test") if test_path.exists() else [])
+    pairs, reasoned = exam.turns(questions, settings.reasoned_share, settings.seed)
+    measured_on = gauge.prepare(settings.refined, texts=settings.heldout, entries=settings.entries, questions=0, length=settings.length)
     places = sum(shuffling.names_places(question) for question in questions)
     stages.describe(
         {
-            "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if bases.is_stand_in(base) else ''}",
-            "device": f"{'GPU' if model.on_gpu() else 'CPU'}, {precision} weights",
+            "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if stand_in else ''}",
+            **stages.fitted_in_words(fitted, settings, "questions"),
             "questions": f"{len(questions):,} to teach ({reasoned} of {len(pairs):,} rows reasoned), {len(dev):,} in dev",
             "leakage": f"{leaked} train questions stand in dev or test" + (" and are left out" if leaked else ""),
             "options": f"in a new order each epoch, but for {places} questions that name letters or places"
             if settings.shuffle
             else "as given",
-            "batch": f"{settings.batch} × {settings.accumulation} questions of up to {settings.length} tokens",
+            "reasonings": f"of its own for {settings.reason_questions} questions before each loop, {len(examples)} examples to choose from"
+            if settings.self_reason
+            else "those of the data alone",
+            "gauge": f"{len(measured_on.korean)} held-out texts, {len(measured_on.dictionary)} dictionary entries, "
+            f"{len(measured_on.english)} English texts",
             "learning": f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}, {settings.epochs:g} epochs a loop",
             "until": f"dev accuracy {settings.target:g}%, {settings.patience} loops without gain, or {settings.loops} loops",
         },
@@ -110,14 +138,14 @@ def main(settings: Settings) -> None:
     before_path = folder / paths.CHECKPOINTS / "before.json"
     if not before_path.exists():
         measured = {"dev": accuracy(trained, dev), "taught": accuracy(trained, questions[: settings.measured])}
-        runs.write_json(before_path, measured)
-    asked_before = runs.read_json(before_path)
-    before = {name: without_predictions(part) for name, part in asked_before.items()}
+        runs.write_json(before_path, {"exam": measured, "gauge": {"bits": gauge.bits(trained, tokenizer, measured_on)}})
+    came_with = runs.read_json(before_path)
+    before, points = {name: without_predictions(part) for name, part in came_with["exam"].items()}, {"before": came_with["gauge"]}
     console.print(f"  before       dev {scoring.in_words(before['dev'])}; taught {scoring.in_words(before['taught'])}")
     _, left_out = training.conversation_rows(tokenizer, pairs, settings.length)
     if left_out:
         console.print(f"  {left_out:,} rows are longer than {settings.length} tokens and are left out")
-    dev_rows, _ = training.conversation_rows(tokenizer, turns(dev, 0, settings.seed)[0], settings.length)
+    dev_rows, _ = training.conversation_rows(tokenizer, exam.turns(dev, 0, settings.seed)[0], settings.length)
     adapted = model.add_lora(
         trained,
         r=settings.rank,
@@ -128,30 +156,67 @@ def main(settings: Settings) -> None:
         recompute=recompute,
     )
     count = model.trainable_summary(adapted)
-    loops = finished_loops(folder)
-    if loops:
-        model.load_adapter(adapted, folder / f"loop_{len(loops)}")
-        console.print(f"  going on after loop {len(loops)}")
-    while not (reason := why_stop(loops, before["dev"]["accuracy"], settings)):
-        number = len(loops) + 1
+    done = loops.finished(folder)
+    if done:
+        model.load_adapter(adapted, folder / f"loop_{len(done)}")
+        console.print(f"  going on after loop {len(done)}")
+    start = before["dev"]["accuracy"]
+    while not (reason := loops.why_stop(done, start, settings)):
+        number = len(done) + 1
         checkpoints = folder / paths.CHECKPOINTS / f"loop_{number}"
-        rows, balance = rows_of_loop(tokenizer, questions, number, settings)
+        teaching, asked = questions, []
+        if settings.self_reason:
+            asked = reasoning.ask(
+                adapted,
+                tokenizer,
+                questions,
+                examples,
+                checkpoints / paths.SELF_REASONS,
+                count=settings.reason_questions,
+                samples=settings.reason_samples,
+                shots=settings.reason_shots,
+                temperature=settings.reason_temperature,
+                max_new_tokens=settings.reason_tokens,
+                batch=batch,
+                seed=f"{settings.seed} {number}",
+            )
+            teaching = reasoning.with_reasonings(questions, asked)
+            console.print(f"  loop {number}       {reasoning.in_words(reasoning.counts(asked))}")
+            if stand_in and number == 1:
+                console.print(f"  {reasoning.OF_THIS_SIZE}")
+        rows, balance = exam.rows_of_loop(tokenizer, teaching, number, settings)
         if settings.shuffle and number == 1:
             shares = ", ".join(f"{letter} {share:.1%}" for letter, share in balance.items())
             console.print(f"  letters      right answers after shuffling: {shares}")
-        result = training.train(adapted, tokenizer, rows, checkpoints, settings, eval_rows=dev_rows, order="sequential", epochs=1)
+        result = training.train(
+            adapted,
+            tokenizer,
+            rows,
+            checkpoints,
+            replace(settings, batch=fitted.batch, accumulation=fitted.accumulation),
+            eval_rows=dev_rows,
+            order="sequential",
+            epochs=1,
+            answer_weight=settings.answer_weight,
+        )
         dev_score = accuracy(adapted, dev)
         record = {"loop": number, "dev": without_predictions(dev_score), "letters": balance, "training": result}
+        record["reasoned_rows"] = exam.turns(teaching, settings.reasoned_share, settings.seed)[1]
         target = folder / f"loop_{number}"
         model.save_adapter(adapted, target)
         runs.write_lines(target / "dev_predictions.jsonl", dev_score["predictions"])
+        if settings.self_reason:
+            record["self_reasons"] = reasoning.counts(asked)
+            runs.write_lines(target / paths.SELF_REASONS, asked)
         runs.write_json(target / paths.RECORD, record)  # last: the loop is done
-        loops.append(record)
+        done.append(record)
         shutil.rmtree(checkpoints, ignore_errors=True)
-        prune(folder, loops, before["dev"]["accuracy"])
+        loops.prune(folder, done, start)
         console.print(f"  loop {number}       dev {scoring.in_words(record['dev'])}; loss {result['loss']:.4f}")
-    best = best_loop(loops, before["dev"]["accuracy"])
+    best = loops.best(done, start)
     console.print(f"  stopped: {reason}; the best is {f'loop {best}' if best else 'the model as it came, no loop was better on dev'}")
+    peaks = [loop["training"]["peak_bytes"] for loop in done]
+    used = stages.memory_record(fitted, max(filter(None, peaks), default=None))
     del trained, adapted
     model.free()
 
@@ -168,18 +233,21 @@ def main(settings: Settings) -> None:
         measured["test"] = accuracy(final, test)
         runs.write_lines(folder / "test_predictions.jsonl", measured["test"]["predictions"])
         scoring.log_opening(folder, "stage2", measured["test"])
-    runs.write_lines(folder / paths.DEV_BEFORE, asked_before["dev"].get("predictions", []))
+    runs.write_lines(folder / paths.DEV_BEFORE, came_with["exam"]["dev"].get("predictions", []))
     runs.write_lines(folder / paths.DEV_AFTER, measured["dev"]["predictions"])
     after = {name: without_predictions(part) for name, part in measured.items()}
+    points["after"] = {"bits": gauge.bits(final, tokenizer, measured_on)}
+    price = gauge.price(points["before"], points["after"], after["dev"]["accuracy"] > start)
     reached = after["dev"]["accuracy"] >= settings.target
-    stand_in = bases.is_stand_in(base)
     worse = []
     if after["dev"]["accuracy"] < before["dev"]["interval"][0]:  # the merge of a model trained in 4-bit may lose what it had
         worse.append(f"dev accuracy is {scoring.in_words(after['dev'])}; it was {scoring.in_words(before['dev'])}")
     metrics = {
         "before": before,
         "after": after,
-        "loops": loops,
+        "gauge": points,
+        "price": price,
+        "loops": done,
         "best_loop": best,
         "stopped": reason,
         "target_reached": reached,
@@ -189,6 +257,7 @@ def main(settings: Settings) -> None:
         "left_out": left_out,
         "trainable": count,
         "precision": precision,
+        "memory": used,
         "stand_in": stand_in,
     }
     runs.finish(folder, plan, started, metrics)
@@ -197,91 +266,27 @@ def main(settings: Settings) -> None:
     console.print(f"  target of {settings.target:g}% on dev reached: {'yes' if reached else 'no'}")
     if "test" in after:
         console.print(f"  [bold]test, opened only now: {scoring.in_words(after['test'])}[/]")
+    gauge.show(points, "Stage 2, the language before and after")
+    if price:
+        console.print(f"  [bold]{price}[/]")
     if stand_in:
         console.print(f"  {scoring.OF_THIS_SIZE}")
     console.print(f"  written to {folder / paths.FINAL}, {time.time() - started:.0f} s")
     stages.verdict(worse, "stage2", settings)
 
 
-def turns(questions: list[dict], share: float, seed: int) -> tuple[list[tuple[str, str]], int]:
-    """(prompt, answer) of every question in the short form and, as `share` of all rows, some with their reasoning.
-
-    Reasonings are real or absent: they come from `cot`, and where there are too few the share is smaller.
-    """
-    short = [(prompts.exam_prompt(q), prompts.exam_answer(q)) for q in questions]
-    able = [q for q in questions if q.get("cot")]
-    random.Random(seed).shuffle(able)
-    wanted = round(len(short) * share / (1 - share)) if share < 1 else len(able)
-    chosen = able[:wanted]
-    return short + [(prompts.exam_prompt(q, reasoned=True), prompts.exam_answer(q, reasoned=True)) for q in chosen], len(chosen)
-
-
-def rows_of_loop(tokenizer, questions: list[dict], loop: int, settings: Settings) -> tuple[list[dict], dict[str, float]]:
-    """(the rows of all epochs of a loop in order, the share of right answers by letter)."""
-    from kmlite import shuffling, training
-
-    epochs, asked = [], []
-    for epoch in range(settings.epochs):
-        chance = random.Random(f"{settings.seed} {loop} {epoch}")
-        now = [shuffling.shuffled(question, chance) for question in questions] if settings.shuffle else questions
-        asked += now
-        rows, _ = training.conversation_rows(tokenizer, turns(now, settings.reasoned_share, settings.seed)[0], settings.length)
-        epochs.append(rows)
-    return shuffling.in_order(epochs, settings.batch, settings.seed + loop), shuffling.letter_balance(asked)
-
-
-def without_leaks(questions: list[dict], *others: list[dict]) -> tuple[list[dict], int]:
-    """(the questions that stand in none of the other splits, how many did); refine has set them aside where it made the data."""
-    from kmlite.refine.mcq import stem_key
-
-    held = {stem_key(question) for split in others for question in split}
-    kept = [question for question in questions if stem_key(question) not in held]
-    return kept, len(questions) - len(kept)
+def check_reasoning(settings: Settings) -> None:
+    """Refuse settings of --self-reason that could teach nothing."""
+    if not settings.self_reason:
+        return
+    if settings.reasoned_share <= 0:
+        raise click.ClickException("--self-reason writes reasonings that --reasoned-share 0 never teaches. Leave one of them out.")
+    if min(settings.reason_questions, settings.reason_samples, settings.reason_tokens) < 1 or settings.reason_temperature <= 0:
+        raise click.ClickException("--reason-questions, --reason-samples, --reason-tokens and --reason-temperature must be above 0.")
 
 
 def without_predictions(part: dict) -> dict:
     return {key: value for key, value in part.items() if key != "predictions"}
-
-
-def finished_loops(folder: Path) -> list[dict]:
-    """The records of the loops that are done, in order."""
-    from kmlite import runs
-
-    journal = folder / paths.CHECKPOINTS / "loops.json"
-    loops = runs.read_json(journal) if journal.exists() else []
-    while (path := folder / f"loop_{len(loops) + 1}" / paths.RECORD).exists():
-        loops.append(runs.read_json(path))
-    return loops
-
-
-def best_loop(loops: list[dict], start: float) -> int:
-    """The number of the first loop with the highest dev accuracy; 0 where none is above what the model came with."""
-    best, highest = 0, start
-    for loop in loops:
-        if loop["dev"]["accuracy"] > highest:
-            best, highest = loop["loop"], loop["dev"]["accuracy"]
-    return best
-
-
-def why_stop(loops: list[dict], start: float, settings: Settings) -> str | None:
-    best = best_loop(loops, start)
-    if max([start, *(loop["dev"]["accuracy"] for loop in loops)]) >= settings.target:
-        return f"dev reached {settings.target:g}%"
-    if len(loops) >= settings.loops:
-        return f"{settings.loops} loops done"
-    if loops and len(loops) - best >= settings.patience:
-        return f"{settings.patience} loops without a better dev accuracy"
-    return None
-
-
-def prune(folder: Path, loops: list[dict], start: float) -> None:
-    """Drop the adapters of all loops but the best and the last; their records stay in the journal."""
-    from kmlite import runs
-
-    runs.write_json(folder / paths.CHECKPOINTS / "loops.json", loops)
-    for loop in loops:
-        if loop["loop"] not in (best_loop(loops, start), len(loops)):
-            shutil.rmtree(folder / f"loop_{loop['loop']}", ignore_errors=True)
 
 
 def copy_model(base: Path, final: Path) -> None:

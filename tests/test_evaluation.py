@@ -56,6 +56,19 @@ def test_bits_per_character_is_the_mean_over_characters(loaded):
     assert evaluation.bits_per_character(network, tokenizer, [text], 64) == pytest.approx(nats / math.log(2) / len(text), rel=1e-4)
 
 
+def test_the_loss_of_each_row_is_what_it_is_by_itself(loaded, monkeypatch):
+    network, tokenizer = loaded
+    rows = [
+        prompts.conversation_ids(tokenizer, f"Meaning of word {term}:", answer)
+        for term, answer in (("열", "체온이 오른 것"), ("맥박", "심장이 뛰는 것" * 5))
+    ]
+    together = evaluation.row_losses(network, tokenizer, rows)
+    assert together == pytest.approx([evaluation.total_loss(network, tokenizer, [row]) for row in rows], rel=1e-4)
+    assert together == pytest.approx(evaluation.row_losses(network, tokenizer, rows[::-1])[::-1], rel=1e-5)
+    assert sum(together) == pytest.approx(evaluation.total_loss(network, tokenizer, rows), rel=1e-4)
+    assert evaluation.row_losses(network, tokenizer, []) == []
+
+
 def test_a_long_text_is_measured_in_windows_that_lose_no_token(loaded, monkeypatch):
     seen = []
     monkeypatch.setattr(evaluation, "total_loss", lambda model, tokenizer, rows: seen.extend(rows) or 1.0)
@@ -94,13 +107,6 @@ def test_summary_adds_up():
     assert summary["letters"] == {"A": 1, "B": 0, "C": 1, "D": 0, "E": 0}
     assert summary["by_subject"]["doctor"]["accuracy"] == 50.0
     assert summary["by_subject"]["nurse"]["right"] == 0
-
-
-@pytest.mark.parametrize(
-    ("found", "expected", "f1"), [("혈압", "혈압", 1.0), ("혈 압", "혈압", 1.0), ("혈당", "혈압", 0.5), ("", "혈압", 0.0)]
-)
-def test_character_f1(found, expected, f1):
-    assert evaluation.character_f1(found, expected) == pytest.approx(f1)
 
 
 def test_an_answer_is_right_only_where_it_reads_as_the_letter(loaded, monkeypatch):

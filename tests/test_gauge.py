@@ -1,5 +1,7 @@
 """What a stage is measured by, what counts as worse, and that a worse stage does not pass unnoticed."""
 
+from types import SimpleNamespace
+
 import pytest
 from click.testing import CliRunner
 
@@ -24,6 +26,14 @@ def test_what_counts_as_worse(before, after, named):
     reasons = gauge.is_worse(before, after)
     assert len(reasons) == len(named)
     assert all(name in reason for name, reason in zip(named, reasons, strict=True))
+
+
+def test_the_price_of_a_gain_is_said_from_two_percent_on():
+    start = point(4.0, 40, 30)
+    assert gauge.price(start, point(4.07, 60, 50), gained=True) is None
+    assert "bought with language: Korean text costs +3.0%" in gauge.price(start, point(4.12, 60, 50), gained=True)
+    assert "nothing gained" in gauge.price(start, point(4.12, 40, 30), gained=False)
+    assert gauge.price({"bits": {"english": 1.0}}, {"bits": {"english": 2.0}}, gained=True) is None
 
 
 def test_the_gauge_measures_what_the_refined_data_has(refined, tmp_path):
@@ -58,6 +68,7 @@ def test_a_stage_that_made_it_worse_leaves_with_status_3_until_accepted(refined,
         return CliRunner().invoke(stage1.command, [str(a) for a in [*arguments, *more]])
 
     first = run()
+    assert "fewer than five definitions to choose from" in first.output  # of 20 terms hardly one is held out
     assert first.exit_code == stages.WORSE, first.output
     assert "warning: stage1-worse" in first.output
     assert (tmp_path / "out" / paths.STAGES[1] / paths.FINAL / "model.safetensors").exists()  # kept, to be looked at
@@ -142,13 +153,24 @@ def test_a_loss_that_is_no_number_stops_the_run(base, refined, tmp_path, monkeyp
     assert "the loss is nan at step 1" in result.output
 
 
-def test_auto_precision_is_remembered_by_a_run_that_goes_on(tmp_path, monkeypatch):
+def test_auto_precision_follows_the_free_memory(monkeypatch):
     import torch
 
-    note = tmp_path / "precision"
     monkeypatch.setattr(model, "on_gpu", lambda: True)
-    for free, fresh, going_on in ((8, "4bit", "4bit"), (16, "8bit", "4bit"), (24, "16bit", "4bit")):
+    for free, fresh in ((8, "4bit"), (11, "4bit"), (24, "16bit")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free * 2**30, 0))
         assert model.pick_precision("auto") == fresh
-        assert model.pick_precision("auto", note) == going_on
-        assert model.pick_precision("8bit", note) == "8bit"
+        assert model.pick_precision("8bit") == "8bit"
+
+
+def test_a_run_that_goes_on_keeps_its_plan(base, tmp_path, monkeypatch):
+    import torch
+
+    settings = SimpleNamespace(precision="auto", rank=8, batch=2, accumulation=4, length=64, dropout=0.0, checkpointing="auto")
+    monkeypatch.setattr(model, "on_gpu", lambda: True)
+    free = [0.6, 80]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free.pop(0) * 2**30, 0))
+    first = stages.fit(settings, base, tmp_path / "checkpoints", embeddings="auto", new_rows=10)
+    assert stages.fit(settings, base, tmp_path / "checkpoints", embeddings="auto", new_rows=10) == first
+    assert (first.precision, first.embeddings, first.fits) == ("4bit", "none", False)  # CUDA's own share is more than that
+    assert stages.fit(settings, base, tmp_path / "other", embeddings="auto", new_rows=10).precision == "16bit"

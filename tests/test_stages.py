@@ -10,13 +10,13 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from kmlite import merging, model, paths, runs
+from kmlite import loops, merging, model, paths, runs
 from recipes import evaluate, pipeline, stage0, stage1, stage2
 
 SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "2"]
 STAGE0 = [*SMALL, "--new-tokens", "40", "--length", "64", "--max-steps", "12", "--save-every", "4", "--heldout", "6", "--entries", "5"]
 STAGE0 += ["--gauge-every", "4", "--questions", "6"]
-STAGE1 = [*SMALL, "--max-steps", "6", "--eval-every", "3", "--measured", "10", "--recalled", "3"]
+STAGE1 = [*SMALL, "--max-steps", "6", "--eval-every", "3", "--measured", "10", "--recalled", "3", "--chosen", "50"]
 STAGE2 = [*SMALL, "--max-steps", "4", "--save-every", "2", "--eval-every", "4", "--loops", "2", "--max-new-tokens", "2"]
 
 
@@ -151,11 +151,22 @@ def test_stage1_and_stage2_record_before_and_after(trained):
     out, _ = trained
     one, two = (record(out / stage)["metrics"] for stage in paths.STAGES[1:])
     assert one["after"]["taught"] < one["before"]["taught"]
+    for when in ("before", "after"):
+        assert set(one[when]["recall"]) == {"n", "f1", "chrf"}
+        assert one[when]["recall"]["n"] == 3
+        assert one[when]["choice"]["taught"]["n"] == 50
+        assert one[when]["choice"]["heldout"]["n"] == 5
+    assert "right definition of five, held-out" in trained[1]["stage1"]
     assert {len(two[when]) for when in ("before", "after")} == {2, 3}  # dev and taught; test only after
     assert two["after"]["test"]["n"] == 6
     assert two["target_reached"] is (two["after"]["dev"]["accuracy"] >= 90)
     assert len(two["loops"]) == 2
     assert two["reasoned_rows"] <= 0.05 * 21 + 1
+    bits = {when: point["bits"] for when, point in two["gauge"].items()}
+    assert list(bits) == ["before", "after"]
+    assert set(bits["before"]) == {"korean", "dictionary", "english"}
+    assert (bits["before"] != bits["after"]) == (two["best_loop"] > 0)
+    assert "the language before and after" in trained[1]["stage2"]
 
 
 def test_records_name_their_base_as_a_stand_in(trained):
@@ -243,7 +254,7 @@ def test_stage2_killed_in_its_second_loop_gives_the_same_bytes(trained, tiny_ref
     run(stage2, *arguments)
     arguments[5] = killed
     seen = []
-    original = stage2.prune
+    original = loops.prune
 
     def prune(*given):
         original(*given)
@@ -251,13 +262,99 @@ def test_stage2_killed_in_its_second_loop_gives_the_same_bytes(trained, tiny_ref
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage2, "prune", prune)
+        patch.setattr(loops, "prune", prune)
         with pytest.raises(Killed):
             CliRunner().invoke(stage2.command, [str(a) for a in arguments], catch_exceptions=False)
     assert len(seen) == 1
     assert "going on after loop 1" in run(stage2, *arguments)
-    loops = [folder / paths.STAGES[2] / "loop_2" / "adapter_model.safetensors" for folder in (undisturbed, killed)]
-    assert loops[0].read_bytes() == loops[1].read_bytes()
+    adapters = [folder / paths.STAGES[2] / "loop_2" / "adapter_model.safetensors" for folder in (undisturbed, killed)]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+SENTENCES = [
+    "환자의 나이와 증상의 시작을 함께 보면 급성으로 생긴 병을 먼저 생각해야 합니다.",
+    "혈액검사에서 염증을 가리키는 값이 높으므로 감염이 있다고 보는 것이 옳습니다.",
+    "다른 보기들은 이 증상 가운데 하나만을 설명할 수 있어 여기에는 맞지 않습니다.",
+    "먼저 기도를 열고 숨을 쉬는지 살피는 것이 모든 처치보다 앞서야 합니다.",
+]
+
+
+def writes_reasonings(monkeypatch, kill_after: int | None = None) -> None:
+    """Where the model is sampled, it writes well-formed reasonings that come to a letter at random; greedily it does as ever."""
+    import torch
+
+    from kmlite import evaluation
+
+    original, calls = evaluation.continued, []
+
+    def continued(model, tokenizer, heads, *, temperature=0, **how):
+        if not temperature:
+            return original(model, tokenizer, heads, **how)
+        calls.append(heads)
+        if kill_after is not None and len(calls) > kill_after:
+            raise Killed
+        turns = []
+        for _ in heads:
+            first, second, letter = (int(torch.randint(n, (1,))) for n in (2, 2, 5))
+            turns.append(f"<reasoning>첫째: {SENTENCES[first]}\n둘째: {SENTENCES[2 + second]}</reasoning>{'ABCDE'[letter]}")
+        return turns
+
+    monkeypatch.setattr(evaluation, "continued", continued)
+
+
+def test_stage2_teaches_its_own_reasonings_and_a_kill_changes_no_byte(trained, tiny_refined, tmp_path, monkeypatch):
+    base = trained[0] / paths.STAGES[1] / paths.FINAL
+    arguments = ["--base", base, "--refined", tiny_refined, *STAGE2, "--target", "100", "--reasoned-share", "0.3", "--eval-batch", "6"]
+    arguments += ["--self-reason", "--reason-samples", "2", "--reason-questions", "15", "--out"]
+    with monkeypatch.context() as patch:
+        writes_reasonings(patch)
+        said = run(stage2, *arguments, tmp_path / "whole")
+    for kill_after in (4, 17):  # in the first loop's questions, and in the second's
+        with monkeypatch.context() as patch:
+            writes_reasonings(patch, kill_after)
+            with pytest.raises(Killed):
+                CliRunner().invoke(stage2.command, [str(a) for a in [*arguments, tmp_path / "killed"]], catch_exceptions=False)
+    with monkeypatch.context() as patch:
+        writes_reasonings(patch)
+        run(stage2, *arguments, tmp_path / "killed")
+    whole, killed = (tmp_path / name / paths.STAGES[2] for name in ("whole", "killed"))
+    for name in ("adapter_model.safetensors", paths.SELF_REASONS):
+        assert (whole / "loop_2" / name).read_bytes() == (killed / "loop_2" / name).read_bytes()
+    loop = record(whole)["metrics"]["loops"][1]
+    lines = runs.read_lines(whole / "loop_2" / paths.SELF_REASONS)
+    assert loop["self_reasons"]["texts"] == len(lines) == 15 * 2 * 3
+    assert loop["self_reasons"]["kept"] == sum(not line["dropped"] for line in lines) > 0
+    assert loop["self_reasons"]["dropped"]["wrong letter"] > 30
+    with_cot = sum("cot" in question for question in runs.read_lines(paths.exam_split(tiny_refined, "train")))
+    assert loop["reasoned_rows"] == with_cot + loop["self_reasons"]["kept"]
+    assert f"{loop['self_reasons']['kept']} kept" in said
+
+
+def test_stage2_on_exam_questions_alone_with_a_weighted_letter(trained, tiny_refined, tmp_path):
+    """Neither text nor a dictionary beside them: the gauge has its English text, and nothing is said of Korean."""
+    bare = tmp_path / "refined"
+    shutil.copytree(tiny_refined / paths.EXAM, bare / paths.EXAM)
+    base = trained[0] / paths.STAGES[1] / paths.FINAL
+    arguments = ["--base", base, "--refined", bare, *STAGE2, "--loops", "1", "--answer-weight"]
+    run(stage2, *arguments, "3", "--out", tmp_path / "3")
+    run(stage2, *arguments, "1", "--out", tmp_path / "1")
+    metrics = record(tmp_path / "3" / paths.STAGES[2])["metrics"]
+    assert set(metrics["gauge"]["after"]["bits"]) == {"english"}
+    assert metrics["price"] is None
+    adapters = [tmp_path / weight / paths.STAGES[2] / "loop_1" / "adapter_model.safetensors" for weight in "31"]
+    assert adapters[0].read_bytes() != adapters[1].read_bytes()
+    assert "--answer-weight" in run(stage2, *arguments, "0", "--out", tmp_path / "0", status=1)
+
+
+def test_self_reasoning_on_the_embedded_base_keeps_nothing_and_says_so(trained, tiny_refined, tmp_path):
+    base = trained[0] / paths.STAGES[1] / paths.FINAL
+    arguments = ["--base", base, "--refined", tiny_refined, *STAGE2, "--loops", "1", "--out", tmp_path]
+    asking = ["--self-reason", "--reason-questions", "3", "--reason-tokens", "4"]
+    said = run(stage2, *arguments, *asking)
+    assert "9 reasonings for 3 questions, 0 kept; dropped: unreadable 9" in said
+    assert "A model of this size can't reason" in said
+    assert "--reasoned-share" in run(stage2, *arguments, *asking, "--reasoned-share", "0", status=1)
+    assert "above 0" in run(stage2, *arguments, *asking, "--reason-temperature", "0", status=1)
 
 
 def test_an_unfinished_run_of_other_settings_is_refused_and_restart_drops_it(base, tiny_refined, tmp_path, monkeypatch):

@@ -1,0 +1,221 @@
+"""What fits a card: the bytes of a stage by part, and the settings that fit, with what they give up.
+
+Calculated from the model's shape. The weights, adapters and optimizer state are exact (tested against tensors); activations come
+from a measurement of one decoder layer on a CPU; what the loss and trained rows need for a moment was read in the locked
+libraries. docs/gpu.md says what has been compared with a card.
+"""
+
+import itertools
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+GIB = 2**30
+SIZES = (8, 12, 16, 24, 48, 80)  # GiB of the cards that `make doctor ARGS=--plan` shows
+PRECISION_BYTES = {
+    "16bit": 2.0,
+    "8bit": 1.0,  # LLM.int8 (arXiv 2208.07339); its scale a row is counted apart
+    "4bit": 0.5 + 1 / 64 + 4 / (64 * 256),  # NF4 in blocks of 64, their scales in 8 bit in blocks of 256 (arXiv 2305.14314)
+}
+CONTEXT = 0.6 * GIB  # CUDA context and libraries, outside torch's allocator; not measured here
+LOSS_BUDGET = 1.0  # GiB that the chunked loss may take at a time: kmlite.model pins Unsloth's to it, else it takes half of what is free
+LOGIT_BYTES = 16  # of a logit while its loss and gradient are made (unsloth_zoo/fused_losses/cross_entropy_loss.py)
+OFFLOADED = 2 << 20  # layer inputs from this size on wait in main memory (unsloth_zoo/gradient_checkpointing.py)
+ROOM = 0.1  # share of the card left free: the allocator's gaps, a desktop, and a plan that no card has confirmed yet
+TOLERANCE = 0.15  # a plan further off than this is a defect
+LEAST_TOKENS = 2e9  # of Korean text that continued pretraining needs, as the plan of this project has it
+
+# Dense peak in 1e12 operations/s, 16-bit inputs summed in 32 bit, as NVIDIA's architecture papers give it (Turing, Ampere, Ada, Hopper).
+CARDS = {"RTX 3060": 25, "RTX 4060": 30, "RTX 3090": 71, "RTX 4070": 58, "RTX 4080": 97, "RTX 4090": 165, "A6000": 155, "T4": 65, "L4": 121}
+CARDS |= {"A100": 312, "H100": 989, "H200": 989}
+TYPICAL = {8: "RTX 4060", 12: "RTX 4070", 16: "RTX 4080", 24: "RTX 4090", 48: "A6000", 80: "A100"}
+UTILISATION = {"16bit": 0.35, "4bit": 0.30, "8bit": 0.15}  # assumed share of that peak, until a stage has been measured
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a Gemma 3 that decide its memory. `rows`: of the embedding; `kept`: parameters that stay in 16-bit
+    beside it (vision tower, projector, norms)."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    rows: int
+    kept: int
+
+    @property
+    def projections(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of a layer's seven projections."""
+        h, q, kv, i = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim, self.intermediate
+        return [(h, q), (h, kv), (h, kv), (q, h), (h, i), (h, i), (i, h)]
+
+    @property
+    def linear(self) -> int:
+        """Parameters of the text tower's projections."""
+        return self.layers * sum(a * b for a, b in self.projections)
+
+    @property
+    def parameters(self) -> int:
+        return self.linear + self.rows * self.hidden + self.kept
+
+
+# google/medgemma-4b-it: Gemma 3 4B's configuration (4,315,317,824 parameters), so that a plan needs no download
+MEDGEMMA = Shape(2560, 34, 8, 4, 256, 10240, 262_208, 432_104_384 + 2_950_272 + 368_128)
+
+
+def shape_of(folder: Path) -> Shape:
+    """The shape of a model folder's config.json."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    text = config.get_text_config()
+    kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    with torch.device("meta"):
+        whole = sum(weight.numel() for weight in kind.from_config(config).parameters())
+    sizes = (text.hidden_size, text.num_hidden_layers, text.num_attention_heads, text.num_key_value_heads, text.head_dim)
+    bare = Shape(*sizes, text.intermediate_size, text.vocab_size, 0)
+    return replace(bare, kept=whole - bare.parameters)
+
+
+def lora_parameters(shape: Shape, rank: int) -> int:
+    return shape.layers * rank * sum(a + b for a, b in shape.projections)
+
+
+def parts(
+    shape: Shape,
+    *,
+    precision: str,
+    rank: int,
+    batch: int,
+    length: int,
+    embeddings: str = "none",
+    new_rows: int = 0,
+    dropout: float = 0.05,
+    recompute: bool = True,
+    gpu: bool = True,
+) -> dict[str, int]:
+    """Bytes of a training step by part, at the moment of its peak.
+
+    Args:
+        batch, length: rows of tokens at once; padding counts like text.
+        embeddings: "new" (`new_rows` of them), "all" or "none" train.
+        gpu: False for the CPU's path: float32 weights, 32-bit optimizer state, no chunked loss, no CUDA.
+    """
+    hidden, tokens = shape.hidden, batch * length
+    wide = 2 if gpu else 4  # bytes of a weight that is not quantised
+    adam = 8
+    lora = lora_parameters(shape, rank)
+    quantised = 4 * shape.layers * sum(b for _, b in shape.projections) if precision == "8bit" and gpu else 0
+    each = PRECISION_BYTES[precision] if precision == "4bit" or gpu else 4
+    out = {
+        "weights": round(shape.linear * each) + quantised,
+        "embedding": shape.rows * hidden * wide,
+        "vision tower and norms": shape.kept * wide,
+        "LoRA, gradients, optimizer": lora * (4 + 4 + (2 if gpu else adam)),  # two moments: 8 bits each on a GPU
+    }
+    matrix = shape.rows * hidden
+    if embeddings == "new" and new_rows:
+        out["new rows, gradients, optimizer"] = new_rows * hidden * (4 + 4 + adam)
+        # peft writes the rows into a copy of the matrix for each use, and the gradient of that copy is a matrix too
+        out["copies of the embedding for a moment"] = 3 * matrix * wide
+    elif embeddings == "all":
+        out["trained embedding, gradient, optimizer"] = matrix * (4 + 4 + adam)
+        out["copies of the embedding for a moment"] = 2 * matrix * wide
+    # Saved for the backward pass of one decoder layer of Gemma 3 4B under autocast: 184 kB a token, 284 with LoRA dropout (CPU, 2026-11)
+    dropped = 4 * (5 * hidden + shape.heads * shape.head_dim + shape.intermediate) if dropout else 0
+    layer = tokens * (40 * hidden + 8 * shape.intermediate + dropped) * wide // 2
+    inputs = tokens * hidden * wide
+    waiting = 0 if gpu and inputs >= OFFLOADED else shape.layers * inputs
+    out["activations"] = round(1.5 * layer) + waiting if recompute else shape.layers * layer
+    logits = tokens * shape.rows * LOGIT_BYTES
+    out["loss"] = min(logits, round(LOSS_BUDGET * GIB)) if gpu else logits
+    if gpu:
+        out["CUDA"] = round(CONTEXT)
+    return out
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings that a stage takes on a card, and what they cost. `fits` is False where nothing fitted: then it is the smallest."""
+
+    precision: str
+    batch: int
+    accumulation: int
+    embeddings: str
+    length: int
+    parts: dict[str, int]
+    gave_up: list[str]
+    fits: bool
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def choose(shape: Shape, room: float, settings, *, embeddings: str = "none", new_rows: int = 0) -> Plan:
+    """The first settings that fit into `room` bytes: precision goes before batch, trained rows go last.
+
+    batch × accumulation, and with them what is learned from a step, stay as the recipe has them; so does the length.
+
+    Args:
+        settings: a stage's; what the user set (precision, batch) is never changed but for `auto` and a batch that is too large.
+        embeddings: "auto" may fall from the new rows to none; a mode that was asked for stays.
+    """
+    # 8-bit is left to those who ask for it: LLM.int8 is about half as fast as either of the others
+    precisions = ("16bit", "4bit") if settings.precision == "auto" else (settings.precision,)
+    modes = ("new", "none") if embeddings == "auto" else (embeddings,)
+    batches = [settings.batch]
+    while batches[-1] > 1 and batches[-1] % 2 == 0:
+        batches.append(batches[-1] // 2)
+    for mode, precision, batch in itertools.product(modes, precisions, batches):
+        found = parts(
+            shape,
+            precision=precision,
+            rank=settings.rank,
+            batch=batch,
+            length=settings.length,
+            embeddings=mode,
+            new_rows=new_rows,
+            dropout=settings.dropout,
+            recompute=settings.checkpointing != "off",
+        )
+        gave_up = []
+        if mode != modes[0]:
+            gave_up.append("new tokens")
+        if precision != precisions[0]:
+            gave_up.append(f"{precisions[0]} → {precision}")
+        if batch != settings.batch:
+            gave_up.append(f"batch {settings.batch} → {batch}")
+        accumulation = settings.accumulation * settings.batch // batch
+        fits = sum(found.values()) <= room * (1 - ROOM)
+        tried = Plan(precision, batch, accumulation, mode, settings.length, found, gave_up, fits)
+        if fits:
+            break
+    return tried
+
+
+def operations(shape: Shape) -> float:
+    """Floating-point operations of one trained token: forward, once more to recompute, and back to the activations; the
+    frozen weights get no gradient (arXiv 2001.08361 counts 2 a weight and pass)."""
+    return 6.0 * (shape.linear + shape.rows * shape.hidden)
+
+
+def estimated_rate(shape: Shape, card: str, precision: str) -> float | None:
+    """Tokens per second on a card by its published peak and an assumed utilisation: an estimate. None for an unknown card."""
+    known = [peak for name, peak in CARDS.items() if name in card.replace("GeForce ", "").replace("NVIDIA ", "")]
+    return UTILISATION[precision] * max(known) * 1e12 / operations(shape) if known else None
+
+
+def disk(shape: Shape, rank: int, *, new_rows: int = 0, extends: bool = False) -> dict[str, int]:
+    """Bytes that a stage needs on the disk of OUT at the most, by part."""
+    trained = lora_parameters(shape, rank) + new_rows * shape.hidden
+    model = 2 * shape.parameters
+    return {
+        "checkpoints": 3 * 12 * trained,  # two are kept while a third is written; float32 weights and two moments each
+        "adapter": 4 * trained,
+        "merged model": model,
+        **({"extended base": model} if extends else {}),
+    }

@@ -1,0 +1,135 @@
+"""The memory planner against tensors: parameters, quantised weights, adapters, optimizer state; and what it picks for each card."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from kmlite import memory, model
+
+STAGE = SimpleNamespace(precision="auto", rank=64, batch=2, accumulation=16, length=512, dropout=0.05, checkpointing="auto")
+
+
+def test_medgemmas_parameters_are_those_of_the_class():
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    config = Gemma3Config(
+        text_config={
+            "hidden_size": 2560,
+            "num_hidden_layers": 34,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "intermediate_size": 10240,
+            "vocab_size": 262_208,
+        },
+        vision_config={
+            "hidden_size": 1152,
+            "num_hidden_layers": 27,
+            "num_attention_heads": 16,
+            "intermediate_size": 4304,
+            "patch_size": 14,
+            "image_size": 896,
+        },
+    )
+    with torch.device("meta"):
+        built = Gemma3ForConditionalGeneration(config)
+    assert sum(weight.numel() for weight in built.parameters()) == memory.MEDGEMMA.parameters
+    projections = sum(w.numel() for name, w in built.named_parameters() if "language_model.layers" in name and w.dim() == 2)
+    assert projections == memory.MEDGEMMA.linear
+
+
+@pytest.mark.parametrize("which", ["base", "text_base"])
+def test_shape_of_a_folder(which, request):
+    folder = request.getfixturevalue(which)
+    shape = memory.shape_of(folder)
+    loaded, _ = model.load(folder, "16bit", 64)
+    assert sum(weight.numel() for weight in loaded.parameters()) == shape.parameters
+    assert loaded.get_input_embeddings().weight.shape == (shape.rows, shape.hidden)
+
+
+@pytest.mark.parametrize("precision", ["16bit", "4bit"])
+@pytest.mark.parametrize("embeddings", ["new", "all", "none"])
+def test_bytes_of_weights_adapters_and_optimizer(base, precision, embeddings):
+    loaded, _tokenizer = model.load(base, precision, 64)
+    new_ids = list(range(200, 220))
+    adapted = model.add_lora(
+        loaded, r=8, alpha=8, dropout=0.0, rslora=True, seed=0, embeddings=embeddings, new_ids=new_ids if embeddings == "new" else None
+    )
+    trained = {name: weight for name, weight in adapted.named_parameters() if weight.requires_grad}
+    frozen = {name: weight for name, weight in adapted.named_parameters() if not weight.requires_grad}
+    state = torch.optim.AdamW(trained.values(), lr=1e-3)
+    ids = torch.tensor([[2, *new_ids]])
+    adapted(input_ids=ids, labels=ids, attention_mask=torch.ones_like(ids)).loss.backward()
+    state.step()
+
+    def size(tensors) -> int:
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    found = memory.parts(
+        memory.shape_of(base),
+        precision=precision,
+        rank=8,
+        batch=1,
+        length=21,
+        embeddings=embeddings,
+        new_rows=20,
+        recompute=False,
+        gpu=False,
+    )
+    tower = {name for name in frozen if "vision" in name or "multi_modal" in name}
+    if precision == "4bit":  # on a CPU bitsandbytes gets the tower too; a GPU's Unsloth leaves it out
+        quantised = [weight for name, weight in frozen.items() if name not in tower and hasattr(weight, "quant_state")]
+        states = [weight.quant_state for weight in quantised]
+        assert size([*quantised, *(q.absmax for q in states), *(q.state2.absmax for q in states)]) == pytest.approx(
+            found["weights"], rel=0.01
+        )
+    else:
+        held = sum(found[part] for part in ("weights", "embedding", "vision tower and norms"))
+        assert size(frozen.values()) == held
+    moments = [t for values in state.state.values() for t in values.values() if t.dim()]
+    rows = found.get("new rows, gradients, optimizer", 0) + found.get("trained embedding, gradient, optimizer", 0)
+    measured = size(trained.values()) + size(weight.grad for weight in trained.values()) + size(moments)
+    assert measured == found["LoRA, gradients, optimizer"] + rows
+    assert any("trainable_tokens" in name or "modules_to_save" in name for name in trained) == (embeddings != "none")
+
+
+@pytest.mark.parametrize(
+    ("card", "mode", "precision", "rows"),
+    [(8, "auto", "4bit", "none"), (12, "auto", "4bit", "new"), (24, "auto", "16bit", "new"), (80, "all", "16bit", "all")],
+)
+def test_what_is_picked_for_a_card(card, mode, precision, rows):
+    plan = memory.choose(memory.MEDGEMMA, card * memory.GIB, STAGE, embeddings=mode, new_rows=5000)
+    assert plan.fits
+    assert (plan.precision, plan.embeddings) == (precision, rows)
+    assert plan.batch * plan.accumulation == 32
+    assert plan.total <= card * memory.GIB
+
+
+def test_a_larger_card_never_gets_less():
+    plans = [memory.choose(memory.MEDGEMMA, card * memory.GIB, STAGE, embeddings="auto", new_rows=5000) for card in memory.SIZES]
+    order = ["4bit", "8bit", "16bit"]
+    ranks = [(plan.embeddings == "new", order.index(plan.precision), plan.batch) for plan in plans]
+    assert ranks == sorted(ranks)
+
+
+def test_a_card_too_small_is_said_so_and_what_was_asked_for_stays():
+    assert not memory.choose(memory.MEDGEMMA, 4 * memory.GIB, STAGE).fits
+    asked = SimpleNamespace(**{**vars(STAGE), "precision": "16bit"})
+    plan = memory.choose(memory.MEDGEMMA, 8 * memory.GIB, asked)
+    assert not plan.fits
+    assert plan.precision == "16bit"
+    assert not memory.choose(memory.MEDGEMMA, 12 * memory.GIB, STAGE, embeddings="all").fits
+
+
+def test_memory_grows_with_what_costs_memory():
+    def total(**changed) -> int:
+        values = {"precision": "4bit", "rank": 64, "batch": 2, "length": 512, **changed}
+        return sum(memory.parts(memory.MEDGEMMA, **values).values())
+
+    plain = total()
+    assert total(precision="16bit") > total(precision="8bit") > plain
+    assert total(length=1024) > plain
+    assert total(recompute=False) > plain
+    assert total(embeddings="all") > total(embeddings="new", new_rows=5000) > plain
+    assert total(dropout=0.0) < plain
