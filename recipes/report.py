@@ -23,7 +23,8 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    from kmlite import report, runs
+    from kmlite import runs
+    from kmlite.report import page
 
     started = time.time()
     console.print(f"[bold]report[/]  {settings.refined}, {settings.out} → {settings.out / paths.REPORT}")
@@ -34,8 +35,8 @@ def main(settings: Settings) -> None:
             f"  Name the folders: make report REFINED=… OUT=…   or make some: make demo"
         )
     check_writable(settings.out)
-    page = report.build(settings.refined, settings.out, settings.language, defaults())
-    runs.write_text(settings.out / paths.REPORT, page)
+    html = page.build(settings.refined, settings.out, settings.language, defaults())
+    runs.write_text(settings.out / paths.REPORT, html)
     size = (settings.out / paths.REPORT).stat().st_size
     console.print(f"  {size / 1e6:.1f} MB, {time.time() - started:.1f} s. Open it in a browser: {settings.out / paths.REPORT}")
 

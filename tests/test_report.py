@@ -13,12 +13,16 @@ import chromium
 import pytest
 from click.testing import CliRunner
 
-from kmlite import answers, figures, paths, published, report, runs, scoring, vocabulary, words
+from kmlite import paths, published, runs, scoring, vocabulary
+from kmlite.report import answers, curves, examples, figures, words
+from kmlite.report import page as report
 from recipes import report as recipe
 
 HOSTILE = "<script>window.ran = 1</script></script><!-- <img src=x onerror='ran=1'> \"&amp;' \u2028\u2029 $x_1$ @0@ {{ 7*7 }}"
 SUBJECTS = ("doctor", "nurse", "pharm", "dentist")
 STAGE0 = {"settings": {"new_tokens": "256", "rank": 64, "save_every": 20}, "base": {"name": "google/medgemma-4b-it", "fingerprint": "aa00"}}
+
+REASONS = {"questions": 12, "texts": 36, "kept": 5, "dropped": {"wrong letter": 31}}
 
 
 def question(number: int, text: str | None = None) -> dict:
@@ -75,6 +79,10 @@ def gauge(bits: float, right: int) -> dict:
     return {"bits": {"korean": bits, "dictionary": bits - 1, "english": bits - 2}, "dev": scoring.score(right, 40)}
 
 
+def choice(right: int) -> dict:
+    return {"taught": {**scoring.score(right, 50), "chance": 20.0}, "heldout": None}
+
+
 def finished_out(out: Path, refined: Path, *, test: int = 60, text: str | None = None) -> Path:
     """An OUT as the three stages and eval leave it, with records of their shape; the first question may be given."""
     exam = {split: [question(i, text if i == 0 else None) for i in range(n)] for split, n in (("dev", 40), ("test", test))}
@@ -88,14 +96,14 @@ def finished_out(out: Path, refined: Path, *, test: int = 60, text: str | None =
         "trainable": {"lora": 1000, "embeddings": 200, "frozen": 9000},
         "training": training(80, 3.0, measured={"40": gauge(2.4, 0)["bits"]}),
         "worse": [],
-        "memory": {"predicted_bytes": 6 << 30, "measured_bytes": 5 << 30, "parts": {"weights": 4 << 30, "optimizer": 1 << 30}},
+        "memory": {"planned_bytes": 6 << 30, "measured_bytes": 5 << 30, "parts": {"weights": 4 << 30, "loss": 1 << 30}, "batch": 2},
         "precision": "4bit",
         "stand_in": False,
     }
     record(out / paths.STAGES[0], {"step": "stage0", **STAGE0, "data": {"text": "bb11"}}, stage0)
     stage1 = {
-        "before": {"taught": 4.9, "heldout": 4.8, "recall": 0.02},
-        "after": {"taught": 4.3, "heldout": 4.7, "recall": 0.1},
+        "before": {"taught": 4.9, "heldout": 4.8, "recall": {"n": 9, "f1": 0.02, "chrf": 1.5}, "choice": choice(11)},
+        "after": {"taught": 4.3, "heldout": 4.7, "recall": {"n": 9, "f1": 0.1, "chrf": 7.25}, "choice": choice(33)},
         "training": training(60, 2.0),
         "worse": ["taught definitions cost more"],
         "stand_in": False,
@@ -111,7 +119,9 @@ def finished_out(out: Path, refined: Path, *, test: int = 60, text: str | None =
     stage2 = {
         "before": {"dev": score["before"], "taught": scoring.score(5, 50)},
         "after": {"dev": score["after"], "taught": scoring.score(48, 50), "test": scoring.score(30, 60)},
-        "loops": [{"loop": 1, "dev": score["after"], "training": training(50, 1.5)}],
+        "loops": [{"loop": 1, "dev": score["after"], "training": training(50, 1.5), "self_reasons": REASONS}],
+        "gauge": {"before": {"bits": gauge(2.25, 0)["bits"]}, "after": {"bits": gauge(2.4, 0)["bits"]}},
+        "price": "the gain on the exam was bought with language",
         "best_loop": 1,
         "stopped": "1 loops done",
         "target_reached": False,
@@ -176,6 +186,11 @@ def data_of(page: str) -> dict:
 # ---- what is there
 
 
+def between(right: int) -> str:
+    low, high = scoring.score(right, 50)["interval"]
+    return f"{low:.1f}–{high:.1f}%"
+
+
 def test_the_figures_of_the_records_are_on_the_page(made, page):
     text = Elements(page).text()
     for said in (
@@ -194,6 +209,11 @@ def test_the_figures_of_the_records_are_on_the_page(made, page):
         "google/medgemma-4b-it",
         "2.13.0",
         "bb11",
+        "0.0200 0.1000 +0.0800",
+        f"right definition of five, taught 22.0% {between(11)} 66.0% {between(33)} +44.0",
+        "Korean, held out 2.2500 2.4000 +6.7%",
+        "the gain on the exam was bought with language",
+        "1 12 36 5 wrong letter 31",
     ):
         assert " ".join(said.split()) in text, said
     funnel = runs.read_json(made[0] / paths.REFINE_RECORD)["funnel"]
@@ -240,7 +260,7 @@ def test_new_tokens_split_sentences_as_both_tokenizers_do(base, tokenizer, texts
     extended = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     heldout = tmp_path / "heldout.jsonl"
     runs.write_lines(heldout, [{"text": text} for text in texts[:40]])
-    found = report.split_both_ways(tmp_path / "tokenizer.json", len(merges), report.sentences(heldout))
+    found = examples.split_both_ways(tmp_path / "tokenizer.json", len(merges), examples.sentences(heldout))
     assert len(found) == 4
     new = {merge.left + merge.right for merge in merges}
     for example in found:
@@ -260,13 +280,13 @@ def test_new_tokens_split_sentences_as_both_tokenizers_do(base, tokenizer, texts
 def test_curves_hold_checkpoints_loops_and_the_gauge(made):
     given = report.gather(*made)
     assert [stage["curve"]["steps"] for stage in given["stages"]] == [80, 60, 50]
-    assert report.checkpoints(0, {"save_every": 30}, {"steps": 80}) == [30, 60, 80]
-    assert report.checkpoints(1, {"batch": 4, "accumulation": 3}, {"rows": 90, "steps": 24}) == [8, 16, 24]  # 23 batches an epoch
+    assert curves.checkpoints(0, {"save_every": 30}, {"steps": 80}) == [30, 60, 80]
+    assert curves.checkpoints(1, {"batch": 4, "accumulation": 3}, {"rows": 90, "steps": 24}) == [8, 16, 24]  # 23 batches an epoch
     assert given["stages"][0]["measured"]["kinds"] == ["korean", "dictionary", "english"]
     assert given["stages"][1]["measured"] is None
     long = [(step, 1.0 if step % 2 else 3.0) for step in range(1, 5001)]
-    thinned = report.thin(long)
-    assert len(thinned) <= report.POINTS and thinned[-1][0] == 5000
+    thinned = curves.thin(long)
+    assert len(thinned) <= curves.POINTS and thinned[-1][0] == 5000
     assert abs(sum(y for _, y in thinned) / len(thinned) - 2.0) < 0.05
 
 
@@ -321,7 +341,7 @@ def test_every_half_finished_folder_makes_a_page(made, tmp_path):
     folder = half / paths.STAGES[2]
     runs.write_json(folder / paths.PLAN, {"step": "stage2", "settings": {"target": 90.0}, "data": {}})
     done = runs.read_json(out / paths.STAGES[2] / paths.RECORD)["metrics"]
-    runs.write_json(folder / paths.CHECKPOINTS / "before.json", done["before"])
+    runs.write_json(folder / paths.CHECKPOINTS / "before.json", {"exam": done["before"], "gauge": done["gauge"]["before"]})
     runs.write_json(folder / "loop_1" / paths.RECORD, done["loops"][0])
     runs.write_json(
         folder / paths.CHECKPOINTS / "loop_2/checkpoint-10/trainer_state.json", {"global_step": 10, "log_history": curve(10, 1.0)}
@@ -329,6 +349,7 @@ def test_every_half_finished_folder_makes_a_page(made, tmp_path):
     given = report.gather(refined, half)
     assert given["stages"][2]["curve"]["steps"] == 60
     assert [name for name, _ in given["exam"]["points"]] == [("before", "학습 전"), ("1", "1")]
+    report.build(refined, half, "en", recipe.defaults())
 
 
 def test_damaged_predictions_are_named_and_the_rest_goes_on(made, tmp_path):

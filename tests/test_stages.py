@@ -444,15 +444,15 @@ def test_the_pipeline_skips_what_is_done_and_stops_where_a_step_fails(tmp_path, 
 
 def test_the_report_reads_what_the_stages_wrote(trained, tiny_refined):
     """A record that changes its shape must not empty the page."""
-    from kmlite import report
+    from kmlite.report import page
 
     out, _ = trained
-    given = report.gather(tiny_refined, out)
+    given = page.gather(tiny_refined, out)
     assert [step["state"] for step in given["steps"]] == ["missing", "done", "done", "done", "done"]  # refine.json was not copied
     assert all(stage["curve"] for stage in given["stages"]) and given["stages"][0]["measured"]
     assert given["stand_in"] and given["vocabulary"]["examples"] and given["published"]
     assert {part["name"][0] for part in given["browser"]["sets"]} >= {"before stage 2"}
     assert {part["split"] for part in given["browser"]["sets"]} == {"dev", "test"}
-    page = report.build(tiny_refined, out, "ko", {})
+    html = page.build(tiny_refined, out, "ko", {})
     test = runs.read_json(out / paths.STAGES[2] / paths.EVALUATION)["summary"]
-    assert f"{test['accuracy']:.1f}%" in page
+    assert f"{test['accuracy']:.1f}%" in html

@@ -8,7 +8,7 @@ import html
 import io
 import re
 
-from kmlite.words import Both
+from kmlite.report.words import Both
 
 TEXT, GRID = "#010101", "#010102"  # stand for the page's colours until `finished` names them
 SERIES = ("#010111", "#010112", "#010113", "#010114")

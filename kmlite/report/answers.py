@@ -4,12 +4,13 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from kmlite import paths, prompts, records, scoring
+from kmlite.report.words import Both
 from kmlite.runs import read_lines, read_record
-from kmlite.words import Both
 
 MOST_BYTES = 11_000_000  # of the questions and answers in a page, which stays under 15 MB
 CUTS = (1500, 400, 100, 0)  # characters of a model's written answer: the first at which everything fits
@@ -21,64 +22,102 @@ class Answers(NamedTuple):
 
     name: Both
     split: str
-    how: dict  # it was asked: scorer, reasoned, permute, prompt
+    how: dict  # it was asked: scorer, permute, prompt
     predictions: list[dict]
 
 
 def found(out: Path) -> tuple[list[Answers], list[str]]:
     """(all predictions below `out`, what could not be read and why). A list that repeats an earlier one is left out."""
-    sources: list[tuple[Both, str, dict, Path]] = []
-    for record_path in sorted((out / "eval").rglob(paths.EVALUATION)):
-        name = str(record_path.parent.relative_to(out / "eval")).replace("--", "/")
-        sources += evaluated(record_path, (name, name))
     stage2 = out / paths.STAGES[2]
-    short = {"scorer": "generate", "reasoned": False, "permute": 1, "prompt": "kmlite"}
-    if (stage2 / paths.RECORD).exists():
-        sources.append((("before stage 2", "2단계 전"), "dev", short, stage2 / paths.DEV_BEFORE))
-    loops = sorted(stage2.glob("loop_*"), key=lambda path: (len(path.name), path.name))
-    for folder in loops:
+    done = (stage2 / paths.RECORD).exists()
+    plain = {"scorer": "generate", "permute": 1, "prompt": "kmlite"}
+    after = ("after stage 2", "2단계 뒤")
+    sources: list[tuple[Both, str, dict, Path]] = []
+    for evaluation in evaluations(out):
+        if not evaluation["final"]:
+            sources.append((evaluation["name"], evaluation["split"], evaluation["how"], evaluation["predictions"]))
+    if done:
+        sources.append((("before stage 2", "2단계 전"), "dev", plain, stage2 / paths.DEV_BEFORE))
+    for folder in sorted(stage2.glob("loop_*"), key=lambda path: (len(path.name), path.name)):
         number = folder.name.removeprefix("loop_")
-        sources.append(((f"loop {number}", f"반복 {number}"), "dev", short, folder / "dev_predictions.jsonl"))
-    if (stage2 / paths.RECORD).exists():
-        after = ("after stage 2", "2단계 뒤")
-        sources.append((after, "dev", short, stage2 / paths.DEV_AFTER))
-        sources.append((after, "test", short, stage2 / "test_predictions.jsonl"))
-    sources += evaluated(stage2 / paths.EVALUATION, ("after stage 2, make eval", "2단계 뒤, make eval"))
+        sources.append(((f"loop {number}", f"반복 {number}"), "dev", plain, folder / "dev_predictions.jsonl"))
+    if done:
+        sources += [(after, "dev", plain, stage2 / paths.DEV_AFTER), (after, "test", plain, stage2 / "test_predictions.jsonl")]
+    for evaluation in evaluations(out):
+        if evaluation["final"]:
+            english, korean = f"{after[0]}, {evaluation['command']}", f"{after[1]}, {evaluation['command']}"
+            sources.append(((english, korean), evaluation["split"], evaluation["how"], evaluation["predictions"]))
 
     kept: list[Answers] = []
     problems = []
     for name, split, how, path in sources:
         try:
-            predictions = [p for p in read_lines(path) if p.get("order", 0) == 0] if how["permute"] == 1 else together(read_lines(path))
-            given = [(p["question"], p["answer"], p["right"]) for p in predictions]
+            predictions = together(read_lines(path))
+            given = outcome(predictions)
         except FileNotFoundError:
             continue
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             problems.append(f"{path}: {type(error).__name__}: {error}")
             continue
-        same = any(a.split == split and [(p["question"], p["answer"], p["right"]) for p in a.predictions] == given for a in kept)
-        if predictions and not same:
+        if predictions and not any(a.split == split and outcome(a.predictions) == given for a in kept):
             kept.append(Answers(name, split, how, predictions))
     return kept, problems
 
 
-def evaluated(record_path: Path, name: Both) -> list[tuple[Both, str, dict, Path]]:
-    record = read_record(record_path)
-    if not record:
-        return []
-    settings = record["plan"]["settings"]
-    how = {"scorer": "generate", "reasoned": False, "permute": 1, "prompt": "kmlite"}
-    how |= {key: settings[key] for key in how if key in settings}
-    how["prompt"] = (record.get("prompt") or {}).get("name", how["prompt"])
-    return [(name, settings.get("split", "test"), how, record_path.with_name(paths.PREDICTIONS))]
+def outcome(predictions: list[dict]) -> list[tuple]:
+    return [(prediction["question"], prediction["answer"], prediction["right"]) for prediction in predictions]
+
+
+def evaluations(out: Path) -> Iterator[dict]:
+    """Each record of an evaluation below `out`, those of stage 2's final model first.
+
+    Yields:
+        {"name" (of the model), "final" (stage 2's), "command", "record", "summary", "split", "how" (it was asked: scorer,
+        permute, prompt in words), "predictions" (their file), "openings" of the model's test split}.
+    """
+    final = out / paths.STAGES[2]
+    for folder in [final, *sorted(path for path in (out / "eval").rglob("*") if path.is_dir())]:
+        for file, predictions, command in (
+            (paths.EVALUATION, paths.PREDICTIONS, "make eval"),
+            (paths.HARNESS, paths.HARNESS_PREDICTIONS, "lm-eval"),
+        ):
+            record = read_record(folder / file)
+            if not record:
+                continue
+            settings = record["plan"]["settings"]
+            named = "" if folder == final else str(folder.relative_to(out / "eval")).replace("--", "/")
+            log = folder / paths.TEST_LOG
+            yield {
+                "name": (named, named) if named else ("after stage 2", "2단계 뒤"),
+                "final": not named,
+                "command": command,
+                "record": record,
+                "summary": record["summary"],
+                "split": settings.get("split", "test"),
+                "how": {
+                    "scorer": command if command == "lm-eval" else settings.get("scorer", "generate"),
+                    "permute": settings.get("permute", 1),
+                    "prompt": in_words(record.get("prompt") or {"name": "kmlite"}),
+                },
+                "predictions": folder / predictions,
+                "openings": len(read_lines(log)) if log.exists() else 0,
+            }
+
+
+def in_words(prompt: dict) -> str:
+    """The name of a prompt with what changes its figures: `kmlite`, `lm-eval, 5-shot`."""
+    shots = f", {prompt['shots']}-shot" if "shots" in prompt else ""
+    return prompt["name"] + shots + (", chat template" if prompt.get("chat_template") else "")
 
 
 def together(predictions: list[dict]) -> list[dict]:
-    """One prediction a question, that of the options as they stand, with what was chosen in all orders under "chosen_in"."""
+    """One prediction a question. Where each was asked in several orders of its options: that of the options as they stand, with
+    the option chosen in each order under "chosen_in"."""
     chosen: dict[int, list] = {}
     for prediction in predictions:
-        chosen.setdefault(prediction["number"], []).append(prediction["chosen"])
-    return [{**p, "chosen_in": chosen[p["number"]]} for p in predictions if p["order"] == 0]
+        if "order" in prediction:
+            chosen.setdefault(prediction["number"], []).append(prediction["chosen"])
+    return [{**p, "chosen_in": chosen[p["number"]]} if "order" in p else p for p in predictions if p.get("order", 0) == 0]
 
 
 def keyed(predictions: list[dict]) -> dict[tuple[str, int], dict]:

@@ -72,7 +72,10 @@ GAINED_ON: dict[str, Both] = {
 LEARNED: dict[str, Both] = {  # stage 1
     "taught": ("bits per character, taught definitions", "글자당 비트, 배운 뜻풀이"),
     "heldout": ("bits per character, held-out definitions", "글자당 비트, 떼어 둔 뜻풀이"),
-    "recall": ("recall of taught definitions (character F1)", "배운 뜻풀이를 되살린 정도 (글자 F1)"),
+    "recall": ("definitions from memory, character F1 (0–1)", "외워 쓴 뜻풀이, 글자 F1 (0–1)"),
+    "chrf": ("definitions from memory, chrF (0–100)", "외워 쓴 뜻풀이, chrF (0–100)"),
+    "choice taught": ("right definition of five, taught", "다섯 가운데 맞는 뜻풀이, 배운 것"),
+    "choice heldout": ("right definition of five, held out", "다섯 가운데 맞는 뜻풀이, 떼어 둔 것"),
 }
 
 SPLITS: dict[str, Both] = {
@@ -105,16 +108,17 @@ SUBJECTS: dict[str, Both] = {  # of KorMedMCQA
     "dentist": ("dentist", "치과의사"),
 }
 
-MEMORY: dict[str, Both] = {  # parts of a plan
+MEMORY: dict[str, Both] = {  # parts of a plan, kmlite/memory.py
     "weights": ("weights", "가중치"),
-    "embeddings": ("embeddings", "임베딩"),
-    "vision": ("vision tower", "비전 타워"),
-    "lora": ("LoRA", "LoRA"),
-    "gradients": ("gradients", "그래디언트"),
-    "optimizer": ("optimizer", "옵티마이저"),
+    "embedding": ("embedding", "임베딩"),
+    "vision tower and norms": ("vision tower and norms", "비전 타워와 정규화 층"),
+    "LoRA, gradients, optimizer": ("LoRA, gradients, optimizer", "LoRA, 기울기, 옵티마이저"),
+    "new rows, gradients, optimizer": ("new rows, gradients, optimizer", "새 행, 기울기, 옵티마이저"),
+    "trained embedding, gradient, optimizer": ("trained embedding, gradient, optimizer", "학습하는 임베딩, 기울기, 옵티마이저"),
+    "copies of the embedding for a moment": ("copies of the embedding for a moment", "잠깐 생기는 임베딩 사본"),
     "activations": ("activations", "활성값"),
-    "logits": ("logits", "로짓"),
-    "context": ("CUDA context", "CUDA 컨텍스트"),
+    "loss": ("loss", "손실"),
+    "CUDA": ("CUDA", "CUDA"),
 }
 
 
