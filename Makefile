@@ -19,7 +19,7 @@ BASE_ARG = $(if $(BASE),--base "$(BASE)")
 FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup extras lock demo doctor data refine stage0 stage1 stage2 eval compare chat export pipeline bench test check format clean
+.PHONY: help setup extras lock demo doctor data refine stage0 stage1 stage2 eval compare report chat export pipeline bench test check format clean
 
 help: ## this page
 	@echo "kmlite: teach MedGemma Korean medicine on one graphics card"
@@ -78,6 +78,9 @@ eval: $(STAMP) ## score the final model (or BASE) on the test questions; HARNESS
 
 compare: $(STAMP) ## compare two evaluations, A=folder B=folder: the paired difference and what flipped
 	$(PY) -m recipes.compare --a "$(A)" --b "$(B)" $(ARGS)
+
+report: $(STAMP) ## write OUT/report.html: what every step did, on one page that opens from disk
+	$(PY) -m recipes.report $(FOLDERS) $(ARGS)
 
 chat: $(STAMP) ## talk to MODEL (default: the newest stage in OUT); ARGS=--web in the browser
 	@$(PY) -m recipes.chat $(if $(MODEL),--model "$(MODEL)") $(FOLDERS) $(ARGS)

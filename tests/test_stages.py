@@ -440,3 +440,19 @@ def test_the_pipeline_skips_what_is_done_and_stops_where_a_step_fails(tmp_path, 
     said = run(pipeline, "--refined", tmp_path, "--out", tmp_path, status=3)
     assert steps == ["recipes.refine", "recipes.stage0", "recipes.stage1"]
     assert "stage1 ended with status 3" in said
+
+
+def test_the_report_reads_what_the_stages_wrote(trained, tiny_refined):
+    """A record that changes its shape must not empty the page."""
+    from kmlite.report import page
+
+    out, _ = trained
+    given = page.gather(tiny_refined, out)
+    assert [step["state"] for step in given["steps"]] == ["missing", "done", "done", "done", "done"]  # refine.json was not copied
+    assert all(stage["curve"] for stage in given["stages"]) and given["stages"][0]["measured"]
+    assert given["stand_in"] and given["vocabulary"]["examples"] and given["published"]
+    assert {part["name"][0] for part in given["browser"]["sets"]} >= {"before stage 2"}
+    assert {part["split"] for part in given["browser"]["sets"]} == {"dev", "test"}
+    html = page.build(tiny_refined, out, "ko", {})
+    test = runs.read_json(out / paths.STAGES[2] / paths.EVALUATION)["summary"]
+    assert f"{test['accuracy']:.1f}%" in html
