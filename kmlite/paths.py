@@ -31,6 +31,8 @@ EVALUATION = "eval.json"
 PREDICTIONS = "eval_predictions.jsonl"
 SELF_REASONS = "self_reasons.jsonl"
 TEST_LOG = "test_openings.jsonl"
+HARNESS = "harness.json"  # what lm-eval itself finds
+HARNESS_PREDICTIONS = "harness_predictions.jsonl"
 
 
 def text_shards(refined: Path) -> list[Path]:

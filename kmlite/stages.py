@@ -1,6 +1,8 @@
 """What the three stages share around their training: the plan, what is printed first, the verdict at the end."""
 
 import dataclasses
+import importlib.util
+import os
 import resource
 import shutil
 import sys
@@ -8,21 +10,28 @@ from pathlib import Path
 
 import click
 
-from kmlite import memory, paths, runs
+from kmlite import bases, memory, paths, runs
 from kmlite.cli import console
 
+TRACKERS = ("none", "trackio", "tensorboard", "wandb")
 WORSE = 3  # exit status of a stage that ended worse than it began
 
 
 def plan_of(step: str, settings, base: Path, base_name: str, data: dict[str, list[Path]]) -> dict:
     """What decides a stage's result: settings, the model it starts from, its data."""
-    aside = ("base", "refined", "out", "restart", "accept_regression")
+    commit = {"commit": bases.commit_of(base)} if bases.commit_of(base) else {}
+    aside = ("base", "refined", "out", "restart", "accept_regression", "report_to")
     return {
         "step": step,
         "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k not in aside},
-        "base": {"name": base_name, "fingerprint": runs.model_fingerprint(base)},
+        "base": {"name": base_name, "fingerprint": runs.model_fingerprint(base), **commit},
         "data": {name: runs.fingerprint(*files) for name, files in data.items()},
     }
+
+
+def check_tracker(name: str) -> None:
+    if name != "none" and not importlib.util.find_spec(name):
+        raise click.ClickException(f"{name} is not installed. Run: .venv/bin/pip install {name}   (or leave --report-to out)")
 
 
 def skip_or_begin(folder: Path, plan: dict, settings) -> bool:
@@ -31,7 +40,11 @@ def skip_or_begin(folder: Path, plan: dict, settings) -> bool:
         console.print(f"  done before, nothing changed: {folder / paths.FINAL}   (ARGS=--restart runs it again)")
         verdict(runs.read_json(folder / paths.RECORD)["metrics"]["worse"], plan["step"], settings)
         return True
-    runs.begin(folder, plan, settings.restart)
+    check_tracker(settings.report_to)
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))  # the trainer's own place goes with the checkpoints
+    if not runs.rank():
+        runs.begin(folder, plan, settings.restart)
+    runs.wait()
     return False
 
 
@@ -40,14 +53,20 @@ def fit(settings, base: Path, checkpoints: Path, *, embeddings: str = "none", ne
 
     A CPU takes what the recipe says, in 16-bit (computed in float32) where `auto` leaves it open.
     """
+    note = checkpoints / "memory.json"
+    with runs.first_alone():
+        stored = runs.read_record(note)
+        if not stored:
+            stored = dataclasses.asdict(fresh_fit(settings, base, checkpoints, embeddings, new_rows))
+            runs.write_json(note, stored)
+    return memory.Plan(**stored)
+
+
+def fresh_fit(settings, base: Path, checkpoints: Path, embeddings: str, new_rows: int) -> memory.Plan:
     import torch
 
     from kmlite import model
 
-    note = checkpoints / "memory.json"
-    stored = runs.read_record(note)
-    if stored:
-        return memory.Plan(**stored)
     shape = memory.shape_of(base)
     need = sum(memory.disk(shape, settings.rank, new_rows=new_rows, extends=bool(new_rows)).values())
     free = shutil.disk_usage(checkpoints.parent).free
@@ -57,16 +76,13 @@ def fit(settings, base: Path, checkpoints: Path, *, embeddings: str = "none", ne
             "  Free some space, or name another place: OUT=…"
         )
     if model.on_gpu():
-        found = memory.choose(shape, torch.cuda.mem_get_info()[0], settings, embeddings=embeddings, new_rows=new_rows)
-    else:
-        precision = "16bit" if settings.precision == "auto" else settings.precision
-        mode = "new" if embeddings == "auto" else embeddings
-        recompute = model.recomputes(settings.checkpointing)
-        size = {"rank": settings.rank, "batch": settings.batch, "length": settings.length, "dropout": settings.dropout}
-        parts = memory.parts(shape, precision=precision, embeddings=mode, new_rows=new_rows, recompute=recompute, gpu=False, **size)
-        found = memory.Plan(precision, settings.batch, settings.accumulation, mode, settings.length, parts, [], True)
-    runs.write_json(note, dataclasses.asdict(found))
-    return found
+        return memory.choose(shape, torch.cuda.mem_get_info()[0], settings, embeddings=embeddings, new_rows=new_rows)
+    precision = "16bit" if settings.precision == "auto" else settings.precision
+    mode = "new" if embeddings == "auto" else embeddings
+    recompute = model.recomputes(settings.checkpointing)
+    size = {"rank": settings.rank, "batch": settings.batch, "length": settings.length, "dropout": settings.dropout}
+    parts = memory.parts(shape, precision=precision, embeddings=mode, new_rows=new_rows, recompute=recompute, gpu=False, **size)
+    return memory.Plan(precision, settings.batch, settings.accumulation, mode, settings.length, parts, [], True)
 
 
 def fitted_in_words(plan: memory.Plan, settings, what: str) -> dict[str, str]:

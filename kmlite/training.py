@@ -137,6 +137,14 @@ def train(
             kept = last_checkpoint(folder)
             where = f"the last checkpoint is {kept.name}" if kept else "there is no checkpoint yet"
             raise click.ClickException(f"stopped at once; {where}. Run the same command to go on from there.") from None
+        except Exception as error:
+            # torch reads a checkpoint's state as weights alone; code in it is not run but ends here
+            if not checkpoint or "Weights only load failed" not in str(error):
+                raise
+            raise click.ClickException(
+                f"{checkpoint} holds something else than weights and numbers, so it is not read. It was damaged, or is not yours.\n"
+                f"  Remove that folder to go on from the one before, or add ARGS=--restart to begin anew."
+            ) from error
         finally:
             for callback in trainer.callback_handler.callbacks:
                 if hasattr(callback, "close"):
@@ -228,12 +236,13 @@ def prepare(
         remove_unused_columns=False,
         train_sampling_strategy=order,
         dataloader_num_workers=0,
-        report_to="none",
+        ddp_find_unused_parameters=False,  # all that trains is used in each step
+        report_to=settings.report_to,
         disable_tqdm=True,
     )
     for_training(model, tokenizer)
     multiple = 8 if on_gpu() else 1  # tensor cores want multiples of 8
-    meter, stop = Meter(accumulation), Stop()
+    meter, stop = Meter(accumulation, processes), Stop()
 
     def batch(rows: list[dict]) -> dict:
         out = collate(rows, tokenizer, multiple, apart)
@@ -292,7 +301,7 @@ def optimizer(model, arguments, embedding_learning_rate: float | None):
     from transformers import Trainer
 
     kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
-    weights = {True: [], False: []}
+    weights: dict[bool, list] = {True: [], False: []}
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             weights[is_embedding(name)].append(weight)

@@ -197,12 +197,16 @@ def counts(refined: Path) -> dict[str, int]:
 
 def show_plan(settings: Settings) -> None:
     import torch
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from kmlite import bases, memory
     from recipes import stage0, stage1, stage2
 
     base = bases.at_hand(settings.base)
+    if base and bases.is_stand_in(base):
+        console.print("\nNo plan: the embedded base fits any machine.")
+        return
     shape = memory.shape_of(base) if base else memory.MEDGEMMA
     cards: list[tuple[str, float]] = [(memory.TYPICAL[size], size) for size in memory.SIZES]
     if settings.vram:
@@ -212,31 +216,30 @@ def show_plan(settings: Settings) -> None:
         cards = [(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0] / memory.GIB)]
     tokens = tokens_of(settings)
     stages = (("stage0", stage0.Settings()), ("stage1", stage1.Settings()), ("stage2", stage2.Settings()))
-    title = f"Plan for {settings.base}, {shape.parameters / 1e9:.2f} billion parameters (calculated; docs/gpu.md says what was measured)"
-    table = Table("card", "", "weights", "batch", "new rows", "GiB", "gave up", "tokens/s", "hours", title=title, title_justify="left")
+    console.print(
+        f"\nPlan for {settings.base}, {shape.parameters / 1e9:.2f} billion parameters; calculated, docs/gpu.md says what was measured"
+    )
+    table = Table("card", "", "weights", "batch", "GiB", "gave up", "tokens/s", "hours", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name, gib in cards:
         for step, values in stages:
-            extra = {"embeddings": "auto", "new_rows": 5000} if step == "stage0" else {}
-            plan = memory.choose(shape, gib * memory.GIB, values, **extra)
-            rate, how = rate_of(settings.out, step, shape, name, plan.precision, memory)
+            plan = plan_of(shape, gib, step, values)
+            rate, measured = rate_of(settings.out, step, shape, name, plan.precision)
             hours = tokens[step] / rate / 3600 if rate else 0
             table.add_row(
-                f"{gib:g} GiB ({name})" if step == "stage0" else "",
+                f"{gib:.3g} GiB {name}" if step == "stage0" else "",
                 step,
                 plan.precision,
                 f"{plan.batch} × {plan.accumulation}",
-                "" if step != "stage0" else "yes" if plan.embeddings == "new" else "no",
-                f"{plan.total / memory.GIB:.1f}" + ("" if plan.fits else " [red]does not fit[/]"),
-                ", ".join(plan.gave_up) or "nothing",
-                f"{rate:,.0f} {how}" if rate else "unknown",
-                f"{hours:,.1f}" if hours >= 0.1 else "under 0.1" if hours else "–",
+                f"{plan.total / memory.GIB:.1f}" + ("" if plan.fits else " [red]too much[/]"),
+                ", ".join(given.partition(" →")[0] for given in plan.gave_up),
+                f"{'' if measured else '~'}{rate:,.0f}" if rate else "unknown",
+                "–" if not hours else f"{hours:,.1f}" if hours >= 0.1 else "< 0.1",
             )
-    console.print()
     console.print(table)
+    console.print("  ~ is an estimate from the card's published peak; after a stage has run here, its own rate stands there instead.")
     if len(cards) == 1:
         for step, values in stages:
-            extra = {"embeddings": "auto", "new_rows": 5000} if step == "stage0" else {}
-            plan = memory.choose(shape, cards[0][1] * memory.GIB, values, **extra)
+            plan = plan_of(shape, cards[0][1], step, values)
             found = ", ".join(f"{part} {size / memory.GIB:.2f}" for part, size in plan.parts.items())
             console.print(f"  {step} in GiB: {found}")
     if not any(tokens.values()):
@@ -253,6 +256,15 @@ def show_plan(settings: Settings) -> None:
         )
 
 
+def plan_of(shape, gib: float, step: str, values):
+    """The plan of a stage's own settings on a card with `gib` GiB free."""
+    from kmlite import memory
+
+    if step == "stage0":
+        return memory.choose(shape, gib * memory.GIB, values, embeddings=values.embeddings, new_rows=int(values.new_tokens))
+    return memory.choose(shape, gib * memory.GIB, values)
+
+
 def tokens_of(settings: Settings) -> dict[str, float]:
     """Tokens that each stage trains on, estimated from the characters that refine counted."""
     from recipes import stage0, stage1, stage2
@@ -266,15 +278,16 @@ def tokens_of(settings: Settings) -> dict[str, float]:
     }
 
 
-def rate_of(out: Path, step: str, shape, card: str, precision: str, memory) -> tuple[float | None, str]:
-    """(tokens per second, how it is known): this stage's own on the same card, else an estimate from the card's published peak."""
+def rate_of(out: Path, step: str, shape, card: str, precision: str) -> tuple[float | None, bool]:
+    """(tokens per second, whether measured): this stage's own on the same card, else an estimate from the card's published peak."""
+    from kmlite import memory
     from kmlite.runs import read_record
 
     record = read_record(out / paths.STAGES[int(step[-1])] / paths.RECORD)
     if record and record.get("device") == card:
         training = record["metrics"].get("training") or record["metrics"]["loops"][-1]["training"]
-        return training["tokens_per_second"], "(measured)"
-    return memory.estimated_rate(shape, card, precision), "(estimate)"
+        return training["tokens_per_second"], True
+    return memory.estimated_rate(shape, card, precision), False
 
 
 command = recipe(Settings)(main)

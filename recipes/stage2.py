@@ -14,6 +14,7 @@ import click
 from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
 from kmlite.model import CHECKPOINTING, PRECISIONS
+from kmlite.stages import TRACKERS
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Settings:
     entries: int = setting(200, "dictionary entries in the gauge at the most")
     eval_batch: int = setting(0, "questions answered at once; 0 chooses by device")
     seed: int = setting(0, "of LoRA, order of data and dropout")
+    report_to: str = setting("none", "a tracker that gets each step's loss; to be installed beside kmlite", TRACKERS)
     accept_regression: bool = setting(False, "go on where the stage made the model worse, instead of leaving with status 3")
     restart: bool = setting(False, "drop an unfinished run, or redo a finished one")
 
@@ -105,6 +107,7 @@ def main(settings: Settings) -> None:
     stand_in = bases.is_stand_in(base)
     fitted = stages.fit(settings, base, folder / paths.CHECKPOINTS)
     precision = fitted.precision
+    on_card = replace(settings, batch=fitted.batch, accumulation=fitted.accumulation)
     test = records.read_exam(settings.refined, "test") if test_path.exists() else []  # here for its stems alone
     questions, leaked = exam.without_leaks(questions, dev, test, fewshot)
     pairs, reasoned = exam.turns(questions, settings.reasoned_share, settings.seed)
@@ -179,7 +182,7 @@ def main(settings: Settings) -> None:
             console.print(f"  loop {number}       {reasoning.in_words(reasoning.counts(asked))}")
             if stand_in and number == 1:
                 console.print(f"  {reasoning.OF_THIS_SIZE}")
-        rows, balance = exam.rows_of_loop(tokenizer, teaching, number, settings)
+        rows, balance = exam.rows_of_loop(tokenizer, teaching, number, on_card)
         if settings.shuffle and number == 1:
             shares = ", ".join(f"{letter} {share:.1%}" for letter, share in balance.items())
             console.print(f"  letters      right answers after shuffling: {shares}")
@@ -188,14 +191,14 @@ def main(settings: Settings) -> None:
             tokenizer,
             rows,
             checkpoints,
-            replace(settings, batch=fitted.batch, accumulation=fitted.accumulation),
+            on_card,
             eval_rows=dev_rows,
             order="sequential",
             epochs=1,
             answer_weight=settings.answer_weight,
         )
         dev_score = accuracy(adapted, dev)
-        record = {"loop": number, "dev": without_predictions(dev_score), "letters": balance, "training": result}
+        record: dict = {"loop": number, "dev": without_predictions(dev_score), "letters": balance, "training": result}
         record["reasoned_rows"] = exam.turns(teaching, settings.reasoned_share, settings.seed)[1]
         target = folder / f"loop_{number}"
         model.save_adapter(adapted, target)
