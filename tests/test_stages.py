@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from kmlite import loops, merging, model, paths, runs
-from recipes import evaluate, pipeline, stage0, stage1, stage2
+from recipes import evaluate, export, pipeline, stage0, stage1, stage2
 
 SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "2"]
 STAGE0 = [*SMALL, "--new-tokens", "40", "--length", "64", "--max-steps", "12", "--save-every", "4", "--heldout", "6", "--entries", "5"]
@@ -456,3 +456,17 @@ def test_the_report_reads_what_the_stages_wrote(trained, tiny_refined):
     html = page.build(tiny_refined, out, "ko", {})
     test = runs.read_json(out / paths.STAGES[2] / paths.EVALUATION)["summary"]
     assert f"{test['accuracy']:.1f}%" in html
+
+
+@pytest.mark.parametrize("kind", ["merged", "adapter"])
+def test_what_the_stages_trained_is_exported_with_its_card(trained, tiny_refined, tmp_path, kind):
+    """On records as the stages write them."""
+    if kind == "adapter" and not record(trained[0] / paths.STAGES[2])["metrics"]["best_loop"]:
+        pytest.skip("no loop of these minimal models was better on dev")
+    run(export, "--refined", tiny_refined, "--out", trained[0], "--format", kind, "--to", tmp_path / "to")
+    text = (tmp_path / "to" / "README.md").read_text(encoding="utf-8")
+    metrics = [record(trained[0] / stage)["metrics"] for stage in paths.STAGES]
+    dev = metrics[2]["after"]["dev"]
+    assert f"{dev['accuracy']:.1f}% ({dev['interval'][0]:.1f}–{dev['interval'][1]:.1f}) | {dev['n']} |" in text
+    assert f"{metrics[0]['gauge']['after']['bits']['korean']:.3f}" in text
+    assert f"| {metrics[1]['before']['taught']:.3f} | {metrics[1]['after']['taught']:.3f} |" in text
