@@ -231,7 +231,8 @@ def datatrove(corpus: Path, out: Path) -> None:
     from datatrove.pipeline.writers import JsonlWriter
     from datatrove.utils import word_tokenizers
 
-    from kmlite.refine.text import clean, is_korean, is_no_advertisement
+    from kmlite.refine.cleaning import clean
+    from kmlite.refine.text import is_korean, is_no_advertisement
 
     word_tokenizers.KiwiTokenizer.word_tokenize = lambda _self, text: text.split()
 

@@ -7,7 +7,9 @@ import pytest
 
 from kmlite import paths
 from kmlite.refine import text as rules
-from kmlite.refine.text import clean, compose, judge, squeeze, strip_addresses, strip_html, strip_wiki
+from kmlite.refine.cleaning import clean
+from kmlite.refine.markup import strip_html, strip_wiki
+from kmlite.refine.text import compose, judge, squeeze, strip_addresses
 
 KOREAN = (
     "고혈압은 동맥의 압력이 정상보다 높은 상태가 이어지는 병이다. 진료실에서 잰 수축기 혈압이 140 이상이면 고혈압으로 본다. "
