@@ -8,7 +8,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 from kmlite.refine import batch, cleaning  # noqa: E402
 from kmlite.refine.cleaning import clean, clean_all, look  # noqa: E402
-from kmlite.refine.markup import strip_html, strip_notes, strip_wiki  # noqa: E402
+from kmlite.refine.markup import strip_html, strip_links, strip_notes, strip_wiki  # noqa: E402
 from kmlite.refine.text import (  # noqa: E402
     AD_TERMS,
     CHAT_TOKENS,
@@ -105,6 +105,13 @@ SIGNS = (
         "\u3000",
         "\u2028",
         "ftp://a.kr",
+        "](",
+        "[",
+        "![",
+        "[!INCLUDE ",
+        "a.md)",
+        '<sup class="reference">',
+        "</sup>",
         "．",
         "０１０",
         "１２３４",
@@ -140,6 +147,7 @@ RULES = {
     cleaning.WIKI: strip_wiki,
     cleaning.TAG | cleaning.ENTITY: strip_html,
     cleaning.TAG: strip_notes,
+    cleaning.LINK: strip_links,
 }
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 
 import numpy as np
 
-from kmlite.refine.markup import strip_html, strip_notes, strip_wiki
+from kmlite.refine.markup import strip_html, strip_links, strip_notes, strip_wiki
 from kmlite.refine.text import INVISIBLE, LINE_ENDS, SALES, compose, holds_chat_token, is_plain, squeeze, squeeze_plain, strip_addresses
 
 PASSES = 8
@@ -19,7 +19,7 @@ LAST_RESORT = str.maketrans("", "", "<>&[]{}()|=~'@:/.0123456789")  # without th
 
 WORD, LETTER, HANGUL, KANA, BLANK, MARK, SALE, ODD = (1 << bit for bit in range(8))
 CODES = 0x32000  # the table's size: the planes that hold letters; what is above is an odd sign
-MARKS = "<&@:w[{|='"  # signs that some rule begins with
+MARKS = "<&@:w[]{|='"  # signs that some rule begins with
 
 
 @functools.cache
@@ -50,9 +50,9 @@ def kinds() -> np.ndarray:
 
 # ---- what rules a text may need, a bit each
 
-COMPOSE, TABS, BLANKS, URL, MAIL, NUMBER, RESIDENT, WIKI, TAG, ENTITY = (1 << bit for bit in range(10))
+COMPOSE, TABS, BLANKS, LINK, URL, MAIL, NUMBER, RESIDENT, WIKI, TAG, ENTITY = (1 << bit for bit in range(11))
 ADDRESS = URL | MAIL | NUMBER | RESIDENT
-RULES = ADDRESS | WIKI | TAG | ENTITY
+RULES = LINK | ADDRESS | WIKI | TAG | ENTITY
 KINDS_OF_ADDRESS = {"url": URL, "mail": MAIL, "resident_number": RESIDENT, "phone": NUMBER}
 PAD = 20  # blanks behind the texts, so that every sign has some after it: more than two groups of a resident number
 TWICE = np.array([ord(sign) for sign in "w[{|='"])
@@ -99,6 +99,7 @@ def look(texts: list[str]) -> list[int]:
     letter = (small >= 0) & (small < 26)
     twice = (first == second) & np.isin(first, TWICE)
     need(URL, marks[((first == ord(":")) & (second == ord("/"))) | (twice & (first == ord("w")))])
+    need(LINK, marks[(first == ord("]")) & (second == ord("("))])
     need(MAIL, marks[first == ord("@")])
     need(TAG, marks[(first == ord("<")) & (letter | (second == ord("/")) | (second == ord("!")))])
     need(ENTITY, marks[(first == ord("&")) & (letter | (second == ord("#")))])
@@ -120,8 +121,10 @@ def tidy(text: str, needs: int) -> tuple[str, int]:
 
 
 def mend(text: str, needs: int, counts: Counter | None) -> str:
-    """Addresses, wiki, HTML, once. What one brings up for an earlier one waits for the next pass. Addresses come before HTML,
-    since an unescaped `&` would cut them."""
+    """Links, addresses, wiki, HTML, once. What one brings up for an earlier one waits for the next pass. Links come before
+    addresses, which stand in them, and these before HTML, since an unescaped `&` would cut them."""
+    if needs & LINK:
+        text = strip_links(text)
     if needs & ADDRESS:
         text = strip_addresses(text, [kind for kind, bit in KINDS_OF_ADDRESS.items() if needs & bit], counts)
     if needs & TAG:

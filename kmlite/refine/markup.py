@@ -1,4 +1,4 @@
-"""Markup to readable text: HTML, and the pages of NamuWiki and MediaWiki.
+"""Markup to readable text: HTML, the pages of NamuWiki and MediaWiki, and the links of Markdown.
 
 Every expression here is linear: what can't be (comments without an end, headings) is found by `str.find` or line by line.
 """
@@ -124,14 +124,27 @@ STRUCK = re.compile(r"(?<![\d~])~~(?![\s~])[^~\n]{1,300}~~(?!~)|(?<![\w\-])--(?!
 LIST_MARK = re.compile(r"^[ \t]*(?:[*#;:]+|>+)[ \t]*|^-{4,}[ \t]*$", re.MULTILINE)
 
 
+REFERENCE = re.compile(r"<sup\b[^<>]*\bclass=[\"']?reference[^<>]*+>(?:(?!</?sup)[\s\S])*+</sup>")
+# a path or an address, so that `a[i](x)` and `[1](2)` stay; nothing that is a name before it, since that is code
+MARKDOWN_TARGET = r"""\((?=[^()\s]{0,2000}[/.#])(?:[^()\s]|\([^()\s]{0,200}\)){1,2000}+(?:[ \t]+"[^"\n]*")?\)"""
+MARKDOWN_LINK = re.compile(rf"(!?)\[(?<![A-Za-z0-9_\])]\[)((?:[^\[\]\n]++|\[[^\[\]\n]*+\])*+)\]{MARKDOWN_TARGET}")
+MARKDOWN_INCLUDE = re.compile(rf"\[!INCLUDE ?\[([^\[\]\n]*+)\]{MARKDOWN_TARGET}\]", re.IGNORECASE)
+
+
+def strip_links(text: str) -> str:
+    """The labels of Markdown's links and includes; of its pictures nothing, as of HTML's."""
+    text = MARKDOWN_INCLUDE.sub(r"\1", text) if "[!" in text else text
+    return MARKDOWN_LINK.sub(lambda link: "" if link[1] else strip_links(link[2]) if "](" in link[2] else link[2], text)
+
+
 def strip_notes(text: str) -> str:
-    """Without MediaWiki's footnotes in tags."""
-    return REF.sub("", text) if "<ref" in text else text
+    """Without MediaWiki's footnotes in tags, as written and as shown: the `[1]` of a rendered page."""
+    text = REF.sub("", text) if "<ref" in text else text
+    return REFERENCE.sub("", text) if "<sup" in text else text
 
 
 def strip_wiki(text: str) -> str:
     """The readable text of NamuWiki and MediaWiki pages: link labels, cells and headings stay; templates and notes go."""
-    text = strip_notes(text)
     if not is_wiki(text):
         return text
     text = LANGUAGE.sub(r"\1", text)

@@ -136,7 +136,8 @@ HANGUL_LEAST = 20
 # A blank may stand or not. Each is longer than one sign, and none begins with a blank: `batch` counts their first two.
 SALES_TERMS = (
     "최저가|무료 배송|지금 구매|구매 문의|카톡 문의|카카오톡 문의|상담 문의|할인|쿠폰|적립금|사은품|특가|파격|대방출|땡처리|이벤트|"
-    "선착순|클릭|공짜|당일 입금|당일 개통|당일 배송|한정 수량|정품 보장|보장|증정|공구|무료 체험|신용 불량|무직자|매입|오픈 기념|1+1|지금 예약|마감 임박"
+    "선착순|클릭|공짜|당일 입금|당일 개통|당일 배송|한정 수량|정품 보장|보장|증정|공구|무료 체험|신용 불량|무직자|매입|오픈 기념|"
+    "1+1|지금 예약|마감 임박"
 )
 SALES = SALES_TERMS.split("|")
 AD_TERMS = re.compile("|".join(re.escape(term).replace(r"\ ", r"\s?") for term in SALES))
