@@ -24,6 +24,7 @@ def plan_of(step: str, settings, base: Path, base_name: str, data: dict[str, lis
 
 def skip_or_begin(folder: Path, plan: dict, settings) -> bool:
     """True where the step's record says that it is done and nothing changed; else the run's plan is noted."""
+    runs.tidy_after_kill(folder)
     if not settings.restart and runs.is_done(folder, plan):
         console.print(f"  done before, nothing changed: {folder / paths.FINAL}   (ARGS=--restart runs it again)")
         verdict(runs.read_json(folder / paths.RECORD)["metrics"]["worse"], plan["step"], settings)
