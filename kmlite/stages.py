@@ -46,6 +46,7 @@ def fit(settings, base: Path, checkpoints: Path, *, embeddings: str = "none", ne
     stored = runs.read_record(note)
     if stored:
         return memory.Plan(**stored)
+    model.fast_model()  # before transformers, which shape_of asks
     shape = memory.shape_of(base)
     if model.on_gpu():
         found = memory.choose(shape, torch.cuda.mem_get_info()[0], settings, embeddings=embeddings, new_rows=new_rows)
