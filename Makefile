@@ -5,7 +5,10 @@ RAW ?= data/01_raw
 REFINED ?= data/02_refined
 OUT ?= model
 BASE ?=
+HARNESS ?=
+MODEL ?=
 ARGS ?=
+GPUS ?= 1
 
 PY := .venv/bin/python
 STAMP := .venv/.done
@@ -16,7 +19,7 @@ BASE_ARG = $(if $(BASE),--base "$(BASE)")
 FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup extras lock demo data refine stage0 stage1 stage2 eval compare pipeline bench bench-gpu test-gpu test check format clean
+.PHONY: help setup extras lock demo doctor data refine stage0 stage1 stage2 eval compare report chat export pipeline bench bench-gpu test-gpu test check format clean
 
 help: ## this page
 	@echo "kmlite: teach MedGemma Korean medicine on one graphics card"
@@ -52,14 +55,17 @@ lock: $(STAMP) ## write requirements/*.txt anew from the .in files
 demo: $(STAMP) ## the whole pipeline on sample data and an embedded base, on any machine
 	$(PY) -m recipes.demo $(ARGS)
 
+doctor: $(STAMP) ## what this machine can do, what is missing, and the plan of each stage
+	$(PY) -m recipes.doctor $(BASE_ARG) --raw "$(RAW)" $(FOLDERS) $(ARGS)
+
 data: $(STAMP) ## fetch public Korean data into RAW (recipes/data.py has the table)
 	$(PY) -m recipes.data --raw "$(RAW)" $(ARGS)
 
 refine: $(STAMP) ## clean the raw data in RAW, write REFINED
 	$(PY) -m recipes.refine --raw "$(RAW)" --refined "$(REFINED)" $(ARGS)
 
-stage0: $(STAMP) ## teach BASE Korean text: new tokens, embeddings, LoRA
-	$(PY) -m recipes.stage0 $(BASE_ARG) $(FOLDERS) $(ARGS)
+stage0: $(STAMP) ## teach BASE Korean text: new tokens, embeddings, LoRA (GPUS=N shares it among cards)
+	$(PY) $(if $(filter-out 1,$(GPUS)),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m recipes.stage0 $(BASE_ARG) $(FOLDERS) $(ARGS)
 
 stage1: $(STAMP) ## teach the medical dictionary
 	$(PY) -m recipes.stage1 $(BASE_ARG) $(FOLDERS) $(ARGS)
@@ -67,14 +73,23 @@ stage1: $(STAMP) ## teach the medical dictionary
 stage2: $(STAMP) ## teach exam questions until the target accuracy on dev
 	$(PY) -m recipes.stage2 $(BASE_ARG) $(FOLDERS) $(ARGS)
 
-eval: $(STAMP) ## score the final model (or BASE) on the test questions
-	$(PY) -m recipes.evaluate $(BASE_ARG) $(FOLDERS) $(ARGS)
+eval: $(STAMP) ## score the final model (or BASE) on the test questions; HARNESS=1: by lm-eval itself
+	$(PY) -m recipes.$(if $(HARNESS),harness,evaluate) $(BASE_ARG) $(FOLDERS) $(ARGS)
 
 compare: $(STAMP) ## compare two evaluations, A=folder B=folder: the paired difference and what flipped
 	$(PY) -m recipes.compare --a "$(A)" --b "$(B)" $(ARGS)
 
+report: $(STAMP) ## write OUT/report.html: what every step did, on one page that opens from disk
+	$(PY) -m recipes.report $(FOLDERS) $(ARGS)
+
+chat: $(STAMP) ## talk to MODEL (default: the newest stage in OUT); ARGS=--web in the browser
+	@$(PY) -m recipes.chat $(if $(MODEL),--model "$(MODEL)") $(FOLDERS) $(ARGS)
+
 pipeline: $(STAMP) ## refine, stage 0, 1, 2 and eval, skipping what is done and unchanged
 	$(PY) -m recipes.pipeline --raw "$(RAW)" $(FOLDERS) $(BASE_ARG) $(ARGS)
+
+export: $(STAMP) ## write a stage's model for others: merged, adapter or gguf; --push puts it on the Hub
+	$(PY) -m recipes.export $(FOLDERS) $(ARGS)
 
 bench: $(STAMP) ## how fast and how exact refine is (minutes)
 	$(PY) -m benchmarks.refine $(ARGS)

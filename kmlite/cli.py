@@ -3,7 +3,9 @@
 import errno
 import functools
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import MISSING, field, fields
 from pathlib import Path
@@ -13,7 +15,13 @@ import click
 from rich.console import Console
 
 # A log file or a pipe has no width of its own: 160 columns keep a table's row on one line there.
-console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
+# Where several processes train together, the first one speaks.
+console = Console(
+    highlight=False,
+    soft_wrap=not sys.stdout.isatty(),
+    width=None if sys.stdout.isatty() else 160,
+    quiet=os.environ.get("RANK", "0") != "0",
+)
 
 DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
@@ -59,9 +67,13 @@ def recipe(settings: type) -> Callable:
 
 
 def with_plain_errors(work: Callable, *args: Any) -> None:
-    """Run `work(*args)`; a full disk or a folder that can't be written ends in one line and exit code 1."""
+    """Run `work(*args)`; a full disk, a folder that can't be written, Ctrl-C or SIGTERM ends in one line and exit code 1."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         work(*args)
+    except KeyboardInterrupt:
+        raise click.ClickException("stopped. What was finished is kept; run the same command to go on.") from None
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise

@@ -27,17 +27,18 @@ Measure = tuple[int, Callable[[], dict]]
 
 
 class Meter:
-    """Counts the tokens that go through the model, and remembers which records the last batches held."""
+    """Counts the tokens that go through the model (all `processes` take as many), and remembers which records the last batches held."""
 
-    def __init__(self, batches_a_step: int) -> None:
+    def __init__(self, batches_a_step: int, processes: int = 1) -> None:
+        self.processes = processes
         self.tokens = self.useful = 0
         self.last: deque = deque(maxlen=batches_a_step + 1)  # one more: the loader draws a batch ahead
 
     def note(self, rows: list[dict], batch: dict) -> None:
         if "record" not in rows[0]:  # rows that only measure
             return
-        self.tokens += batch["input_ids"].numel()
-        self.useful += sum(len(row["input_ids"]) for row in rows)
+        self.tokens += batch["input_ids"].numel() * self.processes
+        self.useful += sum(len(row["input_ids"]) for row in rows) * self.processes
         self.last.append([(row["record"], row["input_ids"]) for row in rows])
 
     def suspects(self, tokenizer) -> list[dict]:

@@ -156,7 +156,8 @@ class Plan:
 
 
 def choose(shape: Shape, room: float, settings, *, embeddings: str = "none", new_rows: int = 0) -> Plan:
-    """The first settings that fit into `room` bytes: precision goes before batch, trained rows go last.
+    """The first settings that fit into `room` bytes: precision goes before batch, trained rows go last. Where there is room, up
+    to four times the recipe's batch goes through at once: fewer passes over the weights.
 
     batch × accumulation, and with them what is learned from a step, stay as the recipe has them; so does the length.
 
@@ -164,9 +165,10 @@ def choose(shape: Shape, room: float, settings, *, embeddings: str = "none", new
         settings: a stage's; what the user set (precision, batch) is never changed but for `auto` and a batch that is too large.
         embeddings: "auto" may fall from the new rows to none; a mode that was asked for stays.
     """
-    precisions = ("16bit", "8bit", "4bit") if settings.precision == "auto" else (settings.precision,)
+    # 8-bit is left to those who ask for it: LLM.int8 is about half as fast as either of the others
+    precisions = ("16bit", "4bit") if settings.precision == "auto" else (settings.precision,)
     modes = ("new", "none") if embeddings == "auto" else (embeddings,)
-    batches = [settings.batch]
+    batches = [settings.batch * more for more in (4, 2) if settings.accumulation % more == 0] + [settings.batch]
     while batches[-1] > 1 and batches[-1] % 2 == 0:
         batches.append(batches[-1] // 2)
     for mode, precision, batch in itertools.product(modes, precisions, batches):
@@ -186,7 +188,7 @@ def choose(shape: Shape, room: float, settings, *, embeddings: str = "none", new
             gave_up.append("new tokens")
         if precision != precisions[0]:
             gave_up.append(f"{precisions[0]} → {precision}")
-        if batch != settings.batch:
+        if batch < settings.batch:
             gave_up.append(f"batch {settings.batch} → {batch}")
         accumulation = settings.accumulation * settings.batch // batch
         fits = sum(found.values()) <= room * (1 - ROOM)
@@ -206,3 +208,15 @@ def estimated_rate(shape: Shape, card: str, precision: str) -> float | None:
     """Tokens per second on a card by its published peak and an assumed utilisation: an estimate. None for an unknown card."""
     known = [peak for name, peak in CARDS.items() if name in card.replace("GeForce ", "").replace("NVIDIA ", "")]
     return UTILISATION[precision] * max(known) * 1e12 / operations(shape) if known else None
+
+
+def disk(shape: Shape, rank: int, *, new_rows: int = 0, extends: bool = False) -> dict[str, int]:
+    """Bytes that a stage needs on the disk of OUT at the most, by part."""
+    trained = lora_parameters(shape, rank) + new_rows * shape.hidden
+    model = 2 * shape.parameters
+    return {
+        "checkpoints": 3 * 12 * trained,  # two are kept while a third is written; float32 weights and two moments each
+        "adapter": 4 * trained,
+        "merged model": model,
+        **({"extended base": model} if extends else {}),
+    }

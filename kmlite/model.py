@@ -76,14 +76,14 @@ def bf16() -> bool:
 
 
 def pick_precision(precision: str) -> str:
-    """Resolve "auto" by free GPU memory, to evaluate in: calculated for a 4B model, 8.0 GiB of weights in 16-bit, 5.0 in 8, 3.6 in 4,
-    and up to 3 beside them for the logits of a batch."""
+    """Resolve "auto" by free GPU memory, to evaluate in: calculated for a 4B model, 8.0 GiB of weights in 16-bit, 3.6 in 4, and up to 3
+    beside them for the logits of a batch."""
     if precision != "auto" or not on_gpu():
         return "16bit" if precision == "auto" else precision
     import torch
 
     free = torch.cuda.mem_get_info()[0] / 2**30
-    return "16bit" if free >= 12 else "8bit" if free >= 9 else "4bit"
+    return "16bit" if free >= 12 else "4bit"
 
 
 def recomputes(setting: str) -> bool:

@@ -6,14 +6,20 @@ that the prompt of an evaluation is a prefix of the training text, token for tok
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 VERSION = 1  # stands beside every figure: raise it when a word of a prompt or a rule of read_answer changes
 LETTERS = "ABCDE"
+WHERE_FROM = ("year", "period", "q_number")  # of an exam question, with its subject; never shown to a model
 IGNORED = -100  # a label that the loss does not count
 
 SHORT = "정답 알파벳만 답하세요 (A, B, C, D, E 중 하나)."
 REASONED = "Reasoning 후 정답 알파벳 하나만 답하세요."
 STEPS = ("첫째", "둘째", "셋째", "넷째")
+
+# ---- the ways to ask an exam question, and the tokens that an answer may take
+TOKENS = {"kmlite": 32, "kmlite-reasoned": 500, "lm-eval": 1024}
+PROMPTS = tuple(TOKENS)
 
 
 def dictionary_prompt(term: str) -> str:
@@ -58,6 +64,41 @@ def conclusion_letter(cot: str) -> str | None:
     return found.group(1) if found else None
 
 
+# The task kormedmcqa of lm-eval 0.4.13, word for word (lm_eval/tasks/kormedmcqa/): its version, its stops, its way to read an
+# answer, which is appendix B of the paper (arXiv 2403.01469). tests/test_harness.py holds them against the package itself.
+HARNESS = {"package": "lm-eval 0.4.13", "task": "kormedmcqa", "version": "3.0"}
+HARNESS_STOPS = ("Q:", "</s>", "<|im_end|>", ".", "\n\n")
+HARNESS_CHOICES = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (r"정답[:\s]*([ABCDE])", r"정답은\s*([ABCDE])\s*입니다", r"\b([ABCDE])\.", r"\b([ABCDE])\b")
+]
+
+
+def harness_prompt(question: dict, examples: Sequence[dict] = ()) -> str:
+    """lm-eval's text for a question, behind the answered `examples` of its subject."""
+
+    def asked(one: dict) -> str:
+        options = "\n".join(f"{letter}. {one[letter]}" for letter in LETTERS)
+        return f"{one['question'].strip()}\n{options}\n정답："
+
+    return "".join(f"{asked(example)} {example['answer']}\n\n" for example in examples) + asked(question)
+
+
+def harness_output(text: str) -> str:
+    """A continuation up to the first stop: what lm-eval reads."""
+    for stop in HARNESS_STOPS:
+        text = text.split(stop)[0]
+    return text
+
+
+def harness_answer(output: str) -> str | None:
+    """The letter that lm-eval reads: the last match of the first pattern that matches; None where none does (it counts as wrong)."""
+    for pattern in HARNESS_CHOICES:
+        if found := pattern.findall(output):
+            return found[-1].upper()
+    return None
+
+
 def conversation_ids(tokenizer, prompt: str, answer: str | None = None) -> tuple[list[int], list[int]]:
     """Token ids and labels of one turn each of user and model, in the tokenizer's own chat template.
 
@@ -77,11 +118,20 @@ def conversation_ids(tokenizer, prompt: str, answer: str | None = None) -> tuple
     return ids + completion, [IGNORED] * len(ids) + completion
 
 
+def dialogue_ids(tokenizer, messages: list[dict]) -> list[int]:
+    """Token ids of a conversation up to where the model begins to write; for one message those of `conversation_ids`.
+
+    Args:
+        messages: {"role": "user" or "assistant", "content"}, in turns, the user's first and last.
+    """
+    head = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(head, add_special_tokens=False)["input_ids"]  # the template writes the one <bos> itself
+
+
 def guided_ids(tokenizer, prompt: str, guides: list[tuple[str, str]]) -> list[int]:
     """Token ids of a prompt behind worked examples, each a (prompt, answer) turn before it, up to where the model begins to write."""
     turns = [{"role": role, "content": said} for guide in guides for role, said in zip(("user", "assistant"), guide, strict=True)]
-    whole = tokenizer.apply_chat_template([*turns, {"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
-    return tokenizer(whole, add_special_tokens=False)["input_ids"]
+    return dialogue_ids(tokenizer, [*turns, {"role": "user", "content": prompt}])
 
 
 def stop_ids(tokenizer) -> list[int]:

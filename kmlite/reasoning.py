@@ -153,7 +153,8 @@ def ask(
 
 def orders(seed: str) -> list[str]:
     """ORDERS different orders of the options."""
-    chance, found = random.Random(seed), []
+    chance = random.Random(seed)
+    found: list[str] = []
     while len(found) < ORDERS:
         order = "".join(chance.sample(prompts.LETTERS, len(prompts.LETTERS)))
         if order not in found:
@@ -173,11 +174,11 @@ def verdicts(tasks: list[tuple[int, int, str]], asked: list[dict], turns: list[s
         reasons = judge(list(zip(asked[part], turns[part], strict=True)), examples)
         for (place, sample, order), turn, reason in zip(tasks[part], turns[part], reasons, strict=True):
             dropped = reason or ("spare" if place in with_one else "")
-            record = {"question": place, "sample": sample, "order": order, "output": turn, "dropped": dropped}
+            record: dict = {"question": place, "sample": sample, "order": order, "output": turn, "dropped": dropped}
             if not dropped:
                 with_one.add(place)
                 back = dict(zip(prompts.LETTERS, order, strict=True))
-                record["cot"] = prompts.LETTER.sub(lambda found, back=back: back[found.group(1)], plain(turn))
+                record["cot"] = shuffling.relettered(plain(turn) or "", back)
             out.append(record)
     return out
 

@@ -3,6 +3,7 @@
 plan.json, written first, holds what the run was asked to do; a second run compares itself with both.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +11,8 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,8 +25,35 @@ VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "b
 WHOLE = 64 << 20  # bytes of a file that its fingerprint reads from either end: weights of 8 GB must not take a minute
 
 
+def rank() -> int:
+    """This process's number where several train together (torchrun's), else 0. Only 0 writes and speaks."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def wait() -> None:
+    """Wait for the other processes of a run of several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        import torch
+        from accelerate import PartialState
+
+        cpu = not torch.cuda.is_available() or os.environ.get("UNSLOTH_FORCE_CPU") == "1"
+        PartialState(cpu=cpu, timeout=timedelta(hours=12)).wait_for_everyone()
+
+
+@contextlib.contextmanager
+def first_alone() -> Iterator[None]:
+    """The block runs in process 0, and then in the others, which find what it wrote."""
+    if rank():
+        wait()
+    yield
+    if not rank():
+        wait()
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all: temporary name, fsync, rename."""
+    """Write a file so that it is there whole or not at all: temporary name, fsync, rename. Of several processes, 0 alone writes."""
+    if rank():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with open(partial, "w", encoding="utf-8") as file:
@@ -162,19 +192,25 @@ def environment() -> dict:
     """Versions, commit and hardware of this run."""
     import torch
 
-    found = {}
+    found: dict[str, str | None] = {}
     for name in VERSIONS:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = None
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=paths.ROOT, capture_output=True, text=True, check=False)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU {platform.machine()}"
+    device, card = f"CPU {platform.machine()}", None
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+        card = {"memory": torch.cuda.get_device_properties(0).total_memory, "count": torch.cuda.device_count(), "cuda": torch.version.cuda}
     return {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": found,
         "python": platform.python_version(),
         "commit": git.stdout.strip() or None,
         "device": device,
+        "card": card,
+        "main_memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "threads": torch.get_num_threads(),
     }

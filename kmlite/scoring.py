@@ -6,8 +6,10 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import click
+
 from kmlite import paths, prompts
-from kmlite.evaluation import generate, left_padded
+from kmlite.evaluation import generate, generate_plain, left_padded
 from kmlite.model import for_inference
 
 SCORERS = ("generate", "letter")
@@ -18,31 +20,76 @@ OF_THIS_SIZE = (  # said wherever the embedded base is scored
 
 
 def answer_exam(
-    model, tokenizer, questions: list[dict], *, scorer: str = "generate", reasoned: bool = False, max_new_tokens: int = 32, batch: int
+    model,
+    tokenizer,
+    questions: list[dict],
+    *,
+    scorer: str = "generate",
+    reasoned: bool = False,
+    max_new_tokens: int = 32,
+    batch: int,
+    prompt: str = "",
+    examples: dict[str, list[dict]] | None = None,
+    chat: bool = False,
 ) -> list[dict]:
     """One prediction a question: {"number", "question", "subject", "expected", "answer" (None where unreadable), "right", …}.
 
     Args:
         scorer: "generate" writes greedily and reads the answer ("output"); "letter" compares the next-token probabilities of
             A to E in one forward pass ("probabilities" of the five, and the "mass" of the whole vocabulary that they hold).
+        prompt: one of prompts.PROMPTS; empty: "kmlite-reasoned" where `reasoned`, else "kmlite". "lm-eval" is asked, cut and
+            read as by lm-eval's task.
+        examples: answered questions by subject that stand before the question, with the lm-eval prompt.
+        chat: put the lm-eval prompt into the chat template, which lm-eval itself does only when told to.
     """
-    asked = [prompts.exam_prompt(question, reasoned) for question in questions]
+    asked = exam_prompts(questions, prompt or ("kmlite-reasoned" if reasoned else "kmlite"), examples)
     if scorer == "letter":
         found = letter_answers(model, tokenizer, asked, batch)
+    elif prompt == "lm-eval":
+        turns = generate_plain(model, tokenizer, asked, max_new_tokens=max_new_tokens, batch=batch, chat=chat)
+        found = [{"answer": prompts.harness_answer(turn), "output": turn} for turn in turns]
     else:
         turns = generate(model, tokenizer, asked, max_new_tokens=max_new_tokens, batch=batch)
         found = [{"answer": prompts.read_answer(turn), "output": turn} for turn in turns]
     return [
         {
             "number": number,
+            **{key: question[key] for key in prompts.WHERE_FROM if key in question},
             "question": question["question"],
-            "subject": question.get("subject", "unknown"),
+            "subject": subject_of(question),
             "expected": question["answer"],
             "right": answer["answer"] == question["answer"],
             **answer,
         }
         for number, (question, answer) in enumerate(zip(questions, found, strict=True), 1)
     ]
+
+
+def exam_prompts(questions: list[dict], prompt: str, examples: dict[str, list[dict]] | None = None) -> list[str]:
+    if prompt == "lm-eval":
+        return [prompts.harness_prompt(question, (examples or {}).get(subject_of(question), ())) for question in questions]
+    return [prompts.exam_prompt(question, prompt == "kmlite-reasoned") for question in questions]
+
+
+def subject_of(question: dict) -> str:
+    return question.get("subject", "unknown")
+
+
+def examples_of(fewshot: list[dict], questions: list[dict], shots: int) -> dict[str, list[dict]]:
+    """The first `shots` few-shot rows of each subject that is asked, as lm-eval takes them.
+
+    Raises:
+        click.ClickException: a subject has fewer.
+    """
+    found = {}
+    for subject in sorted({subject_of(question) for question in questions}):
+        found[subject] = [row for row in fewshot if subject_of(row) == subject][:shots]
+        if len(found[subject]) < shots:
+            raise click.ClickException(
+                f"--shots {shots}: {subject} has {len(found[subject])} few-shot rows. KorMedMCQA has five a subject: put its\n"
+                f"  fewshot.jsonl under RAW/02_kor_med_test and run make refine again, or leave --shots out."
+            )
+    return found
 
 
 def letter_answers(model, tokenizer, asked: list[str], batch: int) -> list[dict]:
@@ -54,7 +101,8 @@ def letter_answers(model, tokenizer, asked: list[str], batch: int) -> list[dict]
     letters = [tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in prompts.LETTERS]
     assert all(len(ids) == 1 for ids in letters), "a letter is more than one token here"
     out: list[dict] = [{}] * len(heads)
-    for chosen, ids, mask in left_padded(heads, tokenizer.pad_token_id, batch, model.device):
+
+    def work(chosen: list[int], ids, mask) -> None:
         with torch.no_grad():
             logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=1, use_cache=False).logits[:, -1].float()
         whole = logits.softmax(-1)[:, [ids[0] for ids in letters]]
@@ -62,6 +110,8 @@ def letter_answers(model, tokenizer, asked: list[str], batch: int) -> list[dict]
         for i, five, mass in zip(chosen, share.tolist(), whole.sum(-1).tolist(), strict=True):
             best = max(range(5), key=lambda k: five[k])
             out[i] = {"answer": prompts.LETTERS[best], "probabilities": [round(p, 6) for p in five], "mass": round(mass, 6)}
+
+    left_padded(heads, tokenizer.pad_token_id, batch, model.device, work)
     return out
 
 
@@ -100,20 +150,20 @@ def score(right: int, n: int) -> dict:
 
 
 def summarise(predictions: list[dict]) -> dict:
-    """Accuracy over all (micro), the mean of the subjects' (macro), and by subject, with 95% intervals; unreadable is wrong.
+    """Accuracy over all (micro), the mean of the subjects' (macro), by subject and, where it is known, by year, with 95% intervals.
+
+    An unreadable answer is wrong.
 
     With probabilities also the calibration error; with several orders of the options also consistency and pull. The interval
     counts each order as an observation of its own, which it is not quite.
     """
-    subjects = defaultdict(list)
-    for prediction in predictions:
-        subjects[prediction["subject"]].append(prediction["right"])
-    by_subject = {name: score(sum(rights), len(rights)) for name, rights in sorted(subjects.items())}
+    by_subject = scores_by(predictions, "subject")
     letters = Counter(prediction["answer"] or "unreadable" for prediction in predictions)
     summary = {
         **score(sum(p["right"] for p in predictions), len(predictions)),
         "macro": round(sum(part["accuracy"] for part in by_subject.values()) / max(1, len(by_subject)), 2),
         "by_subject": by_subject,
+        **({"by_year": scores_by(predictions, "year")} if any("year" in p for p in predictions) else {}),
         "unreadable": letters["unreadable"],
         "letters": {letter: letters[letter] for letter in prompts.LETTERS},
     }
@@ -123,6 +173,13 @@ def summarise(predictions: list[dict]) -> dict:
     if predictions and "order" in predictions[0]:
         summary |= position_bias(predictions)
     return summary
+
+
+def scores_by(predictions: list[dict], key: str) -> dict[str, dict]:
+    groups = defaultdict(list)
+    for prediction in predictions:
+        groups[str(prediction.get(key, "unknown"))].append(prediction["right"])
+    return {name: score(sum(rights), len(rights)) for name, rights in sorted(groups.items())}
 
 
 def calibration_error(predictions: list[dict], bins: int = 10) -> float:

@@ -34,8 +34,13 @@ def reordered(question: dict, order: str) -> dict:
     moved = {now[letter]: question[letter] for letter in prompts.LETTERS}
     out = {**question, **moved, "answer": now[question["answer"]]}
     if question.get("cot"):
-        out["cot"] = prompts.LETTER.sub(lambda found: now[found.group(1)], question["cot"])
+        out["cot"] = relettered(question["cot"], now)
     return out
+
+
+def relettered(text: str, now: dict[str, str]) -> str:
+    """A reasoning with the letters that stand for options renamed."""
+    return prompts.LETTER.sub(lambda found: now[found.group(1)], text)
 
 
 def letter_balance(questions: list[dict]) -> dict[str, float]:

@@ -1,35 +1,52 @@
 """What the three stages share around their training: the plan, what is printed first, the verdict at the end."""
 
 import dataclasses
+import importlib.util
+import os
 import resource
+import shutil
 import sys
 from pathlib import Path
 
-from kmlite import memory, paths, runs
+import click
+
+from kmlite import bases, memory, paths, runs
 from kmlite.cli import console
 
+TRACKERS = ("none", "trackio", "tensorboard", "wandb")
 WORSE = 3  # exit status of a stage that ended worse than it began
 
 
 def plan_of(step: str, settings, base: Path, base_name: str, data: dict[str, list[Path]]) -> dict:
     """What decides a stage's result: settings, the model it starts from, its data."""
-    aside = ("base", "refined", "out", "restart", "accept_regression")
+    commit = {"commit": bases.commit_of(base)} if bases.commit_of(base) else {}
+    aside = ("base", "refined", "out", "restart", "accept_regression", "report_to")
     return {
         "step": step,
         "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k not in aside},
-        "base": {"name": base_name, "fingerprint": runs.model_fingerprint(base)},
+        "base": {"name": base_name, "fingerprint": runs.model_fingerprint(base), **commit},
         "data": {name: runs.fingerprint(*files) for name, files in data.items()},
     }
 
 
+def check_tracker(name: str) -> None:
+    if name != "none" and not importlib.util.find_spec(name):
+        raise click.ClickException(f"{name} is not installed. Run: .venv/bin/pip install {name}   (or leave --report-to out)")
+
+
 def skip_or_begin(folder: Path, plan: dict, settings) -> bool:
     """True where the step's record says that it is done and nothing changed; else the run's plan is noted."""
-    runs.tidy_after_kill(folder)
+    if not runs.rank():
+        runs.tidy_after_kill(folder)
     if not settings.restart and runs.is_done(folder, plan):
         console.print(f"  done before, nothing changed: {folder / paths.FINAL}   (ARGS=--restart runs it again)")
         verdict(runs.read_json(folder / paths.RECORD)["metrics"]["worse"], plan["step"], settings)
         return True
-    runs.begin(folder, plan, settings.restart)
+    check_tracker(settings.report_to)
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))  # the trainer's own place goes with the checkpoints
+    if not runs.rank():
+        runs.begin(folder, plan, settings.restart)
+    runs.wait()
     return False
 
 
@@ -38,27 +55,37 @@ def fit(settings, base: Path, checkpoints: Path, *, embeddings: str = "none", ne
 
     A CPU takes what the recipe says, in 16-bit (computed in float32) where `auto` leaves it open.
     """
+    note = checkpoints / "memory.json"
+    with runs.first_alone():
+        stored = runs.read_record(note)
+        if not stored:
+            stored = dataclasses.asdict(fresh_fit(settings, base, checkpoints, embeddings, new_rows))
+            runs.write_json(note, stored)
+    return memory.Plan(**stored)
+
+
+def fresh_fit(settings, base: Path, checkpoints: Path, embeddings: str, new_rows: int) -> memory.Plan:
     import torch
 
     from kmlite import model
 
-    note = checkpoints / "memory.json"
-    stored = runs.read_record(note)
-    if stored:
-        return memory.Plan(**stored)
     model.fast_model()  # before transformers, which shape_of asks
     shape = memory.shape_of(base)
+    need = sum(memory.disk(shape, settings.rank, new_rows=new_rows, extends=bool(new_rows)).values())
+    free = shutil.disk_usage(checkpoints.parent).free
+    if free < need:
+        raise click.ClickException(
+            f"this stage writes up to {need / 1e9:.1f} GB below {checkpoints.parent}, and {free / 1e9:.1f} GB are free.\n"
+            "  Free some space, or name another place: OUT=…"
+        )
     if model.on_gpu():
-        found = memory.choose(shape, torch.cuda.mem_get_info()[0], settings, embeddings=embeddings, new_rows=new_rows)
-    else:
-        precision = "16bit" if settings.precision == "auto" else settings.precision
-        mode = "new" if embeddings == "auto" else embeddings
-        recompute = model.recomputes(settings.checkpointing)
-        size = {"rank": settings.rank, "batch": settings.batch, "length": settings.length, "dropout": settings.dropout}
-        parts = memory.parts(shape, precision=precision, embeddings=mode, new_rows=new_rows, recompute=recompute, gpu=False, **size)
-        found = memory.Plan(precision, settings.batch, settings.accumulation, mode, settings.length, parts, [], True)
-    runs.write_json(note, dataclasses.asdict(found))
-    return found
+        return memory.choose(shape, torch.cuda.mem_get_info()[0], settings, embeddings=embeddings, new_rows=new_rows)
+    precision = "16bit" if settings.precision == "auto" else settings.precision
+    mode = "new" if embeddings == "auto" else embeddings
+    recompute = model.recomputes(settings.checkpointing)
+    size = {"rank": settings.rank, "batch": settings.batch, "length": settings.length, "dropout": settings.dropout}
+    parts = memory.parts(shape, precision=precision, embeddings=mode, new_rows=new_rows, recompute=recompute, gpu=False, **size)
+    return memory.Plan(precision, settings.batch, settings.accumulation, mode, settings.length, parts, [], True)
 
 
 def fitted_in_words(plan: memory.Plan, settings, what: str) -> dict[str, str]:
@@ -92,6 +119,22 @@ def memory_record(plan: memory.Plan, measured: int | None) -> dict:
             f"  memory       {plan.total / 1e6:.0f} MB planned for tensors; the process took {process / 1e6:.0f} MB (not compared on a CPU)"
         )
     return record
+
+
+def adapt(loaded, settings, recompute: bool, **embeddings):
+    """A loaded model with a LoRA by a recipe's settings; `embeddings` as `model.add_lora` takes them."""
+    from kmlite import model
+
+    return model.add_lora(
+        loaded,
+        r=settings.rank,
+        alpha=settings.alpha,
+        dropout=settings.dropout,
+        rslora=settings.rslora,
+        seed=settings.seed,
+        recompute=recompute,
+        **embeddings,
+    )
 
 
 def describe(resolved: dict[str, object]) -> None:

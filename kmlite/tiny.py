@@ -16,7 +16,7 @@ from kmlite import packing, prompts
 from kmlite.runs import put_in_place, write_json, write_text
 
 NAME = "kmlite embedded base"
-VERSION = 1  # raise it when what `build` makes changes
+VERSION = 2  # raise it when what `build` makes changes
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "[multimodal]", *(f"<unused{i}>" for i in range(99))]
 SPECIAL += ["<start_of_turn>", "<end_of_turn>"]  # 105 and 106, as in Gemma
 IMAGE = ["<start_of_image>", "<end_of_image>"]
@@ -175,6 +175,18 @@ def write_processor(folder: Path) -> None:
     write_json(folder / "processor_config.json", {"image_seq_length": 4, "processor_class": "Gemma3Processor"})
 
 
+def publish_names(weights: Path) -> None:
+    """Give the tower's weights the names of the published Gemma 3 files.
+
+    transformers 5 keeps the names that it loaded, but writes a tower of its own making one level higher; it reads both,
+    vLLM and llama.cpp only the published ones.
+    """
+    from safetensors.torch import load_file, save_file
+
+    named = {name.replace("vision_tower.", "vision_tower.vision_model."): weight for name, weight in load_file(weights).items()}
+    save_file(named, weights, metadata={"format": "pt"})
+
+
 def warm_up(model, tokenizer, texts: list[str], turns: list[tuple[str, str]], seconds: float, steps: int, seed: int) -> float:
     """Full-parameter training of the text model on plain text and chat turns; returns the last loss.
 
@@ -253,6 +265,7 @@ def build(
     model.to(torch.bfloat16).save_pretrained(partial)
     if not text_only:
         write_processor(partial)
+        publish_names(partial / "model.safetensors")
     put_in_place(partial, folder)
     count = sum(p.numel() for p in model.parameters())
     return {"parameters": count, "tokens": tokens, "rows": model.get_input_embeddings().num_embeddings, "warm_up_loss": loss}

@@ -92,7 +92,8 @@ def train(
     Returns:
         {"steps", "rows", "loss" (mean, nats a token), "seconds", "curve": the trainer's log, "measured": {step: …},
         "batch", "accumulation", "out_of_memory" (how often), "tokens_per_second" (padding not counted), "padding" (its share),
-        "peak_bytes" (GPU memory that tensors held at the most; None on a CPU)}. Rates are of this process's own part of the run.
+        "peak_bytes" (GPU memory that tensors held at the most; None on a CPU)}. Rates are of this process's own part of the run, None where it
+        went on from the last step.
 
     Raises:
         click.ClickException: the loss is not a number or jumped, the disk or the memory is full, or a stop was asked for.
@@ -144,6 +145,14 @@ def train(
             kept = last_checkpoint(folder)
             where = f"the last checkpoint is {kept.name}" if kept else "there is no checkpoint yet"
             raise click.ClickException(f"stopped at once; {where}. Run the same command to go on from there.") from None
+        except Exception as error:
+            # torch reads a checkpoint's state as weights alone; code in it is not run but ends here
+            if not checkpoint or "Weights only load failed" not in str(error):
+                raise
+            raise click.ClickException(
+                f"{checkpoint} holds something else than weights and numbers, so it is not read. It was damaged, or is not yours.\n"
+                f"  Remove that folder to go on from the one before, or add ARGS=--restart to begin anew."
+            ) from error
         finally:
             for callback in trainer.callback_handler.callbacks:
                 if hasattr(callback, "close"):
@@ -168,8 +177,8 @@ def train(
         "curve": thinned(trainer.state.log_history, settings.log_every),
         "measured": measured.points,
         **size,
-        "tokens_per_second": round(meter.useful / max(seconds, 1e-9), 1),
-        "padding": round(1 - meter.useful / max(meter.tokens, 1), 4),
+        "tokens_per_second": round(meter.useful / max(seconds, 1e-9), 1) if meter.tokens else None,
+        "padding": round(1 - meter.useful / meter.tokens, 4) if meter.tokens else None,
         "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu() else None,
     }
 
@@ -235,12 +244,13 @@ def prepare(
         remove_unused_columns=False,
         train_sampling_strategy=order,
         dataloader_num_workers=0,
-        report_to="none",
+        ddp_find_unused_parameters=False,  # all that trains is used in each step
+        report_to=settings.report_to,
         disable_tqdm=True,
     )
     for_training(model, tokenizer)
     multiple = 8 if on_gpu() else 1  # tensor cores want multiples of 8
-    meter, stop = Meter(accumulation), Stop()
+    meter, stop = Meter(accumulation, processes), Stop()
 
     def batch(rows: list[dict]) -> dict:
         out = collate(rows, tokenizer, multiple, apart)
@@ -300,7 +310,7 @@ def optimizer(model, arguments, embedding_learning_rate: float | None):
     from transformers import Trainer
 
     kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
-    weights = {True: [], False: []}
+    weights: dict[bool, list] = {True: [], False: []}
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             weights[is_embedding(name)].append(weight)

@@ -99,7 +99,7 @@ def choose_merges(words: dict[str, int], tokenizer, count: int | str, min_count:
             pairs[pair] = 0
             continue
         known.add(joined)
-        merges.append(Merge(*pair, -negative))
+        merges.append(Merge(pair[0], pair[1], -negative))
         window = merges[-FLAT_WINDOW:]
         if count == "auto" and len(merges) % FLAT_WINDOW == 0 and sum(merge.saved for merge in window) < FLAT_SHARE * total:
             return merges[:-FLAT_WINDOW]
@@ -195,7 +195,7 @@ def start_rows(old, tokenizer, merges: list[Merge], start: str):
     remainder = both - (left + right) / 2
     ridge = features.pow(2).mean() * len(split) * 0.1 * torch.eye(features.shape[1])
     weights = torch.linalg.solve(features.T @ features + ridge, features.T @ remainder)
-    known = {}
+    known: dict = {}
     for i, merge in enumerate(merges):
         a, b = (known[name] if name in known else old[vocab[name]].float() for name in merge[:2])
         rows[i] = (a + b) / 2 + torch.cat([a, b]) @ weights

@@ -57,7 +57,7 @@ def asked_how(record: dict) -> dict:
     """What must be the same for a comparison: data, scorer, prompt."""
     settings = record["plan"]["settings"]
     return {
-        **{k: settings[k] for k in ("split", "scorer", "permute", "reasoned")},
+        **{k: settings[k] for k in ("split", "scorer", "permute")},
         "prompt": record["prompt"],
         "data": record["plan"]["data"],
     }

@@ -3,6 +3,8 @@
 \b
     make eval OUT=model                        stage 2's final model on the test split
     make eval OUT=model BASE=some/model        any other model, for comparison
+    make eval OUT=model ARGS="--prompt lm-eval --shots 5"    asked and read as lm-eval's kormedmcqa does it
+    make eval OUT=model HARNESS=1              lm-eval itself (recipes/harness.py)
 """
 
 import time
@@ -14,7 +16,10 @@ import click
 from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
 from kmlite.model import PRECISIONS
+from kmlite.prompts import PROMPTS
 from kmlite.scoring import SCORERS
+
+TEMPLATE_TOKENS = 32  # what a chat template adds to a prompt, generously
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,15 @@ class Settings:
         "generate", "generate writes and reads the answer; letter compares the likelihoods of A to E, far faster", SCORERS
     )
     permute: int = setting(1, "cyclic orders of the options to ask each question in, 1 to 5: shows a pull towards a letter")
-    reasoned: bool = setting(False, "ask for a reasoning before the letter (then raise --max-new-tokens to 500)")
-    max_new_tokens: int = setting(32, "tokens of an answer: a letter, or a short sentence around it")
-    batch: int = setting(0, "questions answered at once; 0 chooses by device")
-    length: int = setting(1024, "tokens of the longest question")
+    prompt: str = setting(
+        "kmlite",
+        "kmlite asks for a letter; kmlite-reasoned for a reasoning before it; lm-eval is its kormedmcqa task, word for word",
+        PROMPTS,
+    )
+    shots: int = setting(0, "few-shot examples before the question, with the lm-eval prompt; 0 or 5 in published figures")
+    chat: bool = setting(False, "put the lm-eval prompt into the chat template, which lm-eval does only with --apply_chat_template")
+    max_new_tokens: int = setting(0, "tokens of an answer at the most; 0 takes 32, 500 reasoned, 1024 with the lm-eval prompt as it does")
+    batch: int = setting(0, "questions answered at once; 0 chooses by device and free memory")
     restart: bool = setting(False, "evaluate again where nothing changed")
 
 
@@ -41,43 +51,61 @@ def main(settings: Settings) -> None:
     console.print(f"[bold]eval[/]  {settings.split} split")
     if not 1 <= settings.permute <= 5:
         raise click.ClickException(f"--permute {settings.permute}: five options have 1 to 5 cyclic orders.")
-    if settings.scorer == "letter" and settings.reasoned:
-        raise click.ClickException(
-            "--scorer letter looks at the first token, where a reasoned answer has no letter yet. Leave one of them out."
+    if settings.scorer == "letter" and settings.prompt != "kmlite":
+        why = (
+            "where a reasoned answer has no letter yet" if settings.prompt == "kmlite-reasoned" else "while lm-eval reads a written answer"
         )
+        raise click.ClickException(f"--scorer letter looks at the first token, {why}. Leave it out, or take --prompt kmlite.")
+    if (settings.shots or settings.chat) and settings.prompt != "lm-eval":
+        raise click.ClickException("--shots and --chat belong to lm-eval's prompt; add --prompt lm-eval.")
+    if settings.shots < 0:
+        raise click.ClickException(f"--shots {settings.shots}: 0 or more examples.")
     questions = records.read_exam(settings.refined, settings.split)
     if not questions:
         raise click.ClickException(f"{paths.exam_split(settings.refined, settings.split)} is empty.")
+    fewshot = records.read_exam(settings.refined, "fewshot") if settings.shots else []
 
     from kmlite import bases, evaluation, model, prompts, runs, scoring
 
-    if settings.base:
-        base = bases.resolve(settings.base)
-        folder = settings.out / "eval" / settings.base.strip("/").replace("/", "--")
-    else:
-        base = bases.final_folder(settings.out, 2, f"Run first: make stage2 OUT={settings.out}   (or name a model as BASE=…)")
-        folder = settings.out / paths.STAGES[2]
+    questions, examples, among = without_examples(questions, fewshot, settings.shots)
+    max_new_tokens = settings.max_new_tokens or prompts.TOKENS[settings.prompt]
+
+    base, folder = model_and_folder(settings.base, settings.out)
     check_writable(folder)
-    plan = {
-        "settings": {k: v for k, v in asdict(settings).items() if k not in ("refined", "out", "restart", "batch")},
+    plan: dict = {
+        "settings": {
+            **{k: v for k, v in asdict(settings).items() if k not in ("refined", "out", "restart", "batch")},
+            "max_new_tokens": max_new_tokens,
+        },
+        "prompt": prompt_record(settings),
         "model": {"folder": str(base), "fingerprint": runs.model_fingerprint(base)},
         "data": runs.fingerprint(paths.exam_split(settings.refined, settings.split)),
+        **({"fewshot": runs.fingerprint(paths.exam_split(settings.refined, "fewshot"))} if settings.shots else {}),
     }
     result_path = folder / paths.EVALUATION
     if result_path.exists() and not settings.restart and runs.read_json(result_path)["plan"] == runs.as_stored(plan):
         result = runs.read_json(result_path)
         console.print("  done before, nothing changed (ARGS=--restart evaluates again)")
         show(result["summary"])
+        show_published(result)
         return
     precision = model.pick_precision(settings.precision)
     stand_in = bases.is_stand_in(base)
     console.print(f"  model        {base}{' (from the embedded base: its figures say nothing about MedGemma)' if stand_in else ''}")
     console.print(f"  device       {'GPU' if model.on_gpu() else 'CPU'}, {precision} weights")
-    console.print(f"  questions    {len(questions):,}, {'reasoned' if settings.reasoned else 'short'} prompt, scorer {settings.scorer}")
-    loaded, tokenizer = model.load(base, precision, settings.length + settings.max_new_tokens)
+    console.print(f"  questions    {len(questions):,}, {in_words(plan['prompt'])}, scorer {settings.scorer}")
+    if among:
+        console.print(f"  left out     {among} questions that are few-shot examples themselves")
+    model.fast_model()  # before transformers, which it changes
+    tokenizer = model.load_tokenizer(base)
+    asked = scoring.exam_prompts(questions, settings.prompt, examples)
+    tokens = max(len(tokenizer(text)["input_ids"]) for text in asked) + TEMPLATE_TOKENS + max_new_tokens
+    loaded, tokenizer = model.load(base, precision, tokens)
+    batch = settings.batch or evaluation.default_batch(loaded, tokens)
+    console.print(f"  batch        {batch} questions at once, the longest {tokens:,} tokens with its answer")
     started = time.time()
-    how = {"scorer": settings.scorer, "reasoned": settings.reasoned, "max_new_tokens": settings.max_new_tokens}
-    how["batch"] = settings.batch or evaluation.default_batch()
+    how: dict = {"scorer": settings.scorer, "max_new_tokens": max_new_tokens, "batch": batch}
+    how |= {"prompt": settings.prompt, "examples": examples, "chat": settings.chat}
     if settings.permute > 1:
         predictions = scoring.answer_rotated(loaded, tokenizer, questions, settings.permute, **how)
     else:
@@ -88,7 +116,7 @@ def main(settings: Settings) -> None:
     record = {
         "plan": plan,
         "summary": summary,
-        "prompt": {"name": "kmlite-reasoned" if settings.reasoned else "kmlite", "version": prompts.VERSION},
+        "prompt": plan["prompt"],
         "test_openings": openings,
         "stand_in": stand_in,
         "seconds": round(time.time() - started, 1),
@@ -99,22 +127,78 @@ def main(settings: Settings) -> None:
     console.print(f"  {len(predictions) / max(time.time() - started, 1e-9):.1f} questions/s; every answer: {folder / paths.PREDICTIONS}")
     if openings:
         console.print(f"  test has been scored {openings} {'time' if openings == 1 else 'times'} for this model")
+    show_published(record)
     if stand_in:
         console.print(f"  {scoring.OF_THIS_SIZE}")
+
+
+def model_and_folder(base: str, out: Path) -> tuple[Path, Path]:
+    """(the folder of the model to evaluate, the folder for its results): `base`, or where it is empty stage 2's final model."""
+    from kmlite import bases
+
+    if base:
+        return bases.resolve(base), out / "eval" / base.strip("/").replace("/", "--")
+    hint = f"Run first: make stage2 OUT={out}   (or name a model as BASE=…)"
+    return bases.final_folder(out, 2, hint), out / paths.STAGES[2]
+
+
+def without_examples(questions: list[dict], fewshot: list[dict], shots: int) -> tuple[list[dict], dict[str, list[dict]], int]:
+    """(questions, the examples of each subject, how many questions were left out because they are examples themselves).
+
+    KorMedMCQA's few-shot rows stand in its dev split; in test there are none, and nothing is left out.
+    """
+    from kmlite import scoring
+    from kmlite.refine.mcq import stem_key
+
+    examples = scoring.examples_of(fewshot, questions, shots)
+    shown = {stem_key(row) for rows in examples.values() for row in rows}
+    kept = [question for question in questions if stem_key(question) not in shown]
+    return kept, examples, len(questions) - len(kept)
+
+
+def prompt_record(settings: Settings) -> dict:
+    """What stands beside every figure: the name and version of its prompt."""
+    from kmlite import prompts
+
+    if settings.prompt == "lm-eval":
+        return {"name": "lm-eval", **prompts.HARNESS, "shots": settings.shots, "chat_template": settings.chat}
+    return {"name": settings.prompt, "version": prompts.VERSION}
+
+
+def in_words(prompt: dict) -> str:
+    """`kmlite prompt, version 1`, or `lm-eval prompt, version 3.0, 5 shots, no chat template`."""
+    said = f"{prompt['name']} prompt, version {prompt['version']}"
+    if "shots" in prompt:
+        said += f", {prompt['shots']} shots, {'in the' if prompt['chat_template'] else 'no'} chat template"
+    return said
+
+
+def show_published(record: dict) -> None:
+    """The published figure nearest to this one, and why the two may not be compared."""
+    from kmlite import published
+
+    settings = record["plan"]["settings"]
+    if settings["split"] != "test":
+        return
+    row = published.nearest(record["summary"]["accuracy"])
+    console.print(f"  nearest published on KorMedMCQA test: {row['model']} {row['accuracy']:.1f}% ({row['how']}; {row['source']})")
+    console.print(f"  this one: {in_words(record['prompt'])}, scorer {settings['scorer']}; unlike prompts and scorers don't compare")
 
 
 def show(summary: dict) -> None:
     from rich.table import Table
 
-    from kmlite.scoring import in_words
+    from kmlite import scoring
 
-    table = Table("subject", "right", "of", "accuracy", "95% interval")
-    for name, part in [*summary["by_subject"].items(), ("all", summary)]:
+    years = summary.get("by_year", {})
+    years = [(f"year {name}", part) for name, part in years.items()] if len(years) > 1 else []
+    table = Table("", "right", "of", "accuracy", "95% interval")
+    for name, part in [*summary["by_subject"].items(), *years, ("all", summary)]:
         low, high = part["interval"]
         table.add_row(name, str(part["right"]), str(part["n"]), f"{part['accuracy']:.1f}%", f"{low:.1f}–{high:.1f}%")
     console.print(table)
     letters = ", ".join(f"{letter} {n}" for letter, n in summary["letters"].items())
-    console.print(f"  [bold]accuracy {in_words(summary)}[/], mean of subjects {summary['macro']:.1f}%")
+    console.print(f"  [bold]accuracy {scoring.in_words(summary)}[/], mean of subjects {summary['macro']:.1f}%")
     console.print(f"  answered {letters}, unreadable {summary['unreadable']}")
     if "calibration_error" in summary:
         mass = summary["letter_mass"]

@@ -2,6 +2,7 @@
 
 \b
     make stage0 BASE=google/medgemma-4b-it REFINED=data/02_refined OUT=model
+    make stage0 GPUS=2          the same steps, their batches shared by two cards
 """
 
 import time
@@ -14,6 +15,7 @@ import click
 from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
 from kmlite.model import CHECKPOINTING, EMBEDDINGS, PRECISIONS
+from kmlite.stages import TRACKERS
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Settings:
     entries: int = setting(200, "dictionary entries in the gauge at the most")
     questions: int = setting(200, "dev questions in the gauge at the most")
     seed: int = setting(0, "of LoRA, order of data and dropout")
+    report_to: str = setting("none", "a tracker that gets each step's loss; to be installed beside kmlite", TRACKERS)
     accept_regression: bool = setting(False, "go on where the stage made the model worse, instead of leaving with status 3")
     restart: bool = setting(False, "drop an unfinished run, or redo a finished one")
 
@@ -99,7 +102,7 @@ def main(settings: Settings) -> None:
     plan = stages.plan_of("stage0", settings, base, settings.base, data)
     if stages.skip_or_begin(folder, plan, settings):
         return
-    wanted = 5000 if tokens_wanted == "auto" else tokens_wanted
+    wanted = 5000 if isinstance(tokens_wanted, str) else tokens_wanted
     mode = "none" if settings.embeddings == "auto" and not wanted else settings.embeddings
     fitted = stages.fit(settings, base, folder / paths.CHECKPOINTS, embeddings=mode, new_rows=wanted)
     precision = fitted.precision
@@ -110,7 +113,7 @@ def main(settings: Settings) -> None:
     )
     stages.describe(
         {
-            "base": f"{settings.base}{' (the embedded base: its figures say nothing about MedGemma)' if bases.is_stand_in(base) else ''}",
+            "base": f"{settings.base}{bases.said_of(base)}",
             **stages.fitted_in_words(fitted, settings, "rows"),
             "text": f"{len(shards)} shards, {sum(s.stat().st_size for s in shards) / 1e6:.1f} MB",
             "gauge": f"{len(measured_on.korean)} held-out texts, {len(measured_on.dictionary)} dictionary entries, "
@@ -123,7 +126,7 @@ def main(settings: Settings) -> None:
     # ---- new tokens: measure the base as it is, then extend it
     extended = folder / paths.EXTENDED
     note = folder / paths.CHECKPOINTS / "extension.json"
-    if not note.exists():
+    if not note.exists() and not runs.rank():
         plain, tokenizer = model.load(base, precision, settings.length)
         point = gauge.measure(plain, tokenizer, measured_on)
         del plain
@@ -139,6 +142,7 @@ def main(settings: Settings) -> None:
             "exam": [question["question"] for question in measured_on.dev],
         }
         runs.write_json(note, {"new_ids": ids, "base": point, "gain": vocabulary.gain(tokenizer, after, kinds, ids)})
+    runs.wait()
     extension = runs.read_json(note)
     ids = extension["new_ids"]
     show_gain(extension["gain"], len(ids))
@@ -149,22 +153,13 @@ def main(settings: Settings) -> None:
     console.print(f"  extension    held-out text costs {rise:+.1%} bits per character before any training")
 
     # ---- train
-    rows = packing.tokenised(shards, tokenizer, settings.length, settings.out / ".cache" / "text")
-    if replay:
-        old = packing.tokenised(replay, tokenizer, settings.length, settings.out / ".cache" / "replay")
+    with runs.first_alone():
+        rows = packing.tokenised(shards, tokenizer, settings.length, settings.out / ".cache" / "text")
+        old = packing.tokenised(replay, tokenizer, settings.length, settings.out / ".cache" / "replay") if replay else None
+    if old:
         rows = packing.with_replay(rows, old, settings.replay_share, settings.seed)
     embeddings = fitted.embeddings if ids or fitted.embeddings == "all" else "none"
-    adapted = model.add_lora(
-        trained,
-        r=settings.rank,
-        alpha=settings.alpha,
-        dropout=settings.dropout,
-        rslora=settings.rslora,
-        seed=settings.seed,
-        recompute=recompute,
-        embeddings=embeddings,
-        new_ids=ids,
-    )
+    adapted = stages.adapt(trained, settings, recompute, embeddings=embeddings, new_ids=ids)
     apart = packing.keeps_texts_apart(adapted, tokenizer)
     count = model.trainable_summary(adapted)
     weights = f"{count['lora']:,} LoRA and {count['embeddings']:,} embedding weights of {sum(count.values()):,}"
@@ -183,6 +178,8 @@ def main(settings: Settings) -> None:
         apart=apart,
         every=(settings.gauge_every, partial(gauge.bits, adapted, tokenizer, measured_on)) if settings.gauge_every else None,
     )
+    if runs.rank():
+        return  # what is left is for one process
     used = stages.memory_record(fitted, result["peak_bytes"])
     adapter = folder / paths.CHECKPOINTS / "adapter"
     model.save_adapter(adapted, adapter)

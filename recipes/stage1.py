@@ -14,6 +14,7 @@ import click
 from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
 from kmlite.model import CHECKPOINTING, PRECISIONS
+from kmlite.stages import TRACKERS
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Settings:
     recalled: int = setting(200, "taught terms whose definition the model is asked to write, before and after")
     chosen: int = setting(200, "taught and held-out terms whose definition is to be told from four others, each, before and after")
     seed: int = setting(0, "of LoRA, order of data and dropout")
+    report_to: str = setting("none", "a tracker that gets each step's loss; to be installed beside kmlite", TRACKERS)
     accept_regression: bool = setting(False, "go on where the stage made the model worse, instead of leaving with status 3")
     restart: bool = setting(False, "drop an unfinished run, or redo a finished one")
 
@@ -75,7 +77,7 @@ def main(settings: Settings) -> None:
     precision = fitted.precision
     stages.describe(
         {
-            "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if bases.is_stand_in(base) else ''}",
+            "base": f"{base}{bases.said_of(base)}",
             **stages.fitted_in_words(fitted, settings, "entries"),
             "dictionary": f"{len(taught):,} terms to teach, {len(heldout):,} held out",
             "learning": f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}, {settings.epochs:g} epochs",
@@ -107,15 +109,7 @@ def main(settings: Settings) -> None:
     if left_out:
         console.print(f"  {left_out:,} entries are longer than {settings.length} tokens and are left out")
     heldout_rows, _ = training.conversation_rows(tokenizer, definitions.pairs(heldout[: settings.measured]), settings.length)
-    adapted = model.add_lora(
-        trained,
-        r=settings.rank,
-        alpha=settings.alpha,
-        dropout=settings.dropout,
-        rslora=settings.rslora,
-        seed=settings.seed,
-        recompute=recompute,
-    )
+    adapted = stages.adapt(trained, settings, recompute)
     count = model.trainable_summary(adapted)
     on_card = replace(settings, batch=fitted.batch, accumulation=fitted.accumulation)
     result = training.train(

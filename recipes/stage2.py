@@ -14,6 +14,7 @@ import click
 from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
 from kmlite.model import CHECKPOINTING, PRECISIONS
+from kmlite.stages import TRACKERS
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Settings:
     entries: int = setting(200, "dictionary entries in the gauge at the most")
     eval_batch: int = setting(0, "questions answered at once; 0 chooses by device")
     seed: int = setting(0, "of LoRA, order of data and dropout")
+    report_to: str = setting("none", "a tracker that gets each step's loss; to be installed beside kmlite", TRACKERS)
     accept_regression: bool = setting(False, "go on where the stage made the model worse, instead of leaving with status 3")
     restart: bool = setting(False, "drop an unfinished run, or redo a finished one")
 
@@ -75,7 +77,8 @@ def main(settings: Settings) -> None:
     # ---- what there is to learn; dev steers, test stays closed until the end
     questions, dev = (records.read_exam(settings.refined, split) for split in ("train", "dev"))
     test_path, fewshot_path = (paths.exam_split(settings.refined, split) for split in ("test", "fewshot"))
-    examples = [q for q in records.read_exam(settings.refined, "fewshot") if q.get("cot")] if fewshot_path.exists() else []
+    fewshot = records.read_exam(settings.refined, "fewshot") if fewshot_path.exists() else []
+    examples = [question for question in fewshot if question.get("cot")]
     if not questions or not dev:
         raise click.ClickException(f"{settings.refined / paths.EXAM} needs questions in both train.jsonl and dev.jsonl.")
     check_reasoning(settings)
@@ -93,7 +96,7 @@ def main(settings: Settings) -> None:
     data = {split: [paths.exam_split(settings.refined, split)] for split in ("train", "dev")}
     if test_path.exists():
         data["test"] = [test_path]
-    if settings.self_reason and fewshot_path.exists():
+    if fewshot_path.exists():
         data["fewshot"] = [fewshot_path]
     for name, path in (("heldout", paths.heldout_text(settings.refined)), ("dictionary", settings.refined / paths.DICTIONARY)):
         if path.exists():
@@ -104,16 +107,18 @@ def main(settings: Settings) -> None:
     stand_in = bases.is_stand_in(base)
     fitted = stages.fit(settings, base, folder / paths.CHECKPOINTS)
     precision = fitted.precision
-    questions, leaked = exam.without_leaks(questions, dev, records.read_exam(settings.refined, "test") if test_path.exists() else [])
+    on_card = replace(settings, batch=fitted.batch, accumulation=fitted.accumulation)
+    test = records.read_exam(settings.refined, "test") if test_path.exists() else []  # here for its stems alone
+    questions, leaked = exam.without_leaks(questions, dev, test, fewshot)
     pairs, reasoned = exam.turns(questions, settings.reasoned_share, settings.seed)
     measured_on = gauge.prepare(settings.refined, texts=settings.heldout, entries=settings.entries, questions=0, length=settings.length)
     places = sum(shuffling.names_places(question) for question in questions)
     stages.describe(
         {
-            "base": f"{base}{' (from the embedded base: its figures say nothing about MedGemma)' if stand_in else ''}",
+            "base": f"{base}{bases.said_of(base)}",
             **stages.fitted_in_words(fitted, settings, "questions"),
             "questions": f"{len(questions):,} to teach ({reasoned} of {len(pairs):,} rows reasoned), {len(dev):,} in dev",
-            "leakage": f"{leaked} train questions stand in dev or test" + (" and are left out" if leaked else ""),
+            "leakage": f"{leaked} train questions stand in dev, test or few-shot" + (" and are left out" if leaked else ""),
             "options": f"in a new order each epoch, but for {places} questions that name letters or places"
             if settings.shuffle
             else "as given",
@@ -138,24 +143,15 @@ def main(settings: Settings) -> None:
     before_path = folder / paths.CHECKPOINTS / "before.json"
     if not before_path.exists():
         measured = {"dev": accuracy(trained, dev), "taught": accuracy(trained, questions[: settings.measured])}
-        asked_before = {name: without_predictions(part) for name, part in measured.items()}
-        runs.write_json(before_path, {"exam": asked_before, "gauge": {"bits": gauge.bits(trained, tokenizer, measured_on)}})
+        runs.write_json(before_path, {"exam": measured, "gauge": {"bits": gauge.bits(trained, tokenizer, measured_on)}})
     came_with = runs.read_json(before_path)
-    before, points = came_with["exam"], {"before": came_with["gauge"]}
+    before, points = {name: without_predictions(part) for name, part in came_with["exam"].items()}, {"before": came_with["gauge"]}
     console.print(f"  before       dev {scoring.in_words(before['dev'])}; taught {scoring.in_words(before['taught'])}")
     _, left_out = training.conversation_rows(tokenizer, pairs, settings.length)
     if left_out:
         console.print(f"  {left_out:,} rows are longer than {settings.length} tokens and are left out")
     dev_rows, _ = training.conversation_rows(tokenizer, exam.turns(dev, 0, settings.seed)[0], settings.length)
-    adapted = model.add_lora(
-        trained,
-        r=settings.rank,
-        alpha=settings.alpha,
-        dropout=settings.dropout,
-        rslora=settings.rslora,
-        seed=settings.seed,
-        recompute=recompute,
-    )
+    adapted = stages.adapt(trained, settings, recompute)
     count = model.trainable_summary(adapted)
     done = loops.finished(folder)
     if done:
@@ -185,7 +181,7 @@ def main(settings: Settings) -> None:
             console.print(f"  loop {number}       {reasoning.in_words(reasoning.counts(asked))}")
             if stand_in and number == 1:
                 console.print(f"  {reasoning.OF_THIS_SIZE}")
-        rows, balance = exam.rows_of_loop(tokenizer, teaching, number, settings)
+        rows, balance = exam.rows_of_loop(tokenizer, teaching, number, on_card)
         if settings.shuffle and number == 1:
             shares = ", ".join(f"{letter} {share:.1%}" for letter, share in balance.items())
             console.print(f"  letters      right answers after shuffling: {shares}")
@@ -194,14 +190,14 @@ def main(settings: Settings) -> None:
             tokenizer,
             rows,
             checkpoints,
-            replace(settings, batch=fitted.batch, accumulation=fitted.accumulation),
+            on_card,
             eval_rows=dev_rows,
             order="sequential",
             epochs=1,
             answer_weight=settings.answer_weight,
         )
         dev_score = accuracy(adapted, dev)
-        record = {"loop": number, "dev": without_predictions(dev_score), "letters": balance, "training": result}
+        record: dict = {"loop": number, "dev": without_predictions(dev_score), "letters": balance, "training": result}
         record["reasoned_rows"] = exam.turns(teaching, settings.reasoned_share, settings.seed)[1]
         target = folder / f"loop_{number}"
         model.save_adapter(adapted, target)
@@ -230,10 +226,11 @@ def main(settings: Settings) -> None:
     final, tokenizer = model.load(folder / paths.FINAL, precision, settings.length)
     measured = {"dev": accuracy(final, dev), "taught": accuracy(final, questions[: settings.measured])}
     if test_path.exists():
-        test = records.read_exam(settings.refined, "test")
         measured["test"] = accuracy(final, test)
         runs.write_lines(folder / "test_predictions.jsonl", measured["test"]["predictions"])
         scoring.log_opening(folder, "stage2", measured["test"])
+    runs.write_lines(folder / paths.DEV_BEFORE, came_with["exam"]["dev"].get("predictions", []))
+    runs.write_lines(folder / paths.DEV_AFTER, measured["dev"]["predictions"])
     after = {name: without_predictions(part) for name, part in measured.items()}
     points["after"] = {"bits": gauge.bits(final, tokenizer, measured_on)}
     price = gauge.price(points["before"], points["after"], after["dev"]["accuracy"] > start)

@@ -63,3 +63,21 @@ def tokenizer(base):
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(base)
+
+
+@pytest.fixture(scope="session")
+def out(base, text_base, tmp_path_factory) -> Path:
+    """Stages 0 and 2 as if trained: two models of random weights, stage 2's the newer."""
+    folder = tmp_path_factory.mktemp("out")
+    for stage, source, ended in (("00_trained", text_base, "2026-01-01T10:00:00+0900"), ("02_trained", base, "2026-01-02T03:00:00+0000")):
+        shutil.copytree(source, folder / stage / paths.FINAL)
+        runs.write_json(folder / stage / paths.RECORD, {"finished": ended, "plan": {"base": {"name": str(base)}}})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def speaker(out):
+    """The newest of `out`, loaded to talk to."""
+    from kmlite import chat
+
+    return chat.load(*chat.find("", out), "16bit", 1024)

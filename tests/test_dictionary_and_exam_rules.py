@@ -192,7 +192,10 @@ def test_why_a_question_is_set_aside(change, reason):
         ({"question": "결과는?\n혈압 < 90"}, {"question": "결과는?\n혈압 < 90"}),
         ({"A": 1, "B": 2.5}, {"A": "1", "B": "2.5"}),
         ({"A": "AA", "B": "Aa", "C": "aa"}, {"A": "AA", "B": "Aa", "C": "aa"}),  # genotypes differ by case alone
-        ({"year": 2020, "q_number": 3}, {}),
+        ({"year": 2020, "q_number": 3}, {"year": 2020, "q_number": 3}),
+        ({"year": "2020", "period": 1.0}, {"year": 2020, "period": 1}),
+        ({"year": float("nan"), "period": "", "q_number": None}, {}),
+        ({"year": True, "period": "1교시", "q_number": 2.5}, {}),
         ({"subject": "doctor"}, {"subject": "doctor"}),
         ({"exam_type": "nurse"}, {"subject": "nurse"}),
         ({"subject": "", "exam_type": "nurse"}, {"subject": "nurse"}),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kmlite import paths
+from kmlite.published import PUBLISHED
 
 PAGES = [paths.ROOT / "README.md", paths.ROOT / "README.ko.md", *sorted((paths.ROOT / "docs").glob("*.md"))]
 MADE_BY_USE = ("data/01_raw", "data/02_refined", "model/")  # of a user's own runs
@@ -48,6 +49,12 @@ def test_both_readmes_show_the_same_figures():
     tables = [re.findall(r"^[012]  .*$", page.read_text(encoding="utf-8"), re.MULTILINE) for page in PAGES[:2]]
     assert tables[0] == tables[1]
     assert len(tables[0]) == 5
+
+
+def test_the_published_table_is_the_one_in_code():
+    page = (paths.ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| ([\d.]+) \| (.+?) \| (.+?) \|$", page.split("## Published figures")[1], re.MULTILINE)
+    assert rows == [(row["model"], f"{row['accuracy']:.1f}", row["how"], row["source"]) for row in PUBLISHED]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 from kmlite import evaluation, model, prompts, scoring
 
@@ -18,6 +19,9 @@ ASKED = [
     "열",
     "기침과 가래가 두 주 넘게 이어질 때는?",
 ]
+
+
+HEADS = [[1] * n for n in (3, 9, 1, 5, 7, 2, 4)]
 
 
 def test_a_padded_batch_answers_as_single_prompts_do(loaded):
@@ -37,6 +41,50 @@ def test_generation_stops_at_the_end_of_turn(loaded, monkeypatch):
     assert len(cut) < len(whole)
 
 
+def test_a_stop_ends_its_own_row_only(loaded):
+    """Text may run on behind a stop, but only until all rows of a batch are done; what stands before it is the same."""
+    network, tokenizer = loaded
+    heads = [tokenizer(text)["input_ids"] for text in ASKED]
+    free = evaluation.continued_ids(network, tokenizer, heads, max_new_tokens=12, batch=4, ends=[1])
+    stop = tokenizer.decode(free[0][1:2])
+    stopped = evaluation.continued_ids(network, tokenizer, heads, max_new_tokens=12, batch=4, ends=[1], stops=[stop])
+    assert len(stopped[0]) <= 2
+    assert len({len(turn) for turn in stopped}) > 1
+    for long, short in zip(free, stopped, strict=True):
+        assert long[: len(short)] == short
+        assert len(short) == 12 or stop in tokenizer.decode(short)
+
+
+def test_a_batch_that_does_not_fit_is_halved():
+    tried, done = [], []
+
+    def work(chosen, ids, mask):
+        tried.append(len(chosen))
+        if len(chosen) > 2:
+            raise torch.OutOfMemoryError
+        assert mask.sum(1).tolist() == [len(HEADS[i]) for i in chosen]
+        done.extend(chosen)
+
+    evaluation.left_padded(HEADS, 0, 5, "cpu", work)
+    assert tried == [5, 2, 2, 2, 1]
+    assert done == sorted(range(len(HEADS)), key=lambda i: -len(HEADS[i]))
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluation.left_padded(HEADS, 0, 5, "cpu", lambda *_: exec("raise torch.OutOfMemoryError", {"torch": torch}))
+
+
+def test_the_batch_is_what_the_free_memory_holds(loaded, monkeypatch):
+    network = loaded[0]
+    row = evaluation.row_bytes(network, 100)
+    assert 2 * row < evaluation.row_bytes(network, 300)
+    for memory, batch in ((0, 1), (6 * row, 4), (10**15, evaluation.MOST_AT_ONCE["cpu"])):
+        monkeypatch.setattr(evaluation, "free_memory", lambda memory=memory: memory)
+        assert evaluation.default_batch(network, 100) == batch
+
+
+def test_free_memory_is_read():
+    assert 2**20 < evaluation.free_memory() < 2**50
+
+
 def test_loss_does_not_depend_on_the_batches(loaded, monkeypatch):
     texts = ["혈압이 높다.", "맥박이 빠르다. " * 9, "끝"]
     together = evaluation.bits_per_character(*loaded, texts, 64)
@@ -45,8 +93,6 @@ def test_loss_does_not_depend_on_the_batches(loaded, monkeypatch):
 
 
 def test_bits_per_character_is_the_mean_over_characters(loaded):
-    import torch
-
     network, tokenizer = loaded
     text = "혈압이 높으면 머리가 아프다."
     ids = torch.tensor([tokenizer(text)["input_ids"]])

@@ -157,7 +157,7 @@ def test_auto_precision_follows_the_free_memory(monkeypatch):
     import torch
 
     monkeypatch.setattr(model, "on_gpu", lambda: True)
-    for free, fresh in ((8, "4bit"), (10, "8bit"), (24, "16bit")):
+    for free, fresh in ((8, "4bit"), (11, "4bit"), (24, "16bit")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free * 2**30, 0))
         assert model.pick_precision("auto") == fresh
         assert model.pick_precision("8bit") == "8bit"

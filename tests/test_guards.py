@@ -120,11 +120,27 @@ def test_a_second_signal_ends_at_once(base, few, tmp_path, at_batch):
 
 
 def test_no_room_for_a_checkpoint_stops_before_it_is_begun(base, few, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000 if path.name == paths.CHECKPOINTS else 10**12))
     said = stage(base, few, tmp_path, status=1)
     assert "a checkpoint needs 0.0" in said
     assert "run the same command to go on" in said
     assert not list((tmp_path / paths.STAGES[1] / paths.CHECKPOINTS).glob("checkpoint-*"))
+
+
+def test_a_disk_too_small_for_the_stage_refuses_it_before_it_loads_a_model(base, few, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    said = stage(base, few, tmp_path, status=1)
+    assert "this stage writes up to 0.0 GB" in said
+    assert "before" not in said
+
+
+def test_a_tracker_that_is_not_installed_is_said_before_a_model_is_loaded(base, few, tmp_path, monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    said = stage(base, few, tmp_path, "--report-to", "trackio", status=1)
+    assert "trackio is not installed. Run: .venv/bin/pip install trackio" in said
+    assert "before" not in said
 
 
 def test_padding_and_useful_tokens_are_counted(undisturbed, base, few):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from kmlite import model, paths, prompts, records, runs, scoring
+from kmlite import model, paths, prompts, published, records, runs, scoring
 from recipes import compare, evaluate
 
 
@@ -156,8 +156,77 @@ def test_eval_by_letter_in_all_orders_and_compare(base, refined, tmp_path):
     assert "a difference" in run(compare, "--a", two, "--b", three)
 
 
-@pytest.mark.parametrize("arguments", [["--permute", "6"], ["--permute", "0"], ["--scorer", "letter", "--reasoned"]])
+SENSELESS = [
+    ["--permute", "6"],
+    ["--permute", "0"],
+    ["--scorer", "letter", "--prompt", "kmlite-reasoned"],
+    ["--scorer", "letter", "--prompt", "lm-eval"],
+    ["--shots", "5"],
+    ["--shots", "-1", "--prompt", "lm-eval"],
+    ["--chat", "--prompt", "kmlite-reasoned"],
+]
+
+
+@pytest.mark.parametrize("arguments", SENSELESS)
 def test_settings_that_make_no_sense(arguments):
     result = CliRunner().invoke(evaluate.command, arguments)
     assert result.exit_code == 1
     assert arguments[0] in result.output
+
+
+def test_the_reasoned_prompt_is_asked_and_named(base, refined, tmp_path, monkeypatch):
+    seen = []
+    whole = scoring.generate
+
+    def generate(*arguments, **how):
+        seen.append((arguments[2][0], how["max_new_tokens"]))
+        return whole(*arguments, **{**how, "max_new_tokens": 2})
+
+    monkeypatch.setattr(scoring, "generate", generate)
+    arguments = ["--base", base, "--refined", refined, "--out", tmp_path, "--split", "dev", "--prompt", "kmlite-reasoned"]
+    done = CliRunner().invoke(evaluate.command, [str(a) for a in arguments])
+    assert done.exit_code == 0, done.output
+    question = records.read_exam(refined, "dev")[0]
+    assert seen == [(prompts.exam_prompt(question, reasoned=True), 500)]
+    record = runs.read_json(next(tmp_path.rglob(paths.EVALUATION)))
+    assert record["prompt"] == {"name": "kmlite-reasoned", "version": prompts.VERSION}
+    assert record["plan"]["settings"]["max_new_tokens"] == 500
+
+
+def test_years_are_shown_where_there_are_several(base, refined, tmp_path):
+    """`year`, `period` and `q_number` go from the refined data into the predictions; without them all works as before."""
+
+    def evaluated(name: str, questions: list[dict]) -> tuple[str, dict, list[dict]]:
+        runs.write_lines(paths.exam_split(tmp_path / name, "test"), questions)
+        arguments = ["--base", base, "--refined", tmp_path / name, "--out", tmp_path / f"{name}-out", "--scorer", "letter"]
+        done = CliRunner().invoke(evaluate.command, [str(a) for a in arguments])
+        assert done.exit_code == 0, done.output
+        folder = next((tmp_path / f"{name}-out").rglob(paths.EVALUATION)).parent
+        return done.output, runs.read_json(folder / paths.EVALUATION)["summary"], runs.read_lines(folder / paths.PREDICTIONS)
+
+    questions = records.read_exam(refined, "test")[:9]
+    assert {key: questions[0][key] for key in prompts.WHERE_FROM} == {"year": 9003, "period": 1, "q_number": 1}
+    said, summary, predictions = evaluated("one year", questions)
+    assert list(summary["by_year"]) == ["9003"]
+    assert "year 9003" not in said
+    assert [p["q_number"] for p in predictions] == [q["q_number"] for q in questions]
+
+    mixed = [{**q, "year": 2022 + i % 2} for i, q in enumerate(questions[:8])]
+    mixed.append({key: value for key, value in questions[8].items() if key not in prompts.WHERE_FROM})
+    said, summary, predictions = evaluated("mixed", mixed)
+    assert {year: part["n"] for year, part in summary["by_year"].items()} == {"2022": 4, "2023": 4, "unknown": 1}
+    assert sum(part["right"] for part in summary["by_year"].values()) == summary["right"]
+    assert "year 2022" in said and "year 2023" in said
+
+    said, summary, predictions = evaluated("old", [{k: v for k, v in q.items() if k not in prompts.WHERE_FROM} for q in questions])
+    assert "by_year" not in summary
+    assert not set(prompts.WHERE_FROM) & set(predictions[0])
+    assert "nearest published on KorMedMCQA test" in said
+    assert f"kmlite prompt, version {prompts.VERSION}, scorer letter" in said
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "model"), [(47.0, "medgemma-4b-it"), (0.0, "always answering D"), (100.0, "o1-preview"), (78.0, "Qwen2.5-72B")]
+)
+def test_the_nearest_published_figure(accuracy, model):
+    assert published.nearest(accuracy)["model"] == model

@@ -28,6 +28,15 @@ def text_of(value: object) -> str:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) and value == value else ""
 
 
+def whole_number(value: object) -> int | None:
+    """2012 from 2012, 2012.0 (a column with gaps) or "2012"; None for anything else."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
 def check(record: dict) -> tuple[dict | None, str]:
     """(refined question, "") or (None, reason)."""
     if any(key not in record for key in ("question", "answer", *prompts.LETTERS)):
@@ -46,6 +55,9 @@ def check(record: dict) -> tuple[dict | None, str]:
     question["answer"] = letter
     if subject := text_of(record.get("subject") or record.get("exam_type")):
         question["subject"] = subject
+    for key in prompts.WHERE_FROM:
+        if (number := whole_number(record.get(key))) is not None:
+            question[key] = number
     cot = text_of(record.get("cot"))
     # A reasoning that ends in another letter than the answer teaches the wrong thing: the question stays without it.
     if cot and prompts.conclusion_letter(cot) in (None, letter) and prompts.reasoning_sentences(cot):

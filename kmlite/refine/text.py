@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from kmlite.refine.markup import strip_html, strip_wiki
 
-VERSION = 2  # goes into refine's record: raise it when a rule changes, and finished text is refined anew
+VERSION = 3  # goes into refine's record: raise it when a rule changes, and finished text is refined anew
 
 # ---- cleaning: composed Hangul first, since every later rule counts syllables, and white space last, which the others leave
 
@@ -137,11 +137,21 @@ AD_TERMS = re.compile(
     r"최저가|무료\s?배송|지금\s?구매|구매\s?문의|카톡\s?문의|카카오톡\s?문의|상담\s?문의|할인|쿠폰|적립금|사은품|특가|파격|대방출|땡처리|이벤트|"
     r"선착순|클릭|공짜|당일\s?(?:입금|개통|배송)|한정\s?수량|정품\s?보장|보장|증정|공구|무료\s?체험|신용\s?불량|무직자|매입|오픈\s?기념|1\+1|지금\s?예약|마감\s?임박"
 )
-
-
+OFFERS = re.compile(
+    r"최저|무료|할인|세일|쿠폰|적립금|사은|특가|파격|반값|증정|덤으로|경품|공짜|공구|1\+1|저렴|혜택|이벤트|무이자|환불|매입|땡처리|대방출|만\s?원|0\s?원|"
+    r"선착순|마감|한정|오늘만|이번\s?[주달]|지금\s?(?:바로|결제|가입|주문)|당일|24시간|품절|소진|늦기\s?전|오픈\s?기념|보장|100%|전액|업계|1[위등]|전문|책임|"
+    r"안심|걱정\s?마|비밀|누구나|무관|무직자|신용\s?불량|부담\s?없|정품|직접|직송|평생|최고|고급|품격|완판|전국"
+)
+CALLS = re.compile(
+    r"상담\s?(?:문의|주|받|신청|예약|가능)|문의(?:\s?주|하|는)|(?:신청|예약|주문|구매|등록|가입)하[세시]|(?:신청|예약|주문)해\s?주|(?:결제|계약|전화)하시|"
+    r"지금\s?(?:예약|구매)|구매\s?문의|가입하면|(?:연락|전화)\s?주|전화\s?상담|카톡|카카오톡|오픈\s?채팅|텔레그램|친구\s?추가|링크|클릭|받아\s?보세|"
+    r"보내\s?주세|남겨\s?주시|서두르|서둘러|놓치지\s?마|망설이"
+)
+SHOUT = re.compile(r"[!★☆♥♡▶◆■]")  # notices of offices and clinics offer and call as well, but in an even voice
 # An advertisement speaks to its reader; an article about advertisements does not.
 APPEAL = re.compile(r"[!★☆♥♡▶◆■]|세요|십시오|드립|드려|드리|바랍니다|합니다|됩니다|해요|예요|고객님")
 MOJIBAKE = "占쏙옙"  # EUC-KR read as UTF-8 and written again; one may be quoted, two are a broken page
+MISREAD = "떎뒗뿉씠쓣"  # 다 는 에 이 을 in UTF-8, read as CP949: the commonest syllables turn into ones that no word has
 
 
 def long_enough(text: str, least: int) -> tuple[bool, str]:
@@ -166,11 +176,22 @@ def enough_hangul(hangul: int, letters: int, kana: int) -> tuple[bool, str]:
     return hangul >= HANGUL_LEAST and hangul >= HANGUL_SHARE * letters and hangul > kana, "not_korean"
 
 
+def is_well_encoded(text: str) -> tuple[bool, str]:
+    misread = [n for n in map(text.count, MISREAD) if n]  # any one of them may be noise, or quoted
+    return text.count(MOJIBAKE) < 2 and (len(misread) < 3 or sum(misread) * 100 <= len(text)), "not_korean"
+
+
 def is_no_advertisement(text: str) -> tuple[bool, str]:
-    """Three different sales terms, one in every 60 characters, and an appeal: single words stand in technical prose too."""
+    """Three different sales terms, one in every 60 characters, and an appeal: single words stand in technical prose too.
+
+    Or an offer, a call to act and a raised voice, one word of either in every 40 characters: most trades have their own terms.
+    """
     terms = ["".join(term.split()) for term in AD_TERMS.findall(text)]
-    keep = len(set(terms)) < 3 or len(terms) * 60 < len(text) or not APPEAL.search(text)
-    return keep, "advertisement"
+    if len(set(terms)) >= 3 and len(terms) * 60 >= len(text) and APPEAL.search(text):
+        return False, "advertisement"
+    calls = len(CALLS.findall(text)) if SHOUT.search(text) else 0
+    offers = len(OFFERS.findall(text)) if calls else 0
+    return not offers or (calls + offers) * 40 < len(text), "advertisement"
 
 
 def no_repeated_lines(text: str) -> tuple[bool, str]:
@@ -211,8 +232,8 @@ def judge(text: str, least: int, counts: Counts | None = None) -> tuple[bool, st
     keep, reason = long_enough(text, least)
     if keep:
         keep, reason = enough_hangul(counts.hangul, counts.letters, counts.kana) if counts else is_korean(text)
-    if keep and text.count(MOJIBAKE) > 1:
-        keep, reason = False, "not_korean"
+    if keep:
+        keep, reason = is_well_encoded(text)
     if keep:
         keep, reason = is_no_advertisement(text)
     if keep:

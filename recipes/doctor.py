@@ -1,0 +1,297 @@
+"""What this machine can do: Python, packages, card, disk, data, base; and the plan of every stage. Exit 1 where the next step can't run.
+
+\b
+    make doctor
+    make doctor ARGS="--plan --vram 12"       what a card of 12 GiB would do, on any machine
+"""
+
+import importlib.metadata
+import platform
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from kmlite import paths
+from kmlite.cli import console, recipe, setting
+
+CHARACTERS_A_TOKEN = 1.86  # of Korean in Gemma 3's vocabulary, as published; new tokens make it more
+TURN_TOKENS = 20  # of the prompt and the chat template around a definition
+QUESTION_TOKENS = 40  # the same around a question
+
+
+@dataclass(frozen=True)
+class Settings:
+    base: str = setting("google/medgemma-4b-it", "the model that the run will start from")
+    raw: Path = setting(Path("data/01_raw"), "folder of the raw data")
+    refined: Path = setting(Path("data/02_refined"), "what make refine wrote")
+    out: Path = setting(Path("model"), "folder of the trained models")
+    vram: float = setting(0, "GiB of a card to plan for; 0 takes this machine's, or all common sizes where it has none")
+    plan: bool = setting(False, "show the plan alone, and check nothing")
+
+
+def main(settings: Settings) -> None:
+    failed = [] if settings.plan else check(settings)
+    show_plan(settings)
+    if failed:
+        console.print("\n[bold red]The next step can't run:[/]")
+        for what, mend in failed:
+            console.print(f"  {what}\n    {mend}")
+        sys.exit(1)
+    if not settings.plan:
+        console.print(f"\n[bold]Ready.[/] The next step: make {next_step(settings)}")
+
+
+def next_step(settings: Settings) -> str:
+    """The first step whose result is missing."""
+    if not (settings.refined / paths.REFINE_RECORD).exists():
+        return "refine"
+    for number, folder in enumerate(paths.STAGES):
+        if not (settings.out / folder / paths.RECORD).exists():
+            return f"stage{number}"
+    return "eval"
+
+
+# ---- the machine
+
+
+def check(settings: Settings) -> list[tuple[str, str]]:
+    """Print what is found; return (what is wrong, the command that mends it) for what stops the next step."""
+    step = next_step(settings)
+    failed: list[tuple[str, str]] = []
+
+    def say(name: str, found: str, wrong: str = "", mend: str = "") -> None:
+        console.print(f"  {'[red]✗[/]' if wrong else '[green]✓[/]'} {name:<12} {found}")
+        if wrong:
+            failed.append((wrong, mend))
+
+    console.print("[bold]doctor[/]")
+    say("Python", platform.python_version())
+    versions(say)
+    card(say)
+    base = find_base(settings, say, needed=step == "stage0")
+    room(settings, say, base, step)
+    data(settings, say, step)
+    return failed
+
+
+def versions(say) -> None:
+    """The installed packages against the lock that setup used."""
+    import torch
+
+    lock = paths.ROOT / "requirements" / ("gpu.txt" if shutil.which("nvidia-smi") else "cpu.txt")
+    wrong = []
+    for line in lock.read_text().splitlines():
+        name, _, wanted = line.partition("==")
+        if not wanted or line.startswith("#"):
+            continue
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found = "missing"
+        if found != wanted:
+            wrong.append(f"{name} {found} (lock {wanted})")
+    text = f"torch {torch.__version__}, the packages are those of {lock.name}" if not wrong else "; ".join(wrong[:4])
+    say("packages", text, f"{len(wrong)} packages differ from {lock.name}" if wrong else "", "rm -r .venv && make setup")
+
+
+def card(say) -> None:
+    import torch
+
+    driver = Path("/proc/driver/nvidia/version")
+    if not torch.cuda.is_available():
+        if shutil.which("nvidia-smi"):
+            say("card", "nvidia-smi answers, torch sees no card", "torch is a CPU build", "rm -r .venv && make setup")
+        else:
+            say("card", "none: the CPU runs the embedded base (make demo) and nothing of MedGemma's size in useful time")
+        return
+    free, total = torch.cuda.mem_get_info()
+    version = re.search(r"Module\s+([\d.]+)", driver.read_text()) if driver.exists() else None
+    half = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bfloat16: stage 0 trains no rows on it"
+    text = f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, {half}"
+    say("card", f"{text}; CUDA {torch.version.cuda}, driver {version.group(1) if version else 'unknown'}")
+
+
+def find_base(settings: Settings, say, needed: bool) -> Path | None:
+    """The base's folder where it is at hand; else whether it could be fetched."""
+    from kmlite import bases
+
+    try:
+        folder = bases.at_hand(settings.base)
+        if not folder:
+            bases.can_be_fetched(settings.base)
+    except click.ClickException as error:
+        what, _, mend = error.message.partition("\n")
+        say(
+            "base",
+            what if needed else f"{what} (needed by stage 0 alone)",
+            what if needed else "",
+            mend.strip() or "Name another one: BASE=…",
+        )
+        return None
+    stand_in = folder and bases.is_stand_in(folder)
+    note = " (the embedded base: a stand-in)" if stand_in else ""
+    say("base", f"{settings.base}{note}" if folder else f"{settings.base} can be fetched; stage 0 will do it")
+    return folder
+
+
+def room(settings: Settings, say, base: Path | None, step: str) -> None:
+    """Disk for what the next stage writes, and main memory for its merge."""
+    import psutil
+
+    from kmlite import memory
+    from recipes import stage0
+
+    shape = memory.shape_of(base) if base else memory.MEDGEMMA
+    place = settings.out
+    while not place.exists():
+        place = place.absolute().parent
+    free = shutil.disk_usage(place).free
+    if step.startswith("stage"):
+        need = sum(memory.disk(shape, stage0.Settings.rank, new_rows=5000 if step == "stage0" else 0, extends=step == "stage0").values())
+        text = f"{free / 1e9:.1f} GB free at {place}, {step} needs up to {need / 1e9:.1f}"
+        say("disk", text, f"too little room for {step} at {place}" if free < need else "", "Free some space, or name another place: OUT=…")
+    else:
+        say("disk", f"{free / 1e9:.1f} GB free at {place}")
+    has, wants = psutil.virtual_memory().available, 2.2 * shape.parameters
+    text = f"{has / 1e9:.1f} GB free, a merge takes {wants / 1e9:.1f}"
+    say("main memory", text, "too little main memory to merge" if step.startswith("stage") and has < wants else "", "Close other programs.")
+
+
+def data(settings: Settings, say, step: str) -> None:
+    if step == "refine":
+        kinds = [name for name in (paths.RAW_TEXT, paths.RAW_DICTIONARY, paths.RAW_EXAM) if (settings.raw / name).is_dir()]
+        text = f"{settings.raw}: {', '.join(kinds) if kinds else 'nothing there'}"
+        say(
+            "data",
+            text,
+            f"no raw data in {settings.raw}" if not kinds else "",
+            "make data, or put yours there (README.md, “Your own data”)",
+        )
+        return
+    held = counts(settings.refined)
+    words = (
+        f"{held['text']:,} texts, {held['dictionary']:,} dictionary entries, {held['train']:,} questions to teach, {held['test']:,} in test"
+    )
+    needs = {"stage0": "text", "stage1": "dictionary", "stage2": "train", "eval": "test"}[step]
+    wrong = f"{settings.refined} holds no {needs} for {step}" if not held[needs] else ""
+    say("data", words, wrong, f"Add it below {settings.raw} and run: make refine")
+
+
+def counts(refined: Path) -> dict[str, int]:
+    """Records kept by refine: {"text", "dictionary", "train", "dev", "test"}, and "…_characters" of the first two and of the exam."""
+    from kmlite.runs import read_record
+
+    funnel = (read_record(refined / paths.REFINE_RECORD) or {}).get("funnel", {})
+    out = {name: funnel.get(name, {}).get("kept", 0) for name in ("text", "dictionary")}
+    out |= {f"{name}_characters": funnel.get(name, {}).get("characters", 0) for name in ("text", "dictionary", "exam")}
+    splits = funnel.get("exam", {}).get("splits", {})
+    return out | {split: splits.get(split, 0) for split in ("train", "dev", "test")} | {"exam": sum(splits.values())}
+
+
+# ---- the plan
+
+
+def show_plan(settings: Settings) -> None:
+    import torch
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from kmlite import bases, memory
+    from recipes import stage0, stage1, stage2
+
+    base = bases.at_hand(settings.base)
+    if base and bases.is_stand_in(base):
+        console.print("\nNo plan: the embedded base fits any machine.")
+        return
+    shape = memory.shape_of(base) if base else memory.MEDGEMMA
+    cards: list[tuple[str, float]] = [(memory.TYPICAL[size], size) for size in memory.SIZES]
+    if settings.vram:
+        near = max((size for size in memory.SIZES if size <= settings.vram), default=min(memory.SIZES))
+        cards = [(memory.TYPICAL[near], settings.vram)]
+    elif torch.cuda.is_available():
+        cards = [(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0] / memory.GIB)]
+    tokens = tokens_of(settings)
+    stages = (("stage0", stage0.Settings()), ("stage1", stage1.Settings()), ("stage2", stage2.Settings()))
+    console.print(
+        f"\nPlan for {settings.base}, {shape.parameters / 1e9:.2f} billion parameters; calculated, docs/gpu.md says what was measured"
+    )
+    table = Table("card", "", "weights", "batch", "GiB", "gave up", "tokens/s", "hours", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name, gib in cards:
+        for step, values in stages:
+            plan = plan_of(shape, gib, step, values)
+            rate, measured = rate_of(settings.out, step, shape, name, plan.precision)
+            hours = tokens[step] / rate / 3600 if rate else 0
+            table.add_row(
+                f"{gib:.3g} GiB {name}" if step == "stage0" else "",
+                step,
+                plan.precision,
+                f"{plan.batch} × {plan.accumulation}",
+                f"{plan.total / memory.GIB:.1f}" + ("" if plan.fits else " [red]too much[/]"),
+                ", ".join(given.partition(" →")[0] for given in plan.gave_up),
+                f"{'' if measured else '~'}{rate:,.0f}" if rate else "unknown",
+                "–" if not hours else f"{hours:,.1f}" if hours >= 0.1 else "< 0.1",
+            )
+    console.print(table)
+    console.print("  ~ is an estimate from the card's published peak; after a stage has run here, its own rate stands there instead.")
+    if len(cards) == 1:
+        for step, values in stages:
+            plan = plan_of(shape, cards[0][1], step, values)
+            found = ", ".join(f"{part} {size / memory.GIB:.2f}" for part, size in plan.parts.items())
+            console.print(f"  {step} in GiB: {found}")
+    if not any(tokens.values()):
+        console.print(f"  No hours: {settings.refined} holds no refined data yet.")
+        return
+    console.print(
+        f"  The data: about {tokens['stage0']:,.0f} tokens of text, {tokens['stage1']:,.0f} of dictionary in three epochs, "
+        f"{tokens['stage2']:,.0f} of exam a loop (estimated at {CHARACTERS_A_TOKEN} characters a token)."
+    )
+    if tokens["stage0"] < memory.LEAST_TOKENS:
+        console.print(
+            f"  Text for stage 0: {tokens['stage0'] / 1e6:,.1f} of the {memory.LEAST_TOKENS / 1e6:,.0f} million tokens that this "
+            "plan calls the least that works.\n  Stage 0 runs on less, and shows what it brought."
+        )
+
+
+def plan_of(shape, gib: float, step: str, values):
+    """The plan of a stage's own settings on a card with `gib` GiB free."""
+    from kmlite import memory
+
+    if step == "stage0":
+        return memory.choose(shape, gib * memory.GIB, values, embeddings=values.embeddings, new_rows=int(values.new_tokens))
+    return memory.choose(shape, gib * memory.GIB, values)
+
+
+def tokens_of(settings: Settings) -> dict[str, float]:
+    """Tokens that each stage trains on, estimated from the characters that refine counted."""
+    from recipes import stage0, stage1, stage2
+
+    held = counts(settings.refined)
+    exam = held["exam_characters"] / max(1, held["exam"])
+    return {
+        "stage0": held["text_characters"] / CHARACTERS_A_TOKEN * stage0.Settings.epochs,
+        "stage1": (held["dictionary_characters"] / CHARACTERS_A_TOKEN + TURN_TOKENS * held["dictionary"]) * stage1.Settings.epochs,
+        "stage2": held["train"] * (exam / CHARACTERS_A_TOKEN + QUESTION_TOKENS) * stage2.Settings.epochs,
+    }
+
+
+def rate_of(out: Path, step: str, shape, card: str, precision: str) -> tuple[float | None, bool]:
+    """(tokens per second, whether measured): this stage's own on the same card, else an estimate from the card's published peak."""
+    from kmlite import memory
+    from kmlite.runs import read_record
+
+    record = read_record(out / paths.STAGES[int(step[-1])] / paths.RECORD)
+    if record and record.get("device") == card:
+        training = record["metrics"].get("training") or record["metrics"]["loops"][-1]["training"]
+        if training["tokens_per_second"]:
+            return training["tokens_per_second"], True
+    return memory.estimated_rate(shape, card, precision), False
+
+
+command = recipe(Settings)(main)
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,102 @@
+"""Have lm-eval itself score a model on its kormedmcqa task: the figure that others can compare with theirs.
+
+\b
+    make eval OUT=model HARNESS=1                       stage 2's final model
+    make eval OUT=model HARNESS=1 BASE=some/model       any other model
+    make eval OUT=model HARNESS=1 ARGS="--shots 5 --hub"
+
+Asks the refined test questions, or, where there are none or with --hub, the data set from the hub as lm-eval does. Refine changes
+white space and sets faulty questions aside: the figure to publish beside others' is the one with --hub. Needs the extra `eval`.
+"""
+
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+from kmlite import paths
+from kmlite.cli import check_writable, console, recipe, setting
+from recipes import evaluate
+
+
+@dataclass(frozen=True)
+class Settings:
+    base: str = setting("", "model to evaluate; empty: stage 2's final model in OUT")
+    refined: Path = setting(Path("data/02_refined"), "what make refine wrote")
+    out: Path = setting(Path("model"), "folder of the trained models")
+    shots: int = setting(0, "few-shot examples before the question; 0 or 5 in published figures")
+    chat: bool = setting(False, "lm-eval's --apply_chat_template; a plain run of lm-eval has none")
+    hub: bool = setting(False, "ask sean0042/KorMedMCQA from the hub, untouched, although there are refined questions")
+    batch: int = setting(0, "questions answered at once; 0 chooses by device and free memory")
+    restart: bool = setting(False, "evaluate again where nothing changed")
+
+
+def main(settings: Settings) -> None:
+    from kmlite import harness, prompts, records, scoring
+
+    console.print("[bold]lm-eval[/]  test split")
+    harness.require()
+    if settings.shots < 0:
+        raise click.ClickException(f"--shots {settings.shots}: 0 or more examples.")
+    test, examples = (paths.exam_split(settings.refined, split) for split in ("test", "fewshot"))
+    questions = records.read_exam(settings.refined, "test") if test.exists() and not settings.hub else None
+    if questions == []:
+        raise click.ClickException(f"{test} is empty.")
+    fewshot = records.read_exam(settings.refined, "fewshot") if questions and (settings.shots or examples.exists()) else []
+    if questions is not None:
+        scoring.examples_of(fewshot, questions, settings.shots)
+
+    from kmlite import bases, runs
+
+    base, folder = evaluate.model_and_folder(settings.base, settings.out)
+    check_writable(folder)
+    plan: dict = {
+        "settings": {"split": "test", "scorer": "generate", **{k: asdict(settings)[k] for k in ("base", "shots", "chat")}},
+        "prompt": {"name": "lm-eval", **prompts.HARNESS, "shots": settings.shots, "chat_template": settings.chat},
+        "model": {"folder": str(base), "fingerprint": runs.model_fingerprint(base)},
+        "data": runs.fingerprint(*(path for path in (test, examples) if path.exists())) if questions else "sean0042/KorMedMCQA",
+    }
+    result_path = folder / paths.HARNESS
+    if result_path.exists() and not settings.restart and runs.read_json(result_path)["plan"] == runs.as_stored(plan):
+        result = runs.read_json(result_path)
+        console.print("  done before, nothing changed (ARGS=--restart evaluates again)")
+        evaluate.show(result["summary"])
+        evaluate.show_published(result)
+        return
+    stand_in = bases.is_stand_in(base)
+    console.print(f"  model        {base}{' (from the embedded base: its figures say nothing about MedGemma)' if stand_in else ''}")
+    where = f"{len(questions):,} refined questions" if questions else "sean0042/KorMedMCQA from the hub"
+    console.print(f"  questions    {where}, {evaluate.in_words(plan['prompt'])}")
+    started = time.time()
+    with tempfile.TemporaryDirectory() as work:
+        predictions, told = harness.run(
+            base, Path(work), questions, fewshot, shots=settings.shots, chat=settings.chat, batch=settings.batch
+        )
+    summary = scoring.summarise(predictions)
+    openings = scoring.log_opening(folder, "lm-eval", summary)
+    runs.write_lines(folder / paths.HARNESS_PREDICTIONS, predictions)
+    record = {
+        "plan": plan,
+        "summary": summary,
+        "lm_eval": told,
+        "prompt": plan["prompt"],
+        "test_openings": openings,
+        "stand_in": stand_in,
+        "seconds": round(time.time() - started, 1),
+        **runs.environment(),
+    }
+    runs.write_json(result_path, record)
+    evaluate.show(summary)
+    console.print(f"  every answer: {folder / paths.HARNESS_PREDICTIONS}")
+    console.print(f"  test has been scored {openings} {'time' if openings == 1 else 'times'} for this model")
+    evaluate.show_published(record)
+    if stand_in:
+        console.print(f"  {scoring.OF_THIS_SIZE}")
+
+
+command = recipe(Settings)(main)
+
+if __name__ == "__main__":
+    command()

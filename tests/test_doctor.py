@@ -1,0 +1,104 @@
+"""make doctor: what it finds, when it refuses, and the plan it shows."""
+
+import re
+
+import click
+import pytest
+import torch
+from click.testing import CliRunner
+
+from kmlite import bases, memory, paths, runs
+from recipes import doctor
+
+
+def run(*arguments, status: int = 0) -> str:
+    result = CliRunner().invoke(doctor.command, [str(a) for a in arguments])
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch):
+    """No test asks the hub."""
+
+    def unreachable(base):
+        raise click.ClickException(f"{base} is not on this machine.\nWith a network: hf download {base}")
+
+    monkeypatch.setattr(bases, "can_be_fetched", unreachable)
+
+
+def test_ready_names_the_next_step(base, refined, tmp_path):
+    said = run("--base", base, "--refined", refined, "--out", tmp_path)
+    assert "Ready. The next step: make stage0" in said
+    assert "a stand-in" in said
+    assert "✗" not in said
+
+
+def test_without_data_it_says_what_to_put_where(base, tmp_path):
+    said = run("--base", base, "--raw", tmp_path / "raw", "--refined", tmp_path / "none", "--out", tmp_path, status=1)
+    assert "no raw data in" in said
+    assert "make data" in said
+
+
+def test_a_base_that_is_not_there_stops_stage_0_with_the_command_that_mends_it(refined, tmp_path):
+    said = run("--base", "google/medgemma-none", "--refined", refined, "--out", tmp_path, status=1)
+    assert "✗ base" in said
+    assert "hf download google/medgemma-none" in said
+
+
+def test_data_that_the_next_stage_lacks_is_named(base, refined, tmp_path):
+    funnel = runs.read_json(refined / paths.REFINE_RECORD)
+    funnel["funnel"]["text"]["kept"] = 0
+    runs.write_json(tmp_path / "refined" / paths.REFINE_RECORD, funnel)
+    said = run("--base", base, "--refined", tmp_path / "refined", "--out", tmp_path, status=1)
+    assert "holds no text for stage0" in said
+
+
+def test_a_full_disk_is_foreseen(base, refined, tmp_path, monkeypatch):
+    import shutil
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+    said = run("--base", base, "--refined", refined, "--out", tmp_path / "not" / "yet", status=1)
+    assert "too little room for stage0" in said
+
+
+def test_packages_that_differ_from_the_lock_are_named(base, refined, tmp_path, monkeypatch):
+    import importlib.metadata
+
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.1" if name == "peft" else real(name))
+    said = run("--base", base, "--refined", refined, "--out", tmp_path, status=1)
+    assert "peft 0.0.1 (lock 0.21.2)" in said
+    assert "make setup" in said
+
+
+@pytest.mark.parametrize(("vram", "rows"), [(8, "no"), (12, "yes"), (24, "yes")])
+def test_a_plan_for_any_card_needs_none_and_checks_nothing(vram, rows, refined, tmp_path):
+    said = run("--plan", "--vram", vram, "--refined", refined, "--out", tmp_path)
+    line = next(line for line in said.splitlines() if "stage0" in line and "GiB RTX" in line)
+    assert ("new tokens" in line) == (rows == "no")
+    assert re.search(r" ~\d", line)
+    assert "Ready" not in said
+    assert "calls the least that works" in said
+    parts = next(line for line in said.splitlines() if line.startswith("  stage1 in GiB:"))
+    total = sum(map(float, re.findall(r" ([\d.]+)(?:,|$)", parts)))
+    shown = float(re.search(r"stage1 .* × \d+ +([\d.]+)", said).group(1))
+    assert total == pytest.approx(shown, abs=0.1)
+
+
+def test_all_common_cards_where_there_is_none(refined, tmp_path):
+    said = run("--plan", "--refined", refined, "--out", tmp_path)
+    assert all(f"{size} GiB " in said for size in memory.SIZES)
+
+
+def test_a_measured_rate_replaces_the_estimate(refined, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA GeForce RTX 4090")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (23 * memory.GIB, 24 * memory.GIB))
+    record = {"device": "NVIDIA GeForce RTX 4090", "metrics": {"training": {"tokens_per_second": 4321.0}}}
+    runs.write_json(tmp_path / paths.STAGES[1] / paths.RECORD, record)
+    said = run("--plan", "--refined", refined, "--out", tmp_path)
+    assert re.search(r"stage1 .* 4,321", said)
+    assert "~4,321" not in said
+    assert re.search(r"stage0 .* ~\d", said)

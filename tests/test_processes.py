@@ -1,0 +1,59 @@
+"""Several processes that train together: the same losses as one with the same effective batch, one record, one voice."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from kmlite import paths, runs
+from recipes import stage0
+
+ARGUMENTS = "--batch 2 --accumulation 4 --rank 8 --alpha 8 --learning-rate 1e-3 --log-every 1 --new-tokens 20 --length 64 --max-steps 4"
+ARGUMENTS += " --save-every 2 --gauge-every 2 --heldout 2 --entries 2 --questions 0 --dropout 0"
+
+
+def command(base, refined, out, processes: int, *more: str) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    folders = ["--base", str(base), "--refined", str(refined), "--out", str(out)]
+    return [sys.executable, *launcher, "-m", "recipes.stage0", *folders, *ARGUMENTS.split(), *more]
+
+
+def test_two_processes_follow_the_curve_of_one(base, refined, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    folders = ["--base", base, "--refined", refined, "--out", one]
+    alone = CliRunner().invoke(stage0.command, [*map(str, folders), *ARGUMENTS.split()])
+    assert alone.exit_code == 0, alone.output
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "UNSLOTH_FORCE_CPU": "1"}
+    shared = subprocess.run(
+        command(base, refined, two, 2), capture_output=True, text=True, cwd=paths.ROOT, env=environment, timeout=600, check=False
+    )
+    assert shared.returncode == 0, shared.stdout + shared.stderr
+    assert shared.stdout.count("written to") == 1
+    records = [runs.read_json(out / paths.STAGES[0] / paths.RECORD) for out in (one, two)]
+    assert [record["processes"] for record in records] == [1, 2]
+    curves = [[e["loss"] for e in record["metrics"]["training"]["curve"] if "loss" in e] for record in records]
+    assert len(curves[0]) == 4
+    assert curves[1] == pytest.approx(curves[0], abs=1e-3)
+    bits = [record["metrics"]["gauge"]["after"]["bits"]["korean"] for record in records]
+    assert bits[1] == pytest.approx(bits[0], abs=1e-3)
+
+
+def test_processes_that_do_not_divide_the_accumulation_are_refused(base, refined, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr(runs, "wait", lambda: None)
+    result = CliRunner().invoke(
+        stage0.command, ["--base", str(base), "--refined", str(refined), "--out", str(tmp_path), *ARGUMENTS.split()]
+    )
+    assert result.exit_code == 1
+    assert "GPUS=3 does not divide the accumulation of 4" in result.output
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    runs.write_json(tmp_path / "record.json", {})
+    assert not (tmp_path / "record.json").exists()
+    monkeypatch.setenv("RANK", "0")
+    runs.write_json(tmp_path / "record.json", {})
+    assert (tmp_path / "record.json").exists()
