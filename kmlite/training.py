@@ -92,8 +92,8 @@ def train(
     Returns:
         {"steps", "rows", "loss" (mean, nats a token), "seconds", "curve": the trainer's log, "measured": {step: …},
         "batch", "accumulation", "out_of_memory" (how often), "tokens_per_second" (padding not counted), "padding" (its share),
-        "peak_bytes" (GPU memory that tensors held at the most; None on a CPU)}. Rates are of this process's own part of the run, None where it
-        went on from the last step.
+        "peak_bytes" (GPU memory that tensors held at the most; None on a CPU)}. Rates are of this process's own part of the run;
+        None where it found the last step done.
 
     Raises:
         click.ClickException: the loss is not a number or jumped, the disk or the memory is full, or a stop was asked for.
