@@ -36,18 +36,6 @@ def record(folder: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def tiny_refined(refined, tmp_path_factory) -> Path:
-    """A part of the refined sample, so that a stage takes seconds."""
-    folder = tmp_path_factory.mktemp("작은 자료")  # Korean and a space in the path
-    shutil.copytree(refined / paths.TEXT, folder / paths.TEXT)
-    runs.write_json(folder / paths.DICTIONARY, runs.read_json(refined / paths.DICTIONARY)[:60])
-    for split, n in (("train", 20), ("dev", 6), ("test", 6)):
-        lines = paths.exam_split(refined, split).read_text(encoding="utf-8").splitlines(keepends=True)
-        runs.write_text(paths.exam_split(folder, split), "".join(lines[:n]))
-    return folder
-
-
-@pytest.fixture(scope="module")
 def trained(base, tiny_refined, tmp_path_factory) -> tuple[Path, dict[str, str]]:
     """All stages and eval, once: (OUT, what each step printed)."""
     out = tmp_path_factory.mktemp("out") / "모델"
