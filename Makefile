@@ -19,12 +19,12 @@ BASE_ARG = $(if $(BASE),--base "$(BASE)")
 FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup extras lock demo doctor data refine stage0 stage1 stage2 eval compare chat export pipeline bench test check format clean
+.PHONY: help setup extras lock demo doctor data refine stage0 stage1 stage2 eval compare report chat export pipeline bench bench-gpu test-gpu test check format clean
 
 help: ## this page
 	@echo "kmlite: teach MedGemma Korean medicine on one graphics card"
 	@echo
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  Variables: RAW=$(RAW)  REFINED=$(REFINED)  OUT=$(OUT)  BASE=a model (default google/medgemma-4b-it)"
 	@echo "  ARGS=… goes to the recipe; .venv/bin/python -m recipes.stage0 --help lists what it takes, with the reasons"
@@ -79,6 +79,9 @@ eval: $(STAMP) ## score the final model (or BASE) on the test questions; HARNESS
 compare: $(STAMP) ## compare two evaluations, A=folder B=folder: the paired difference and what flipped
 	$(PY) -m recipes.compare --a "$(A)" --b "$(B)" $(ARGS)
 
+report: $(STAMP) ## write OUT/report.html: what every step did, on one page that opens from disk
+	$(PY) -m recipes.report $(FOLDERS) $(ARGS)
+
 chat: $(STAMP) ## talk to MODEL (default: the newest stage in OUT); ARGS=--web in the browser
 	@$(PY) -m recipes.chat $(if $(MODEL),--model "$(MODEL)") $(FOLDERS) $(ARGS)
 
@@ -91,6 +94,12 @@ export: $(STAMP) ## write a stage's model for others: merged, adapter or gguf; -
 bench: $(STAMP) ## how fast and how exact refine is (minutes)
 	$(PY) -m benchmarks.refine $(ARGS)
 	$(PY) -m benchmarks.quality
+
+bench-gpu: $(STAMP) ## what a CUDA card makes of each stage: fits or not, tokens/s (8 minutes)
+	$(PY) -m benchmarks.gpu $(ARGS)
+
+test-gpu: $(STAMP) ## the tests that need a CUDA card
+	$(PY) -m pytest tests/gpu $(ARGS)
 
 test: $(EXTRAS) ## run the tests
 	$(PY) -m pytest $(ARGS)

@@ -15,6 +15,7 @@ WARNING = (
     "**Not for the care of patients.** This is a language model that was asked exam questions. It can be wrong in every sentence and sound "
     "sure. It was not tested in a clinic, and nobody has approved it as a medical device. Do not diagnose, treat or advise anyone by it."
 )
+NAMES = {"korean": "held-out Korean", "english": "English medicine", "dictionary": "dictionary"}
 STEPS = ("Korean text", "medical dictionary", "exam questions")
 USE = {
     "merged": """\
@@ -138,29 +139,36 @@ def figures(source) -> str:
     def row(stage: int, measure: str, before: str, after: str, n: object = "") -> None:
         lines.append(f"| {stage} | {measure} | {before} | {after} | {n} |")
 
+    def cost(stage: int, measure: str, before: float | None, after: float | None) -> None:
+        if before is not None and after is not None:
+            row(stage, f"bits per character, {measure} (less is better)", f"{before:.3f}", f"{after:.3f}")
+
     for record in source.records:
         step, metrics = int(record["plan"]["step"][-1]), record["metrics"]
-        if step == 0:
-            before, after = metrics["gauge"]["base"], metrics["gauge"]["after"]
+        if gauge := metrics.get("gauge"):
+            before, after = gauge["base" if step == 0 else "before"], gauge["after"]
             for name, value in before["bits"].items():
-                row(0, f"bits per character, {name} (less is better)", f"{value:.3f}", f"{after['bits'][name]:.3f}")
-            if "dev" in before:
-                row(0, "accuracy on dev", in_words(before["dev"]), in_words(after["dev"]), before["dev"]["n"])
-        elif step == 1:
-            for name in ("taught", "heldout", "recall"):
-                values = [metrics[when][name] for when in ("before", "after")]
-                what = "recall of definitions (character F1)" if name == "recall" else f"bits per character, {name} definitions"
-                if None not in values:
-                    row(1, what, *(f"{value:.3f}" for value in values))
-        else:
+                cost(step, NAMES.get(name, name), value, after["bits"].get(name))
+            if step == 0 and "dev" in before:
+                row(0, "accuracy on dev questions", in_words(before["dev"]), in_words(after["dev"]), before["dev"]["n"])
+        if step == 1:
+            before, after = metrics["before"], metrics["after"]
+            cost(1, "taught definitions", before["taught"], after["taught"])
+            cost(1, "held-out definitions", before["heldout"], after["heldout"])
+            n = after["recall"]["n"]
+            row(1, "definitions from memory, character F1", *(f"{part['recall']['f1']:.1%}" for part in (before, after)), n)
+            for name, chosen in after["choice"].items():
+                if chosen and before["choice"][name]:
+                    row(1, f"right definition of five, {name}", in_words(before["choice"][name]), in_words(chosen), chosen["n"])
+        if step == 2:
             for name, part in metrics["after"].items():
                 before = metrics["before"].get(name)
                 row(2, f"accuracy on {name} questions", in_words(before) if before else "not asked", in_words(part), part["n"])
     lines += [
         "",
-        "In brackets the 95% interval (Wilson). Exam questions of the stages: kmlite's short prompt, answers written greedily and read",
+        "In brackets the 95% interval (Wilson). Exam questions of the stages: kmlite's short prompt, answers written greedily and read by "
+        "`read_answer` (scorer `generate`). Dev steered the training and test did not; taught questions were learned from.",
     ]
-    lines[-1] += " by `read_answer` (scorer `generate`). Dev steered the training and test did not; taught questions were learned from."
     return "\n".join([*lines, *evaluations(source)])
 
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from kmlite.cli import console
 from kmlite.model import check_movement, for_training, set_trainable, weight_sums
-from kmlite.runs import read_record, write_json
+from kmlite.runs import read_json, read_record, write_json
 
 # A step's loss jumps when it is more than three times the median of the 50 steps before it and three nats above that:
 # an ordinary hard batch is not, text of another kind or a broken optimizer state is.
@@ -206,6 +206,11 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def trained_to_the_end(checkpoint: Path) -> bool:
+    state = read_json(checkpoint / "trainer_state.json")
+    return state["global_step"] >= state["max_steps"]
+
+
 def progress(log_every: int, meter: Meter):
     """One line every `log_every` steps on a file; on a terminal a bar with rate, loss and remaining time."""
     from transformers import TrainerCallback
@@ -258,6 +263,8 @@ def thinned(history: list[dict], every: int) -> list[dict]:
     out, losses = [], []
     last = max((entry["step"] for entry in history if "loss" in entry), default=0)
     for entry in history:
+        if "loss" not in entry and "eval_loss" not in entry:  # the trainer's summary, which a run that goes on at its end has not
+            continue
         if "loss" in entry:
             losses.append(entry["loss"])
             if entry["step"] % every and entry["step"] not in (1, last):

@@ -33,6 +33,9 @@ SELF_REASONS = "self_reasons.jsonl"
 TEST_LOG = "test_openings.jsonl"
 HARNESS = "harness.json"  # what lm-eval itself finds
 HARNESS_PREDICTIONS = "harness_predictions.jsonl"
+DEV_BEFORE = "dev_predictions_before.jsonl"  # stage 2: of the model as it came, and of the one handed over
+DEV_AFTER = "dev_predictions.jsonl"
+REPORT = "report.html"
 
 
 def text_shards(refined: Path) -> list[Path]:

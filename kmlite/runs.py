@@ -170,10 +170,22 @@ def finish(folder: Path, plan: dict, started: float, metrics: dict) -> dict:
     """Write run.json, the sign that the step is done, and drop what only an unfinished run needs."""
     record = {"plan": plan, "metrics": metrics, "seconds": round(time.time() - started, 1), **environment()}
     write_json(folder / paths.RECORD, record)
-    for name in (paths.CHECKPOINTS, paths.EXTENDED):
+    tidy(folder)
+    return record
+
+
+def tidy_after_kill(folder: Path) -> None:
+    """Finish `finish` where it was killed behind the record: else the plan would say that a finished run is unfinished."""
+    record, plan = read_record(folder / paths.RECORD), read_record(folder / paths.PLAN)
+    if record and record["plan"] == plan and (folder / paths.FINAL).is_dir():
+        tidy(folder)
+
+
+def tidy(folder: Path) -> None:
+    """Drop what only an unfinished run needs; the plan last: while it is there, there may be more to drop."""
+    for name in (paths.CHECKPOINTS, paths.EXTENDED, f"{paths.FINAL}.old"):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / paths.PLAN).unlink(missing_ok=True)
-    return record
 
 
 def environment() -> dict:

@@ -36,6 +36,8 @@ def check_tracker(name: str) -> None:
 
 def skip_or_begin(folder: Path, plan: dict, settings) -> bool:
     """True where the step's record says that it is done and nothing changed; else the run's plan is noted."""
+    if not runs.rank():
+        runs.tidy_after_kill(folder)
     if not settings.restart and runs.is_done(folder, plan):
         console.print(f"  done before, nothing changed: {folder / paths.FINAL}   (ARGS=--restart runs it again)")
         verdict(runs.read_json(folder / paths.RECORD)["metrics"]["worse"], plan["step"], settings)
@@ -67,6 +69,7 @@ def fresh_fit(settings, base: Path, checkpoints: Path, embeddings: str, new_rows
 
     from kmlite import model
 
+    model.fast_model()  # before transformers, which shape_of asks
     shape = memory.shape_of(base)
     need = sum(memory.disk(shape, settings.rank, new_rows=new_rows, extends=bool(new_rows)).values())
     free = shutil.disk_usage(checkpoints.parent).free

@@ -1,6 +1,7 @@
 """One trainer for the three stages: rows of token ids with labels in, a trained adapter out; resumes by itself."""
 
 import os
+import statistics
 import time
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import click
 
 from kmlite import prompts
 from kmlite.cli import console
-from kmlite.guards import Measure, Measured, Meter, Stop, callbacks, check_room, last_checkpoint, thinned
-from kmlite.model import bf16, fast_model, for_training, free, is_embedding, on_gpu, recomputes, set_trainable
+from kmlite.guards import Measure, Measured, Meter, Stop, callbacks, check_room, last_checkpoint, thinned, trained_to_the_end
+from kmlite.model import bf16, fast_model, for_training, free, is_embedding, load_adapter, on_gpu, recomputes, set_trainable
 from kmlite.packing import positions
 from kmlite.runs import read_record, write_json
 from kmlite.weighting import weighted
@@ -91,13 +92,15 @@ def train(
     Returns:
         {"steps", "rows", "loss" (mean, nats a token), "seconds", "curve": the trainer's log, "measured": {step: …},
         "batch", "accumulation", "out_of_memory" (how often), "tokens_per_second" (padding not counted), "padding" (its share),
-        "peak_bytes" (GPU memory that tensors held at the most; None on a CPU)}. Rates are of this process's own part of the run.
+        "peak_bytes" (GPU memory that tensors held at the most; None on a CPU)}. Rates are of this process's own part of the run;
+        None where it found the last step done.
 
     Raises:
         click.ClickException: the loss is not a number or jumped, the disk or the memory is full, or a stop was asked for.
     """
     fast_model()  # before trl: unsloth replaces its trainer
     import torch
+    from transformers import TrainerState
 
     note = folder / "batch.json"  # a run that goes on keeps what it had to fall back to
     size = read_record(note) or {"batch": settings.batch, "accumulation": settings.accumulation, "out_of_memory": 0}
@@ -130,7 +133,12 @@ def train(
         full = False
         try:
             with stop:
-                result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                if checkpoint and trained_to_the_end(checkpoint):
+                    # the trainer would take one step more before it looks at how many there are
+                    load_adapter(model, checkpoint)
+                    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+                else:
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except torch.OutOfMemoryError:
             full = True  # handled below, where the error no longer holds the step's tensors
         except KeyboardInterrupt:
@@ -164,13 +172,13 @@ def train(
     return {
         "steps": trainer.state.global_step,
         "rows": len(rows),
-        "loss": round(result.training_loss, 4),
+        "loss": round(statistics.fmean(entry["loss"] for entry in trainer.state.log_history if "loss" in entry), 4),
         "seconds": round(seconds, 1),
         "curve": thinned(trainer.state.log_history, settings.log_every),
         "measured": measured.points,
         **size,
-        "tokens_per_second": round(meter.useful / max(seconds, 1e-9), 1),
-        "padding": round(1 - meter.useful / max(meter.tokens, 1), 4),
+        "tokens_per_second": round(meter.useful / max(seconds, 1e-9), 1) if meter.tokens else None,
+        "padding": round(1 - meter.useful / meter.tokens, 4) if meter.tokens else None,
         "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu() else None,
     }
 
@@ -284,8 +292,9 @@ def smaller(trainer, size: dict, settings) -> dict:
             f"  make doctor shows what fits; less takes: ARGS='--batch 1 --length {settings.length // 2} --precision 4bit'."
         )
     trainer.model.zero_grad(set_to_none=True)
-    if trainer.state.global_step:
-        check_room(Path(trainer.args.output_dir), trainer.model)
+    folder, step = Path(trainer.args.output_dir), trainer.state.global_step
+    if step and last_checkpoint(folder) != folder / f"checkpoint-{step}":  # a whole one is not written over: a kill would tear it
+        check_room(folder, trainer.model)
         trainer._save_checkpoint(trainer.model, trial=None)
     factor = 2 if batch % 2 == 0 else batch
     now = {"batch": batch // factor, "accumulation": size["accumulation"] * factor, "out_of_memory": times + 1}

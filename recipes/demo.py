@@ -55,7 +55,9 @@ def main(settings: Settings) -> None:
     )
     metrics = [runs.read_json(settings.out / stage / paths.RECORD)["metrics"] for stage in paths.STAGES]
     show(*metrics)
-    console.print(f"  {time.time() - started:.0f} s. The real run is in README.md, “On your GPU”; look around: {settings.out}")
+    pipeline.run("report", "--refined", settings.refined, "--out", settings.out)
+    console.print(f"  {time.time() - started:.0f} s. The real run is in README.md, “On your GPU”. All of it on one page, any time:")
+    console.print(f"  make report REFINED={settings.refined} OUT={settings.out}")
 
 
 def build_base(settings: Settings, base: Path) -> None:

@@ -286,7 +286,8 @@ def rate_of(out: Path, step: str, shape, card: str, precision: str) -> tuple[flo
     record = read_record(out / paths.STAGES[int(step[-1])] / paths.RECORD)
     if record and record.get("device") == card:
         training = record["metrics"].get("training") or record["metrics"]["loops"][-1]["training"]
-        return training["tokens_per_second"], True
+        if training["tokens_per_second"]:
+            return training["tokens_per_second"], True
     return memory.estimated_rate(shape, card, precision), False
 
 

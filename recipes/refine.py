@@ -80,7 +80,7 @@ class Funnel:
 
 def main(settings: Settings) -> None:
     from kmlite import runs
-    from kmlite.records import raw_files
+    from kmlite.records import JSON_MOST, raw_files
     from kmlite.refine import batch, text
 
     raw, refined = settings.raw, settings.refined
@@ -90,6 +90,12 @@ def main(settings: Settings) -> None:
         raise click.ClickException(
             f"{raw} holds none of {', '.join(kinds)} with readable files in it.\n"
             f"  Put data there as the README says under “Your own data”, or try the sample: make refine RAW={paths.SAMPLE_RAW}"
+        )
+    files = [file for found in kinds.values() for file in found]
+    if large := next((file for file in files if file.suffix == ".json" and file.stat().st_size > JSON_MOST), None):
+        raise click.ClickException(
+            f"{large} is a .json of {large.stat().st_size >> 20} MB; it is read whole, so {JSON_MOST >> 20} MB is the most.\n"
+            f"  Write one record a line: jq -c '.[]' {large} > {large}l && rm {large}"
         )
     check_writable(refined)
     console.print(f"[bold]refine[/]  {raw} → {refined}")

@@ -143,10 +143,9 @@ def main(settings: Settings) -> None:
     before_path = folder / paths.CHECKPOINTS / "before.json"
     if not before_path.exists():
         measured = {"dev": accuracy(trained, dev), "taught": accuracy(trained, questions[: settings.measured])}
-        asked_before = {name: without_predictions(part) for name, part in measured.items()}
-        runs.write_json(before_path, {"exam": asked_before, "gauge": {"bits": gauge.bits(trained, tokenizer, measured_on)}})
+        runs.write_json(before_path, {"exam": measured, "gauge": {"bits": gauge.bits(trained, tokenizer, measured_on)}})
     came_with = runs.read_json(before_path)
-    before, points = came_with["exam"], {"before": came_with["gauge"]}
+    before, points = {name: without_predictions(part) for name, part in came_with["exam"].items()}, {"before": came_with["gauge"]}
     console.print(f"  before       dev {scoring.in_words(before['dev'])}; taught {scoring.in_words(before['taught'])}")
     _, left_out = training.conversation_rows(tokenizer, pairs, settings.length)
     if left_out:
@@ -230,6 +229,8 @@ def main(settings: Settings) -> None:
         measured["test"] = accuracy(final, test)
         runs.write_lines(folder / "test_predictions.jsonl", measured["test"]["predictions"])
         scoring.log_opening(folder, "stage2", measured["test"])
+    runs.write_lines(folder / paths.DEV_BEFORE, came_with["exam"]["dev"].get("predictions", []))
+    runs.write_lines(folder / paths.DEV_AFTER, measured["dev"]["predictions"])
     after = {name: without_predictions(part) for name, part in measured.items()}
     points["after"] = {"bits": gauge.bits(final, tokenizer, measured_on)}
     price = gauge.price(points["before"], points["after"], after["dev"]["accuracy"] > start)

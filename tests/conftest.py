@@ -25,6 +25,18 @@ def texts(refined) -> list[str]:
     return list(records.read_texts(paths.text_shards(refined)))
 
 
+@pytest.fixture(scope="session")
+def tiny_refined(refined, tmp_path_factory) -> Path:
+    """A part of the refined sample, so that a stage takes seconds."""
+    folder = tmp_path_factory.mktemp("작은 자료")  # Korean and a space in the path
+    shutil.copytree(refined / paths.TEXT, folder / paths.TEXT)
+    runs.write_json(folder / paths.DICTIONARY, runs.read_json(refined / paths.DICTIONARY)[:60])
+    for split, n in (("train", 20), ("dev", 6), ("test", 6)):
+        lines = paths.exam_split(refined, split).read_text(encoding="utf-8").splitlines(keepends=True)
+        runs.write_text(paths.exam_split(folder, split), "".join(lines[:n]))
+    return folder
+
+
 def minimal(folder: Path, texts: list[str], refined: Path, text_only: bool) -> Path:
     from kmlite import model, tiny
 

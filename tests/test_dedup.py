@@ -190,7 +190,8 @@ def test_measures_of_a_batch_are_those_of_its_texts():
     assert together.hangul.tolist() == [4, 0, 0, 0, 0, 10]
     assert together.letters.tolist() == [7, 0, 2, 4, 3, 10]
     assert together.kana.tolist() == [0, 0, 0, 2, 0, 0]
-    assert batch.repeated_runs(together).tolist() == [0, 0, 0, 0, 0, 1]
+    assert batch.repeated_words(together).tolist() == [0, 0, 0, 0, 0, 5]
+    assert batch.measure(["쿠 폰 쿠폰", "무료배송 무료, 1+1 상 담"]).sales.tolist() == [1, 3]
     for i, text in enumerate(texts):
         alone = batch.measure([text])
         assert alone.exact[0] == together.exact[i]

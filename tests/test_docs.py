@@ -16,12 +16,12 @@ MADE_BY_USE = ("data/01_raw", "data/02_refined", "model/")  # of a user's own ru
 
 @pytest.fixture(scope="module")
 def targets() -> set[str]:
-    return set(re.findall(r"^([a-z0-9]+):", (paths.ROOT / "Makefile").read_text(), re.MULTILINE))
+    return set(re.findall(r"^([a-z0-9-]+):", (paths.ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_make_targets_exist(page, targets):
-    named = re.findall(r"(?:^|`)make ([a-z0-9]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    named = re.findall(r"(?:^|`)make ([a-z0-9-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert set(named) <= targets
 
 
@@ -60,6 +60,8 @@ def test_the_published_table_is_the_one_in_code():
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_options_in_commands_exist(page):
     known = "".join(p.read_text(encoding="utf-8") for p in (paths.ROOT / "recipes").glob("*.py"))
+    of_benchmark = re.findall(r'click.option\("--([a-z]+)"', (paths.ROOT / "benchmarks/gpu.py").read_text())
+    known += "".join(f"    {name}: " for name in of_benchmark)
     for option in re.findall(r"(?<![\w\-])--([a-z][a-z\-]*[a-z])", page.read_text(encoding="utf-8")):
         name = option.removeprefix("no-").replace("-", "_")
         assert f"    {name}: " in known or option in ("help", "head"), option  # --head is Ray's

@@ -57,8 +57,15 @@ def out(base, texts, tokenizer, tmp_path_factory) -> Path:
     training = {"rows": 10}
     gauge = {"base": {"bits": bits, "dev": score(5, 25)}, "after": {"bits": bits, "dev": score(6, 25)}}
     stage0 = {"gauge": gauge, "new_tokens": 60, "training": training}
-    stage1 = {when: {"taught": 4.0, "heldout": None, "recall": 0.1} for when in ("before", "after")} | {"training": training}
-    stage2 = {"before": {"dev": score(5, 25)}, "after": {"dev": score(9, 25), "test": score(7, 30)}, "loops": [{}], "best_loop": 1}
+    known = {"taught": 4.0, "heldout": None, "recall": {"n": 9, "f1": 0.1, "chrf": 5.0}, "choice": {"taught": score(3, 9), "heldout": None}}
+    stage1 = {"before": known, "after": known, "training": training}
+    stage2 = {
+        "gauge": {"before": {"bits": bits}, "after": {"bits": bits}},
+        "before": {"dev": score(5, 25)},
+        "after": {"dev": score(9, 25), "test": score(7, 30)},
+        "loops": [{}],
+        "best_loop": 1,
+    }
     chain = ((base, "google/medgemma-4b-it", stage0), (finals[0], "stage 0", stage1), (finals[1], "stage 1", stage2))
     for step, (before, name, metrics) in enumerate(chain):
         runs.write_json(out / paths.STAGES[step] / paths.RECORD, record(step, before, name, metrics))
@@ -526,6 +533,8 @@ def test_the_card_names_what_was_trained_on_what(real, refined, tmp_path):
     assert "| 2 | accuracy on dev questions | 20.0% (8.9–39.1) | 36.0% (20.2–55.5) | 25 |" in text
     assert "| 2 | accuracy on test questions | not asked | 23.3% (11.8–40.9) | 30 |" in text
     assert "prompt kmlite version 1, scorer letter" in text
+    assert "| 1 | right definition of five, taught | 33.3% (12.1–64.6) | 33.3% (12.1–64.6) | 9 |" in text
+    assert "| 2 | bits per character, held-out Korean (less is better) | 5.000 | 5.000 |" in text
     for said in ("CC BY-NC 2.0", card.GEMMA, card.HAI_DEF, card.WARNING, "kmlite does not know", "60 Korean tokens", "abc1234"):
         assert said in text
     assert "stand-in" not in text

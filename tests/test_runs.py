@@ -211,6 +211,23 @@ def test_a_finished_run(tmp_path, finish):
     assert not runs.is_done(tmp_path, PLAN | {"data": "4567"})
 
 
+def test_a_kill_right_behind_the_record_leaves_a_finished_run(tmp_path, finish, monkeypatch):
+    half_done(tmp_path, PLAN)
+    (tmp_path / paths.FINAL).mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "tidy", lambda folder: None)
+        finish(tmp_path, PLAN)
+    changed = PLAN | {"data": "4567"}
+    with pytest.raises(click.ClickException, match="unfinished"):
+        runs.begin(tmp_path, changed, restart=False)
+    runs.tidy_after_kill(tmp_path)
+    assert names(tmp_path) == [paths.FINAL, "loop_1", paths.RECORD]
+    runs.begin(tmp_path, changed, restart=False)
+    (tmp_path / paths.CHECKPOINTS).mkdir()
+    runs.tidy_after_kill(tmp_path)  # another run is under way
+    assert names(tmp_path) == [paths.CHECKPOINTS, paths.FINAL, paths.PLAN, paths.RECORD]
+
+
 def test_a_record_without_its_model_is_not_done(tmp_path, finish):
     runs.begin(tmp_path, PLAN, restart=False)
     finish(tmp_path, PLAN)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from kmlite import loops, merging, model, paths, runs
-from recipes import evaluate, pipeline, stage0, stage1, stage2
+from recipes import evaluate, export, pipeline, stage0, stage1, stage2
 
 SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "2"]
 STAGE0 = [*SMALL, "--new-tokens", "40", "--length", "64", "--max-steps", "12", "--save-every", "4", "--heldout", "6", "--entries", "5"]
@@ -33,18 +33,6 @@ def weights(folder: Path) -> dict:
 
 def record(folder: Path) -> dict:
     return runs.read_json(folder / paths.RECORD)
-
-
-@pytest.fixture(scope="module")
-def tiny_refined(refined, tmp_path_factory) -> Path:
-    """A part of the refined sample, so that a stage takes seconds."""
-    folder = tmp_path_factory.mktemp("작은 자료")  # Korean and a space in the path
-    shutil.copytree(refined / paths.TEXT, folder / paths.TEXT)
-    runs.write_json(folder / paths.DICTIONARY, runs.read_json(refined / paths.DICTIONARY)[:60])
-    for split, n in (("train", 20), ("dev", 6), ("test", 6)):
-        lines = paths.exam_split(refined, split).read_text(encoding="utf-8").splitlines(keepends=True)
-        runs.write_text(paths.exam_split(folder, split), "".join(lines[:n]))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -440,3 +428,33 @@ def test_the_pipeline_skips_what_is_done_and_stops_where_a_step_fails(tmp_path, 
     said = run(pipeline, "--refined", tmp_path, "--out", tmp_path, status=3)
     assert steps == ["recipes.refine", "recipes.stage0", "recipes.stage1"]
     assert "stage1 ended with status 3" in said
+
+
+def test_the_report_reads_what_the_stages_wrote(trained, tiny_refined):
+    """A record that changes its shape must not empty the page."""
+    from kmlite.report import page
+
+    out, _ = trained
+    given = page.gather(tiny_refined, out)
+    assert [step["state"] for step in given["steps"]] == ["missing", "done", "done", "done", "done"]  # refine.json was not copied
+    assert all(stage["curve"] for stage in given["stages"]) and given["stages"][0]["measured"]
+    assert given["stand_in"] and given["vocabulary"]["examples"] and given["published"]
+    assert {part["name"][0] for part in given["browser"]["sets"]} >= {"before stage 2"}
+    assert {part["split"] for part in given["browser"]["sets"]} == {"dev", "test"}
+    html = page.build(tiny_refined, out, "ko", {})
+    test = runs.read_json(out / paths.STAGES[2] / paths.EVALUATION)["summary"]
+    assert f"{test['accuracy']:.1f}%" in html
+
+
+@pytest.mark.parametrize("kind", ["merged", "adapter"])
+def test_what_the_stages_trained_is_exported_with_its_card(trained, tiny_refined, tmp_path, kind):
+    """On records as the stages write them."""
+    if kind == "adapter" and not record(trained[0] / paths.STAGES[2])["metrics"]["best_loop"]:
+        pytest.skip("no loop of these minimal models was better on dev")
+    run(export, "--refined", tiny_refined, "--out", trained[0], "--format", kind, "--to", tmp_path / "to")
+    text = (tmp_path / "to" / "README.md").read_text(encoding="utf-8")
+    metrics = [record(trained[0] / stage)["metrics"] for stage in paths.STAGES]
+    dev = metrics[2]["after"]["dev"]
+    assert f"{dev['accuracy']:.1f}% ({dev['interval'][0]:.1f}–{dev['interval'][1]:.1f}) | {dev['n']} |" in text
+    assert f"{metrics[0]['gauge']['after']['bits']['korean']:.3f}" in text
+    assert f"| {metrics[1]['before']['taught']:.3f} | {metrics[1]['after']['taught']:.3f} |" in text

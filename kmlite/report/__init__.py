@@ -1,0 +1,1 @@
+"""OUT/report.html: what is read for it, its figures, its words, its template."""

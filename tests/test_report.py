@@ -1,0 +1,593 @@
+"""The report: what the records say is on the page, what is missing is named, and text from data stays text."""
+
+import base64
+import hashlib
+import json
+import random
+import re
+import shutil
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import browser
+import pytest
+from click.testing import CliRunner
+
+from kmlite import paths, published, runs, scoring, vocabulary
+from kmlite.report import answers, curves, examples, figures, words
+from kmlite.report import page as report
+from recipes import report as recipe
+
+HOSTILE = "<script>window.ran = 1</script></script><!-- <img src=x onerror='ran=1'> \"&amp;' \u2028\u2029 $x_1$ @0@ {{ 7*7 }}"
+SUBJECTS = ("doctor", "nurse", "pharm", "dentist")
+STAGE0 = {"settings": {"new_tokens": "256", "rank": 64, "save_every": 20}, "base": {"name": "google/medgemma-4b-it", "fingerprint": "aa00"}}
+
+REASONS = {"questions": 12, "texts": 36, "kept": 5, "dropped": {"wrong letter": 31}}
+
+
+def question(number: int, text: str | None = None) -> dict:
+    options = {letter: f"{number}번의 선택지 {letter}" for letter in "ABCDE"}
+    return {"question": text or f"{number}번 문제: 옳은 것은?", **options, "answer": "ABCDE"[number % 5], "subject": SUBJECTS[number % 4]}
+
+
+def predictions(questions: list[dict], right: set[int]) -> list[dict]:
+    """Answers of which those at the places `right` are right; each tenth of the others is unreadable."""
+    out = []
+    for place, asked in enumerate(questions):
+        letter = asked["answer"] if place in right else None if place % 10 == 9 else "ABCDE"["ABCDE".index(asked["answer"]) - 1]
+        keys = {"number": place + 1, "question": asked["question"], "subject": asked["subject"], "expected": asked["answer"]}
+        out.append({**keys, "answer": letter, "right": place in right, "output": f"{letter or '모르겠다'}<end_of_turn>"})
+    return out
+
+
+def curve(steps: int, start: float) -> list[dict]:
+    logged = [{"step": step, "loss": start - step / steps, "learning_rate": 1e-4} for step in range(1, steps + 1, 4)]
+    return [*logged, {"step": steps, "eval_loss": start - 0.5}]
+
+
+def training(steps: int, start: float, **more) -> dict:
+    return {"steps": steps, "rows": 80, "loss": start - 0.5, "seconds": 12.0, "curve": curve(steps, start), **more}
+
+
+def record(folder: Path, plan: dict, metrics: dict) -> None:
+    made = {
+        "versions": {"torch": "2.13.0", "peft": "0.21.2"},
+        "python": "3.11.9",
+        "commit": "abc1234",
+        "device": "NVIDIA H999",
+        "threads": 4,
+    }
+    runs.write_json(
+        folder / paths.RECORD, {"plan": plan, "metrics": metrics, "seconds": 75.0, "finished": "2026-11-22T09:10:11+0000", **made}
+    )
+
+
+def evaluation(folder: Path, questions: list[dict], right: set[int], openings: int = 2) -> None:
+    given = predictions(questions, right)
+    summary = scoring.summarise(given)
+    settings = {"split": "test", "scorer": "generate", "permute": 1, "reasoned": False}
+    plan = {"settings": settings, "model": {"folder": str(folder / paths.FINAL), "fingerprint": "ee55"}, "data": "dd44"}
+    runs.write_lines(folder / paths.PREDICTIONS, given)
+    for _ in range(openings):
+        scoring.log_opening(folder, "eval", summary)
+    runs.write_json(
+        folder / paths.EVALUATION, {"plan": plan, "summary": summary, "prompt": {"name": "kmlite", "version": 1}, "stand_in": False}
+    )
+
+
+def gauge(bits: float, right: int) -> dict:
+    return {"bits": {"korean": bits, "dictionary": bits - 1, "english": bits - 2}, "dev": scoring.score(right, 40)}
+
+
+def choice(right: int) -> dict:
+    return {"taught": {**scoring.score(right, 50), "chance": 20.0}, "heldout": None}
+
+
+def finished_out(out: Path, refined: Path, *, test: int = 60, text: str | None = None) -> Path:
+    """An OUT as the three stages and eval leave it, with records of their shape; the first question may be given."""
+    exam = {split: [question(i, text if i == 0 else None) for i in range(n)] for split, n in (("dev", 40), ("test", test))}
+    for split, listed in exam.items():
+        runs.write_lines(paths.exam_split(refined, split), listed)
+    by_text = {"held-out Korean": {"characters": 900, "words": 200, "tokens_before": 500, "tokens_after": 450, "saved": 0.1}}
+    stage0 = {
+        "gauge": {"base": gauge(2.5, 8), "extended": gauge(2.6, 8), "after": gauge(2.25, 9)},
+        "gain": {"by_text": by_text, "used_share": 0.75, "most_used": [["혈압", 31], ["환자", 22]]},
+        "new_tokens": 256,
+        "trainable": {"lora": 1000, "embeddings": 200, "frozen": 9000},
+        "training": training(80, 3.0, measured={"40": gauge(2.4, 0)["bits"]}),
+        "worse": [],
+        "memory": {"planned_bytes": 6 << 30, "measured_bytes": 5 << 30, "parts": {"weights": 4 << 30, "loss": 1 << 30}, "batch": 2},
+        "precision": "4bit",
+        "stand_in": False,
+    }
+    record(out / paths.STAGES[0], {"step": "stage0", **STAGE0, "data": {"text": "bb11"}}, stage0)
+    stage1 = {
+        "before": {"taught": 4.9, "heldout": 4.8, "recall": {"n": 9, "f1": 0.02, "chrf": 1.5}, "choice": choice(11)},
+        "after": {"taught": 4.3, "heldout": 4.7, "recall": {"n": 9, "f1": 0.1, "chrf": 7.25}, "choice": choice(33)},
+        "training": training(60, 2.0),
+        "worse": ["taught definitions cost more"],
+        "stand_in": False,
+    }
+    record(out / paths.STAGES[1], {"step": "stage1", "settings": {"batch": 4, "accumulation": 1}}, stage1)
+
+    folder = out / paths.STAGES[2]
+    dev = {name: predictions(exam["dev"], right) for name, right in (("before", set(range(8))), ("after", set(range(4, 20))))}
+    score = {name: scoring.summarise(given) for name, given in dev.items()}
+    runs.write_lines(folder / paths.DEV_BEFORE, dev["before"])
+    runs.write_lines(folder / paths.DEV_AFTER, dev["after"])
+    runs.write_lines(folder / "loop_1/dev_predictions.jsonl", predictions(exam["dev"], set(range(4, 18))))
+    stage2 = {
+        "before": {"dev": score["before"], "taught": scoring.score(5, 50)},
+        "after": {"dev": score["after"], "taught": scoring.score(48, 50), "test": scoring.score(30, 60)},
+        "loops": [{"loop": 1, "dev": score["after"], "training": training(50, 1.5), "self_reasons": REASONS}],
+        "gauge": {"before": {"bits": gauge(2.25, 0)["bits"]}, "after": {"bits": gauge(2.4, 0)["bits"]}},
+        "price": "the gain on the exam was bought with language",
+        "best_loop": 1,
+        "stopped": "1 loops done",
+        "target_reached": False,
+        "worse": [],
+        "stand_in": False,
+    }
+    record(folder, {"step": "stage2", "settings": {"target": 90.0, "save_every": 25}}, stage2)
+    evaluation(folder, exam["test"], set(range(0, test, 2)))
+    evaluation(out / "eval/google--medgemma-4b-it", exam["test"], set(range(0, test, 3)), openings=0)
+    return out
+
+
+@pytest.fixture(scope="module")
+def made(refined, tmp_path_factory) -> tuple[Path, Path]:
+    """(REFINED, OUT): the refined sample with other questions, and a finished OUT whose first question is hostile."""
+    root = tmp_path_factory.mktemp("report")
+    mine = shutil.copytree(refined, root / "refined")
+    row = {"reason": "advertisement", "source": "00_korean/<b>web</b>.jsonl", "line": 7, "record": HOSTILE}
+    kept = (mine / paths.REJECTED / "text.jsonl").read_text(encoding="utf-8")
+    runs.write_text(mine / paths.REJECTED / "text.jsonl", json.dumps(row, ensure_ascii=False) + "\n" + kept)
+    return mine, finished_out(root / "모델", mine, text=HOSTILE)
+
+
+@pytest.fixture(scope="module")
+def page(made) -> str:
+    return report.build(*made, "en", recipe.defaults())
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes, and the text of the page in English."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.listed: list[tuple[str, dict]] = []
+        self.texts: list[str] = []
+        self.skipped = ""  # the element that is left out, until it ends
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.listed.append((tag, dict(attrs)))
+        if tag not in ("span", "b", "small", "code"):
+            self.texts.append(" ")
+        if tag in ("script", "style") or ("class", "ko") in attrs:
+            self.skipped = tag
+
+    def handle_endtag(self, tag):
+        if tag == self.skipped:
+            self.skipped = ""
+
+    def handle_data(self, data):
+        if not self.skipped:
+            self.texts.append(data)
+
+    def text(self) -> str:
+        return " ".join("".join(self.texts).split())
+
+
+def data_of(page: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+# ---- what is there
+
+
+def between(right: int) -> str:
+    low, high = scoring.score(right, 50)["interval"]
+    return f"{low:.1f}–{high:.1f}%"
+
+
+def test_the_figures_of_the_records_are_on_the_page(made, page):
+    text = Elements(page).text()
+    for said in (
+        "50.0% 95% interval",  # test: 30 of 60
+        "37.7–62.3%",
+        "scored 2 times",
+        "20.0% → 40.0%",  # dev before and after
+        "2.500 → 2.250",
+        "−10.0%",
+        "10.0%  of held-out Korean",
+        "4.900 → 4.300",
+        "it ended worse than it began",
+        "taught definitions cost more",
+        "NVIDIA H999",
+        "6.00 GiB 5.00 GiB 0.83",
+        "google/medgemma-4b-it",
+        "2.13.0",
+        "bb11",
+        "0.0200 0.1000 +0.0800",
+        f"right definition of five, taught 22.0% {between(11)} 66.0% {between(33)} +44.0",
+        "Korean, held out 2.2500 2.4000 +6.7%",
+        "the gain on the exam was bought with language",
+        "1 12 36 5 wrong letter 31",
+    ):
+        assert " ".join(said.split()) in text, said
+    funnel = runs.read_json(made[0] / paths.REFINE_RECORD)["funnel"]
+    for part in funnel.values():
+        for reason in part["rejected"]:
+            assert f"<code>{reason}</code>" in page
+
+
+def test_published_figures_stand_beside_ours_in_order(page):
+    table = page[page.index("How each was asked") :].split("</table>")[0]
+    shares = [float(found) for found in re.findall(r'<td class="n">(\d+\.\d)%', table)]
+    assert shares == sorted(shares, reverse=True)
+    assert {row["accuracy"] for row in published.PUBLISHED} <= set(shares)
+    assert table.count('class="ours"') == 2
+
+
+def test_settings_that_differ_from_their_default_are_marked(page):
+    changed = re.findall(r'<tr class="changed"><td><code>--([a-z-]+)', page)
+    assert changed == ["new-tokens", "save-every", "accumulation", "save-every"]  # rank, batch and target are the defaults
+
+
+def test_a_stand_in_is_said_first_and_only_of_a_stand_in(made, page, base, tmp_path):
+    assert "A stand-in, not MedGemma." not in page
+    out = tmp_path / "out"
+    shutil.copytree(made[1], out)
+    path = out / paths.STAGES[1] / paths.RECORD
+    marked = runs.read_json(path)
+    marked["metrics"]["stand_in"] = True
+    runs.write_json(path, marked)
+    body = report.build(made[0], out, "en", {}).split("<body>")[1]
+    assert body.lstrip().startswith('<div class="stand-in"')
+    # nothing finished yet: the folder that stage 0 starts from says it
+    begun = tmp_path / "begun"
+    runs.write_json(begun / paths.STAGES[0] / paths.PLAN, {"step": "stage0", "settings": {}, "base": {"name": str(base)}, "data": {}})
+    assert "A stand-in, not MedGemma." in report.build(made[0], begun, "en", {})
+
+
+def test_new_tokens_split_sentences_as_both_tokenizers_do(base, tokenizer, texts, tmp_path):
+    counted = vocabulary.count_words(texts)
+    merges = vocabulary.choose_merges(counted, tokenizer, 200)
+    vocabulary.extend_tokenizer(base, tmp_path, merges)
+    from tokenizers import Tokenizer
+
+    extended = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    heldout = tmp_path / "heldout.jsonl"
+    runs.write_lines(heldout, [{"text": text} for text in texts[:40]])
+    found = examples.split_both_ways(tmp_path / "tokenizer.json", len(merges), examples.sentences(heldout))
+    assert len(found) == 4
+    new = {merge.left + merge.right for merge in merges}
+    for example in found:
+        sentence = "".join(piece for piece, _, _ in example["before"])
+        assert sentence == "".join(piece for piece, _, _ in example["after"])
+        assert example["tokens"] == (
+            len(tokenizer(sentence, add_special_tokens=False)["input_ids"]),
+            len(extended.encode(sentence, add_special_tokens=False).ids),
+        )
+        assert example["tokens"] == tuple(sum(n for _, n, _ in example[when]) for when in ("before", "after"))
+        assert example["tokens"][1] < example["tokens"][0]
+        assert not any(is_new for _, _, is_new in example["before"])
+        marked = {piece.replace(" ", "▁") for piece, _, is_new in example["after"] if is_new}
+        assert marked and marked <= new
+
+
+def test_curves_hold_checkpoints_loops_and_the_gauge(made):
+    given = report.gather(*made)
+    assert [stage["curve"]["steps"] for stage in given["stages"]] == [80, 60, 50]
+    assert curves.checkpoints(0, {"save_every": 30}, {"steps": 80}) == [30, 60, 80]
+    assert curves.checkpoints(1, {"batch": 4, "accumulation": 3}, {"rows": 90, "steps": 24}) == [8, 16, 24]  # 23 batches an epoch
+    assert given["stages"][0]["measured"]["kinds"] == ["korean", "dictionary", "english"]
+    assert given["stages"][1]["measured"] is None
+    long = [(step, 1.0 if step % 2 else 3.0) for step in range(1, 5001)]
+    thinned = curves.thin(long)
+    assert len(thinned) <= curves.POINTS and thinned[-1][0] == 5000
+    assert abs(sum(y for _, y in thinned) / len(thinned) - 2.0) < 0.05
+
+
+def test_pairs_are_compared_and_flips_counted(made):
+    found, problems = answers.found(made[1])
+    assert not problems
+    pairs = {(c["split"], c["from"][0], c["to"][0]): c for c in answers.comparisons(found)}
+    dev = pairs["dev", "before stage 2", "after stage 2"]
+    assert (dev["n"], dev["difference"], len(dev["gained"]), len(dev["lost"])) == (40, 20.0, 12, 4)
+    assert ("test", "google/medgemma-4b-it", "after stage 2, make eval") in pairs
+
+
+def test_answers_over_several_orders_come_together(made, tmp_path):
+    asked = [question(i) for i in range(3)]
+    given = []
+    for order in range(2):
+        for prediction in predictions([scoring.rotated(q, order) for q in asked], {0, 1, 2}):
+            at = "ABCDE".index(prediction["answer"])
+            given.append({**prediction, "order": order, "chosen": "ABCDE"[(at + order) % 5], "probabilities": [0.1, 0.2, 0.3, 0.4, 0.0]})
+    evaluation(tmp_path / paths.STAGES[2], asked, {0, 1, 2})
+    runs.write_lines(tmp_path / paths.STAGES[2] / paths.PREDICTIONS, given)
+    path = tmp_path / paths.STAGES[2] / paths.EVALUATION
+    saved = runs.read_json(path)
+    saved["plan"]["settings"]["permute"] = 2
+    runs.write_json(path, saved)
+    found, _ = answers.found(tmp_path)
+    shown = answers.browser(found, made[0])["sets"][0]["answers"]
+    assert shown == [["ABCDE"[i], 1, [0.1, 0.2, 0.3, 0.4, 0.0], None, ["ABCDE"[i]] * 2] for i in range(3)]
+
+
+# ---- what is not there
+
+
+def test_every_half_finished_folder_makes_a_page(made, tmp_path):
+    refined, out = made
+    empty = tmp_path / "empty"
+    text = Elements(report.build(refined, empty, "en", {})).text()
+    assert text.count("not yet") == 4 and f"make stage0 REFINED={refined} OUT={empty}" in text
+
+    # a stage 0 that was killed: its plan, and a whole checkpoint behind a half written one
+    half = tmp_path / "half"
+    runs.write_json(half / paths.STAGES[0] / paths.PLAN, {"step": "stage0", **STAGE0, "data": {}})
+    state = {"global_step": 40, "max_steps": 160, "log_history": curve(40, 3.0)}
+    runs.write_json(half / paths.STAGES[0] / paths.CHECKPOINTS / "checkpoint-40/trainer_state.json", state)
+    runs.write_text(half / paths.STAGES[0] / paths.CHECKPOINTS / "checkpoint-60/trainer_state.json", '{"global_st')
+    text = Elements(report.build(tmp_path / "nowhere", half, "en", {})).text()
+    assert "begun, not finished at step 40 / 160" in text
+    assert "40 steps, from 2.975 to 2.075" in text and "Not finished." in text
+    assert "make refine REFINED=" in text
+
+    # a stage 2 in its second loop
+    folder = half / paths.STAGES[2]
+    runs.write_json(folder / paths.PLAN, {"step": "stage2", "settings": {"target": 90.0}, "data": {}})
+    done = runs.read_json(out / paths.STAGES[2] / paths.RECORD)["metrics"]
+    runs.write_json(folder / paths.CHECKPOINTS / "before.json", {"exam": done["before"], "gauge": done["gauge"]["before"]})
+    runs.write_json(folder / "loop_1" / paths.RECORD, done["loops"][0])
+    runs.write_json(
+        folder / paths.CHECKPOINTS / "loop_2/checkpoint-10/trainer_state.json", {"global_step": 10, "log_history": curve(10, 1.0)}
+    )
+    given = report.gather(refined, half)
+    assert given["stages"][2]["curve"]["steps"] == 60
+    assert [name for name, _ in given["exam"]["points"]] == [("before", "학습 전"), ("1", "1")]
+    report.build(refined, half, "en", recipe.defaults())
+
+
+def test_damaged_predictions_are_named_and_the_rest_goes_on(made, tmp_path):
+    out = shutil.copytree(made[1], tmp_path / "out")
+    path = out / paths.STAGES[2] / paths.PREDICTIONS
+    path.write_text(path.read_text(encoding="utf-8")[:-40], encoding="utf-8")
+    page = report.build(made[0], out, "en", {})
+    assert "A file could not be read and is left out:" in page and paths.PREDICTIONS in Elements(page).text()
+    assert len(data_of(page)["sets"]) == 4
+
+
+def test_nothing_to_report_on_is_an_error_with_a_way_out(tmp_path):
+    result = CliRunner().invoke(recipe.command, ["--refined", str(tmp_path / "a"), "--out", str(tmp_path / "b")])
+    assert result.exit_code == 1 and "make demo" in result.output
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_command_writes_the_page_in_the_language_asked_for(made, tmp_path):
+    out = shutil.copytree(made[1], tmp_path / "out")
+    result = CliRunner().invoke(recipe.command, ["--refined", str(made[0]), "--out", str(out), "--language", "ko"])
+    assert result.exit_code == 0, result.output
+    assert '<html lang="ko">' in (out / paths.REPORT).read_text(encoding="utf-8")
+
+
+# ---- what must hold of any page
+
+
+def test_the_same_folders_give_the_same_bytes(made, page):
+    assert report.build(*made, "en", recipe.defaults()) == page
+
+
+def test_hostile_text_is_text(made, page):
+    elements = Elements(page)
+    kinds = [tag for tag, _ in elements.listed]
+    assert kinds.count("script") == 2 and "img" not in kinds
+    assert data_of(page)["splits"]["test"][0][0] == HOSTILE
+    block = page[page.index('id="data">') :].split("</script>")[0]
+    assert not set("<&\u2028\u2029") & set(block[len('id="data">') :])
+    assert HOSTILE.split("\u2028")[0].strip() in elements.text()  # the rejected record, as it stood
+    assert "{{ 7*7 }}" in elements.text()  # and is no template of its own
+
+
+def test_words_in_plots_are_escaped_and_never_reach_mathtext():
+    svg = figures.by_name("x", [(("<b>$\\frac", "나&다"), [{"accuracy": 40.0, "interval": [30.0, 50.0]}])])
+    assert "&lt;b&gt;$\\frac" in svg and "나&amp;다" in svg and "<b>" not in svg
+
+
+def test_half_a_surrogate_and_a_number_that_is_none_do_no_harm(made, tmp_path):
+    out = shutil.copytree(made[1], tmp_path / "out")
+    path = out / paths.STAGES[2] / paths.PREDICTIONS
+    lines = runs.read_lines(path)
+    lines[0] |= {"output": "\ud83d", "probabilities": [float("nan")] * 5}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = report.build(made[0], out, "en", {})
+    page.encode()
+    assert data_of(page)["sets"][-1]["answers"][0][2] is None
+
+
+def test_nothing_is_loaded_from_anywhere(page):
+    for tag, attributes in Elements(page).listed:
+        assert "src" not in attributes and "style" not in attributes.get("href", ""), tag
+        for name, value in attributes.items():
+            if name in ("href", "action", "data", "poster", "srcset", "background"):
+                link = tag == "a" and value.startswith(("#", "https://"))
+                assert link or (tag == "use" and value.startswith("#")) or value == "data:,", (tag, value)
+            assert not name.startswith("on"), (tag, name)
+    assert "@import" not in page and not re.findall(r"url\((?!#)", page)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
+    script = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'") and f"'sha256-{digest}'" in policy
+
+
+def test_all_words_are_in_both_languages(page):
+    pairs = re.findall(r'<(span|tspan) class="en"[^>]*>(.*?)</\1><\1 class="ko"[^>]*>(.*?)</\1>', page, re.DOTALL)
+    assert len(pairs) == page.count('class="en"') == page.count('class="ko"') > 150
+    for _, english, korean in pairs:
+        assert english.strip() and korean.strip()
+        assert not re.search("[가-힣]", english), english
+        assert re.search("[가-힣]", korean), korean
+
+
+def test_every_reason_of_the_docs_and_the_sample_has_words(made):
+    listed = set()
+    for line in (paths.ROOT / "docs/refine.md").read_text(encoding="utf-8").split("| reason |")[1].splitlines():
+        if line.startswith("| `"):
+            listed |= set(re.findall(r"`([a-z_]+)`", line.split("|")[1]))
+    for part in runs.read_json(made[0] / paths.REFINE_RECORD)["funnel"].values():
+        listed |= set(part["rejected"])
+    assert len(listed) > 15 and listed <= set(words.REASONS)
+
+
+def test_every_published_word_is_known():
+    used = {row[key] for row in published.PUBLISHED for key in ("how", "source")}
+    assert used <= set(words.PUBLISHED)
+
+
+# ---- many questions
+
+
+def long_out(out: Path, refined: Path, n: int, wrote: int) -> None:
+    """`n` test questions of the length of KorMedMCQA's longer ones, answered by two models, each with `wrote` characters."""
+    chance = random.Random(0)
+    syllables = "가나다라마바사아자차카타파하혈압환자진단검사치료 "
+    listed = []
+    for i in range(n):
+        made = question(i, f"{i}: " + "".join(chance.choices(syllables, k=150)))
+        listed.append({**made, **{letter: "".join(chance.choices(syllables, k=18)) for letter in "ABCDE"}})
+    runs.write_lines(paths.exam_split(refined, "test"), listed)
+    for name, right in (("eval/google--medgemma-4b-it", range(0, n, 3)), (paths.STAGES[2], range(0, n, 2))):
+        evaluation(out / name, listed, set(right))
+        given = runs.read_lines(out / name / paths.PREDICTIONS)
+        for line in given:
+            line["probabilities"] = [0.123456, 0.2, 0.3, 0.176544, 0.2]
+            line["output"] = "가" * wrote + line["output"]
+        runs.write_lines(out / name / paths.PREDICTIONS, given)
+
+
+@pytest.mark.parametrize("wrote", [0, 1000])
+def test_ten_thousand_predictions_stay_under_15_mb(tmp_path, wrote):
+    long_out(tmp_path / "out", tmp_path / "refined", 5_000 if not wrote else 10_000, wrote)
+    page = report.build(tmp_path / "refined", tmp_path / "out", "en", {})
+    assert len(page.encode()) < 15_000_000
+    data = data_of(page)
+    assert data["left_out"] == 0 and [len(part["answers"]) for part in data["sets"]] == [5_000 if not wrote else 10_000] * 2
+    assert ("Written answers are cut" in page) == (wrote > 0)
+
+
+def test_more_than_fits_is_left_out_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(answers, "MOST_BYTES", 400_000)
+    long_out(tmp_path / "out", tmp_path / "refined", 1000, 0)
+    page = report.build(tmp_path / "refined", tmp_path / "out", "en", {})
+    data = data_of(page)
+    shown = len(data["splits"]["test"])
+    assert 0 < shown < 1000 and data["left_out"] == 1000 - shown
+    assert f"{1000 - shown} more questions" in page
+    assert all(len(part["answers"]) == shown for part in data["sets"])
+
+
+# ---- in a browser
+
+
+def choose(tab: browser.Page, name: str, value: str) -> None:
+    tab.run(
+        f"(() => {{ const s = document.getElementById('{name}'); s.value = {json.dumps(value)}; s.dispatchEvent(new Event('change')); }})()"
+    )
+
+
+def shown(tab: browser.Page) -> list[str]:
+    return tab.run("[...document.querySelectorAll('.question .text')].map(p => p.textContent)")
+
+
+def count(tab: browser.Page) -> str:
+    return tab.run("document.querySelector('#found .en').textContent")
+
+
+@browser.needed
+def test_the_page_in_a_browser(made, page, tmp_path):
+    target = tmp_path / paths.REPORT
+    target.write_text(page, encoding="utf-8")
+    with browser.page() as tab:
+        tab.open(target.as_uri())
+        assert tab.run("document.querySelectorAll('.plot svg').length") == 7
+        assert tab.run("[...document.querySelectorAll('.plot svg')].every(s => s.getBoundingClientRect().width > 200)")
+
+        # text from data is text, and no script of it ran
+        assert shown(tab)[0] == HOSTILE
+        assert tab.run("document.images.length") == 0 and tab.run("typeof window.ran") == "undefined"
+
+        # filters: the last model's answers, against the base's
+        assert count(tab) == "60 of 60 questions, 30 of them right"
+        choose(tab, "verdict", "wrong")
+        assert count(tab) == "30 of 60 questions, 0 of them right"
+        choose(tab, "verdict", "gained")  # even places that are not divisible by three
+        assert count(tab) == "20 of 60 questions, 20 of them right"
+        choose(tab, "verdict", "lost")
+        assert count(tab) == "10 of 60 questions, 0 of them right"
+        choose(tab, "verdict", "unreadable")
+        assert count(tab) == "6 of 60 questions, 0 of them right"
+        choose(tab, "verdict", "all")
+        choose(tab, "subject", "=nurse")
+        assert count(tab) == "15 of 60 questions, 0 of them right"
+        choose(tab, "subject", "")
+        tab.click("#search")
+        tab.type("17번 선택지")
+        tab.wait("document.querySelectorAll('.question').length === 1")
+        assert shown(tab) == ["17번 문제: 옳은 것은?"]
+        tab.run("(() => { const s = document.getElementById('search'); s.value = ''; s.dispatchEvent(new Event('input')); })()")
+        tab.wait("document.querySelectorAll('.question').length === 20")
+        tab.click("#pages button:nth-of-type(3)")
+        assert shown(tab)[0].startswith("20번 문제")
+        before = tab.run("[...document.getElementById('set').options].findIndex(o => o.textContent === 'dev: before stage 2')")
+        choose(tab, "set", str(before))
+        assert count(tab) == "40 of 40 questions, 8 of them right"
+
+        # the language
+        seen = "getComputedStyle(document.querySelector('h2 .%s')).display !== 'none'"
+        assert tab.run(seen % "en") and not tab.run(seen % "ko")
+        tab.click("[data-language=ko]")
+        assert tab.run(seen % "ko") and not tab.run(seen % "en")
+        assert tab.run("document.querySelector('#verdict option').textContent") == "모두"
+        made_here = (
+            "[...document.querySelectorAll('#found, #pages, .verdict, .marks, #verdict, #filters label')].map(e => e.innerText).join(' ')"
+        )
+        choose(tab, "set", str(tab.run("document.getElementById('set').options.length - 1")))
+        left = re.sub("google/medgemma-4b-it|make eval|test|dev", "", tab.run(made_here))
+        assert "정답" in left and "쪽 가운데" in left and not re.search("[a-z]", left), left
+        assert tab.run("document.body.innerText.includes('핵심 수치') && !document.body.innerText.includes('Key figures')")
+
+        # no size makes the page scroll sideways, and light is not dark
+        grounds = set()
+        for width in (360, 1280, 1920):
+            for dark in (False, True):
+                tab.size(width, 800)
+                tab.dark(dark)
+                assert tab.overflow() == 0, width
+                grounds.add(tab.run("getComputedStyle(document.body).backgroundColor"))
+        assert len(grounds) == 2
+
+        assert len(tab.send("Page.printToPDF")["data"]) > 100_000
+        assert tab.errors == []
+        assert tab.requests == [target.as_uri()]
+
+
+@browser.needed
+def test_ten_thousand_predictions_load_in_three_seconds(tmp_path):
+    long_out(tmp_path / "out", tmp_path / "refined", 10_000, 0)
+    target = tmp_path / paths.REPORT
+    target.write_text(report.build(tmp_path / "refined", tmp_path / "out", "en", {}), encoding="utf-8")
+    with browser.page() as tab:
+        began = time.monotonic()
+        tab.open(target.as_uri())
+        assert count(tab) == "10,000 of 10,000 questions, 5,000 of them right"
+        assert time.monotonic() - began < 3
+        taken = tab.run(
+            "(() => { const began = performance.now(); const s = document.getElementById('verdict'); s.value = 'gained';"
+            " s.dispatchEvent(new Event('change')); return performance.now() - began; })()"
+        )
+        assert taken < 1000
+        assert tab.errors == [] and tab.requests == [target.as_uri()]
