@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import orjson
@@ -28,7 +28,7 @@ class Raw(NamedTuple):
 
     source: str
     line: int  # counted from 1; the row in a table, the piece in a .txt
-    value: object
+    value: Any
     problem: str | None
 
 

@@ -100,7 +100,7 @@ def fetch(name: str, settings: Settings) -> None:
 def newest(repository: str) -> str:
     from huggingface_hub import HfApi
 
-    return HfApi().dataset_info(repository).sha
+    return HfApi().dataset_info(repository).sha or "main"
 
 
 def rows(source: Source, split: str, revision: str) -> Callable[[int], Iterator[dict]]:

@@ -136,7 +136,7 @@ def main(settings: Settings) -> None:
     runs.write_json(partial / paths.PLAN, plan)
     for name in (paths.TEXT, paths.DICTIONARY, paths.EXAM, paths.REJECTED):
         remove(partial / name)
-    funnel = {}
+    funnel: dict[str, dict] = {}
     exam = refine_exam(kinds[paths.RAW_EXAM], settings, partial, funnel)
     stems = [question["question"] for split in ("dev", "test") for question in exam[split]]
     refine_dictionary(kinds[paths.RAW_DICTIONARY], settings, partial, stems, funnel)
@@ -191,7 +191,7 @@ def refine_exam(files: list[Path], settings: Settings, out: Path, funnel: dict) 
     known = [(mcq.SPLITS.get(f.name.split(".")[0].split("-")[0].lower()), f) for f in files]
     for _, file in [pair for pair in known if pair[0] is None]:
         counts.reject("unknown_split", str(file.relative_to(settings.raw)), 0, "name it train, dev, test or fewshot")
-    for split, file in sorted([pair for pair in known if pair[0]], key=lambda pair: order[pair[0]]):
+    for split, file in sorted([(split, file) for split, file in known if split], key=lambda pair: order[pair[0]]):
         for source, line, value, problem in read_raw(file, settings.raw):
             counts.read += 1
             question, reason = (None, problem) if problem else mcq.check(value)

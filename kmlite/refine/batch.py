@@ -47,7 +47,8 @@ def sales() -> tuple[np.ndarray, np.ndarray]:
 def powers(n: int) -> tuple[np.ndarray, np.ndarray]:
     """STEP**i and its inverse modulo 2**32, for i < n."""
     inverse = np.uint32(pow(int(STEP), -1, 2**32))
-    return tuple(np.cumprod(np.concatenate([[np.uint32(1)], np.full(n - 1, base)]), dtype=np.uint32) for base in (STEP, inverse))
+    up, down = (np.cumprod(np.concatenate([[np.uint32(1)], np.full(n - 1, base)]), dtype=np.uint32) for base in (STEP, inverse))
+    return up, down
 
 
 @functools.cache
@@ -101,7 +102,7 @@ def measure(texts: list[str]) -> Batch:
     found = np.bincount(np.searchsorted(ends, may, side="right"), minlength=len(texts))
     signs = signs.take(np.flatnonzero(word))
     cuts = np.cumsum(count(word, ends)).tolist()
-    exact = [xxhash.xxh3_64_intdigest(signs[start:end]) for start, end in zip([0, *cuts], cuts, strict=False)]
+    exact = [xxhash.xxh3_64_intdigest(signs[start:end].data) for start, end in zip([0, *cuts], cuts, strict=False)]
     return Batch(hangul, kana, letters, words, starts, tokens, found, np.array(exact, dtype=np.uint64))
 
 

@@ -98,11 +98,9 @@ class Work:
             raw: Raw | None = None
             for raw in read_raw(root / piece.file, root, piece.start, piece.stop):
                 self.records += 1
-                problem, found = raw.problem, None
-                if problem is None:
-                    found = text_of(raw.value, self.task.columns, piece.file)
-                    problem = "missing_field" if found is None else "too_long" if len(found) > TEXT_MOST else None
-                if problem:
+                found = None if raw.problem else text_of(raw.value, self.task.columns, piece.file)
+                problem = raw.problem or ("missing_field" if found is None else "too_long" if len(found) > TEXT_MOST else "")
+                if problem or found is None:
                     self.reject(problem, number, raw.line, raw.value if found is None else found)
                     continue
                 yield Row(number, raw.line, found)
