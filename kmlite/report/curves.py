@@ -39,7 +39,7 @@ def so_far(folder: Path) -> dict:
             loops[loop["loop"]] = loop
     found = {"loops": [loops[number] for number in sorted(loops)]} if loops else {}
     if before := read_record(kept / "before.json"):
-        found["before"] = before["exam"]
+        found["before"] = before.get("exam", {})
     return found
 
 
