@@ -126,9 +126,9 @@ def exam(stage2: dict, final: dict | None) -> dict | None:
     points = [(("before", "학습 전"), before.get("dev")), *(((str(loop["loop"]),) * 2, loop.get("dev")) for loop in loops)]
     if "dev" in after:
         points.append((("final", "최종"), after["dev"]))
-    series = [(("dev before", "dev 학습 전"), before.get("dev")), (("dev after", "dev 학습 뒤"), after.get("dev"))]
-    series.append((("test", "test"), final["summary"] if final else after.get("test")))
-    series = [(name, part) for name, part in series if part]
+    test = final["summary"] if final else after.get("test")
+    asked = ((("dev before", "dev 학습 전"), before.get("dev")), (("dev after", "dev 학습 뒤"), after.get("dev")), (("test", "test"), test))
+    series = [(name, part) for name, part in asked if part]
     if not series:
         return None
     names = sorted({subject for _, part in series for subject in part.get("by_subject", {})})
