@@ -5,6 +5,7 @@ its host, so that neither another user's program nor a page of another site (DNS
 """
 
 import asyncio
+import contextlib
 import functools
 import json
 import secrets
@@ -77,13 +78,13 @@ def serve(speaker: chat.Speaker, others: list[str], draw: Callable[[], list[dict
     console.print("  Whoever holds the address gets in: keep it to yourself.")
     console.print(f"\n  http://{ADDRESS}:{listening.getsockname()[1]}/{token}/\n", soft_wrap=True)
     try:
-        uvicorn.Server(config).run(sockets=[listening])
-    except KeyboardInterrupt:
-        console.print("  closed")
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listening])
     finally:
         hall.closing.set()
         with hall.turn:  # an answer that is being written ends with its next token
             listening.close()
+    console.print("  closed")
 
 
 def guarded(app, token: str):
