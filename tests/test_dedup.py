@@ -244,3 +244,18 @@ def test_a_stem_of_thirteen_words_is_one_run():
 
 def test_no_stems():
     assert ExamStems([]).stands_in(LONG) is False
+
+
+def test_disk_for_a_text_is_188_bytes_even_where_every_text_shares_every_bucket(tmp_path, monkeypatch):
+    n = 20_000
+    keys = np.repeat(np.arange(n // 2, dtype=np.uint64), 2)[None].repeat(1 + batch.BANDS, axis=0)
+    keys[0] = np.arange(n)  # no text is the same as another
+    used = []
+    compare = dedup.near_duplicates
+    monkeypatch.setattr(
+        dedup, "near_duplicates", lambda *args: (used.append(sum(f.stat().st_size for f in tmp_path.iterdir())), compare(*args))
+    )
+    verdicts = find_duplicates([keys], tmp_path)
+    assert verdicts.tolist() == [dedup.KEPT, dedup.NEAR_DUPLICATE] * (n // 2)
+    assert keys[:, 0].nbytes + 8 + used[0] / n <= 188.1  # the 8 are `places` of the kernel; the files have heads of 128 bytes
+    assert not list(tmp_path.iterdir())
