@@ -132,6 +132,7 @@ def test_strip_html(raw, expected):
         ("글<ref>{{서적 인용|제목=신경학}}</ref>\n<references />", "글\n"),
         ("[목차]\n글[각주]", "\n글"),
         ("[include(틀:상위 문서, top1=감염병)]글 [clearfix]", "글 "),
+        ("[anchor(첫머리)]글 [youtube(AbC-12)]", "글 "),
         ("== 개요 ==\n글\n=== 치료 ===\n약", "개요\n글\n치료\n약"),
         ("==# 접힌 제목 #==\n[[글]]", "접힌 제목\n글"),
         ("[[약]]을 먹는다. ~~약이 많다~~ --정말로--", "약을 먹는다.  "),
@@ -302,6 +303,7 @@ def test_no_markup_is_left_in_the_cleaned_sample():
 RULES = (
     lambda text: rules.long_enough(text, 100),
     rules.is_korean,
+    rules.is_well_encoded,
     rules.is_no_advertisement,
     rules.no_repeated_lines,
     rules.no_repeated_ngrams,
@@ -327,6 +329,10 @@ ADVERTISEMENT = (
     "오늘 하루만 열리는 큰 장터에 오시면 무료배송으로 보내 드리고 할인 쿠폰도 나누어 드립니다. "
     "가까운 벗과 함께 오시면 더 좋은 자리를 마련해 두었으니 잊지 말고 들러 주시기 바랍니다."
 )
+SHOUTED = (  # none of the sales terms: an offer, a call to act and a raised voice
+    "누수 때문에 밤잠을 설치셨나요? 벽을 뜯지 않고 새는 곳을 찾아 드려요! 못 찾으면 한 푼도 받지 않고, "
+    "오늘 맡기시면 방수까지 반값에 해 드려요. 사진만 보내 주세요, 바로 저렴한 값을 알려 드려요. 망설이는 동안 아래층 천장이 젖습니다!"
+)
 CHART = (
     "68세 남자, chest pain과 dyspnea로 ER 내원함. HTN, DM으로 amlodipine, metformin 복용 중. EKG에서 ST elevation 관찰되어 anterior "
     "wall STEMI로 진단하고 aspirin loading 후 coronary angiography 시행함."
@@ -347,7 +353,9 @@ CHART = (
         ("あいうえおかきくけこさしすせそたちつてと" * 4 + "가나다라마바사아자차카타파하" * 2, "not_korean"),
         ("가나다라마바사아자차카타파하거너더러머" + " 120/80" * 15, "not_korean"),  # 19 syllables and numbers
         (" ".join(["가나다라마바사아자차카타파하거너더러머버", *latin(19)]), "not_korean"),  # 20 of 210 letters
+        (KOREAN.encode().decode("cp949", "ignore"), "not_korean"),
         (ADVERTISEMENT, "advertisement"),
+        (SHOUTED, "advertisement"),
         ("\n".join(["혈압약은아침마다같은시간에먹는다"] * 8), "repeated_lines"),
         (" ".join(PHRASE * 3), "repeated_ngrams"),
         (" ".join([*PHRASE, *words(13, 20), *PHRASE]), "repeated_ngrams"),  # 10 of 33 words
@@ -370,6 +378,8 @@ def test_a_text_that_one_rule_alone_stops(text, reason):
         "자바스크립트에서 단추를 클릭하면 브라우저는 클릭 이벤트를 만든다. 이벤트는 안쪽에서 바깥쪽으로 전해진다. "
         "클릭 이벤트를 처리하는 함수를 등록하면 클릭할 때마다 불린다. 이벤트 위임이라고도 한다.",
         ADVERTISEMENT + KOREAN,
+        SHOUTED.replace("!", "."),
+        SHOUTED + KOREAN,
         "\n".join(
             ["혈압약은아침마다같은시간에먹는다", "물을넉넉히마신다", *[w * 5 for w in words(10)], "혈압약은아침마다같은시간에먹는다"]
         ),

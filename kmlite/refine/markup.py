@@ -118,7 +118,11 @@ MEDIAWIKI_TABLE = re.compile(r"^\{\|[^\n]*$|^\|[-}][^\n]*$", re.MULTILINE)
 MEDIAWIKI_CELLS = re.compile(r"^[|!](?!\|)[ \t]*([^\n]*)$", re.MULTILINE)
 CELL_OPTION = re.compile(r"<(?:[-|]\d+|[a-z]*(?:align|bgcolor|color|width|height|bordercolor)=[^<>\n]*|[(:)]|#[0-9a-fA-F]{3,6})>")
 FOOTNOTE = re.compile(r"\[\*[^\[\]]*\]")
-MACRO = re.compile(r"\[(?:목차|각주|clearfix|tableofcontents|footnote|pagecount|date|age\([^\[\]]*\)|include\([^\[\]]*\))\]", re.IGNORECASE)
+MACRO = re.compile(
+    r"\[(?:목차|각주|clearfix|tableofcontents|footnote|pagecount|date|(?:age|include|anchor|youtube|kakaotv|navertv)\([^\[\]]*\))\]"
+    r"|__(?:NO|FORCE)?TOC__",
+    re.IGNORECASE,
+)
 # not between digits: 30~~40% and 1990--1995 are ranges
 STRUCK = re.compile(r"(?<![\d~])~~(?![\s~])[^~\n]{1,300}~~(?!~)|(?<![\w\-])--(?![\s\d\-])[^\-\n]{1,300}--(?![\w\-])")
 LIST_MARK = re.compile(r"^[ \t]*(?:[*#;:]+|>+)[ \t]*|^-{4,}[ \t]*$", re.MULTILINE)
@@ -165,7 +169,7 @@ def strip_wiki(text: str) -> str:
 
 def is_wiki(text: str) -> bool:
     """Whether a sign stands that only a wiki page has. Each expression begins with a literal, which the engine skips to."""
-    if "'''" in text or "[목차" in text or "[각주" in text or "[include(" in text:
+    if "'''" in text or "[목차" in text or "[각주" in text or "[include(" in text or "[anchor(" in text or "[youtube(" in text:
         return True
     if ("[[" in text and WIKI_LINK.search(text)) or ("{{" in text and WIKI_TEMPLATE.search(text)):
         return True

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
-VERSION = 3  # goes into refine's record: raise it when a rule changes, and finished text is refined anew
+VERSION = 4  # goes into refine's record: raise it when a rule changes, and finished text is refined anew
 
 # ---- cleaning: composed Hangul first, since every later rule counts syllables, and white space last, which the others leave
 
@@ -133,7 +133,7 @@ KANA = re.compile(r"[\u3040-\u30ff]")
 LETTERS = re.compile(r"[^\W\d_]")
 HANGUL_SHARE = 0.10  # of letters: Korean charts full of English terms stay; a 30% rule kept 2.5% of such text
 HANGUL_LEAST = 20
-# A blank may stand or not. Each is longer than one sign, and none begins with a blank: `batch` counts their first two.
+# a blank may stand or not
 SALES_TERMS = (
     "최저가|무료 배송|지금 구매|구매 문의|카톡 문의|카카오톡 문의|상담 문의|할인|쿠폰|적립금|사은품|특가|파격|대방출|땡처리|이벤트|"
     "선착순|클릭|공짜|당일 입금|당일 개통|당일 배송|한정 수량|정품 보장|보장|증정|공구|무료 체험|신용 불량|무직자|매입|오픈 기념|"
@@ -142,11 +142,31 @@ SALES_TERMS = (
 SALES = SALES_TERMS.split("|")
 AD_TERMS = re.compile("|".join(re.escape(term).replace(r"\ ", r"\s?") for term in SALES))
 SALES_LEAST, SALES_EVERY = 3, 60  # different terms; characters for each
-
-
+OFFERS = re.compile(
+    r"최저|무료|할인|세일|쿠폰|적립금|사은|특가|파격|반값|증정|덤으로|경품|공짜|공구|1\+1|저렴|혜택|이벤트|무이자|환불|매입|땡처리|대방출|만\s?원|0\s?원|"
+    r"선착순|마감|한정|오늘만|이번\s?[주달]|지금\s?(?:바로|결제|가입|주문)|당일|24시간|품절|소진|늦기\s?전|오픈\s?기념|보장|100%|전액|업계|1[위등]|전문|책임|"
+    r"안심|걱정\s?마|비밀|누구나|무관|무직자|신용\s?불량|부담\s?없|정품|직접|직송|평생|최고|고급|품격|완판|전국"
+)
+CALLS = re.compile(
+    r"상담\s?(?:문의|주|받|신청|예약|가능)|문의(?:\s?주|하|는)|(?:신청|예약|주문|구매|등록|가입)하[세시]|(?:신청|예약|주문)해\s?주|(?:결제|계약|전화)하시|"
+    r"지금\s?(?:예약|구매)|구매\s?문의|가입하면|(?:연락|전화)\s?주|전화\s?상담|카톡|카카오톡|오픈\s?채팅|텔레그램|친구\s?추가|링크|클릭|받아\s?보세|"
+    r"보내\s?주세|남겨\s?주시|서두르|서둘러|놓치지\s?마|망설이"
+)
+SHOUT = re.compile(r"[!★☆♥♡▶◆■]")  # notices of offices and clinics offer and call as well, but in an even voice
+# The first two signs of all of these: `batch` counts where they stand, so that the expressions are asked of few texts. A blank may
+# be left out between any two words, so `만 원` has three of them.
+OPENINGS = (
+    "최저 무료 할인 세일 쿠폰 적립 사은 특가 파격 반값 증정 덤으 경품 공짜 공구 1+ 저렴 혜택 이벤 무이 환불 매입 땡처 대방 만원 0원 "
+    "선착 마감 한정 오늘 이번 지금 당일 24 품절 소진 늦기 오픈 보장 10 전액 업계 1위 1등 전문 책임 안심 걱정 비밀 누구 무관 무직 "
+    "신용 부담 정품 직접 직송 평생 최고 고급 품격 완판 전국 상담 문의 신청 예약 주문 구매 등록 가입 결제 계약 전화 연락 카톡 카카 "
+    "텔레 친구 링크 클릭 받아 보내 남겨 서두 서둘 놓치 망설"
+)
+SALES_OPENINGS = [*OPENINGS.split(), *(term[:2] for term in SALES), "만 ", "만\n", "0 ", "0\n"]
+OFFERS_EVERY = 40  # characters for each offer or call
 # An advertisement speaks to its reader; an article about advertisements does not.
 APPEAL = re.compile(r"[!★☆♥♡▶◆■]|세요|십시오|드립|드려|드리|바랍니다|합니다|됩니다|해요|예요|고객님")
 MOJIBAKE = "占쏙옙"  # EUC-KR read as UTF-8 and written again; one may be quoted, two are a broken page
+MISREAD = "떎뒗뿉씠쓣"  # 다 는 에 이 을 in UTF-8, read as CP949: the commonest syllables turn into ones that no word has
 
 
 def long_enough(text: str, least: int) -> tuple[bool, str]:
@@ -161,7 +181,7 @@ class Counts(NamedTuple):
     kana: int
     tokens: int
     repeated_words: int  # in runs of five that stood before
-    sales: int  # places where an advertisement's term may begin
+    sales: int  # places where an advertisement's term, offer or call may begin
 
 
 def is_korean(text: str) -> tuple[bool, str]:
@@ -172,11 +192,22 @@ def enough_hangul(hangul: int, letters: int, kana: int) -> tuple[bool, str]:
     return hangul >= HANGUL_LEAST and hangul >= HANGUL_SHARE * letters and hangul > kana, "not_korean"
 
 
+def is_well_encoded(text: str) -> tuple[bool, str]:
+    misread = [n for n in map(text.count, MISREAD) if n]  # any one of them may be noise, or quoted
+    return text.count(MOJIBAKE) < 2 and (len(misread) < 3 or sum(misread) * 100 <= len(text)), "not_korean"
+
+
 def is_no_advertisement(text: str) -> tuple[bool, str]:
-    """Three different sales terms, one in every 60 characters, and an appeal: single words stand in technical prose too."""
+    """Three different sales terms, one in every 60 characters, and an appeal: single words stand in technical prose too.
+
+    Or an offer, a call to act and a raised voice, one word of either in every 40 characters: most trades have their own terms.
+    """
     terms = ["".join(term.split()) for term in AD_TERMS.findall(text)]
-    keep = len(set(terms)) < SALES_LEAST or len(terms) * SALES_EVERY < len(text) or not APPEAL.search(text)
-    return keep, "advertisement"
+    if len(set(terms)) >= SALES_LEAST and len(terms) * SALES_EVERY >= len(text) and APPEAL.search(text):
+        return False, "advertisement"
+    calls = len(CALLS.findall(text)) if SHOUT.search(text) else 0
+    offers = len(OFFERS.findall(text)) if calls else 0
+    return not offers or (calls + offers) * OFFERS_EVERY < len(text), "advertisement"
 
 
 def no_repeated_lines(text: str) -> tuple[bool, str]:
@@ -219,9 +250,9 @@ def judge(text: str, least: int, counts: Counts | None = None) -> tuple[bool, st
     keep, reason = long_enough(text, least)
     if keep:
         keep, reason = enough_hangul(counts.hangul, counts.letters, counts.kana) if counts else is_korean(text)
-    if keep and text.count(MOJIBAKE) > 1:
-        keep, reason = False, "not_korean"
-    if keep and (counts is None or (counts.sales >= SALES_LEAST and counts.sales * SALES_EVERY >= len(text))):
+    if keep:
+        keep, reason = is_well_encoded(text)
+    if keep and (counts is None or counts.sales * 2 * OFFERS_EVERY >= len(text)):  # an offer and a call may begin with the same words
         keep, reason = is_no_advertisement(text)
     if keep:
         keep, reason = no_repeated_lines(text)
