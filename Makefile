@@ -104,9 +104,10 @@ test-gpu: $(STAMP) ## the tests that need a CUDA card
 test: $(EXTRAS) ## run the tests
 	$(PY) -m pytest $(ARGS)
 
-check: $(STAMP) ## lint and formatting
+check: $(STAMP) ## lint, formatting and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 format: $(STAMP) ## format the code
 	$(PY) -m ruff check --fix .

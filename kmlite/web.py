@@ -165,8 +165,8 @@ def application(hall: Hall):
         lines = answer_lines(hall, messages, asked.get("model", hall.speaker.name))
         return StreamingResponse(lines, media_type="application/x-ndjson")
 
-    async def refuse(_: Request, error: click.ClickException):
-        return JSONResponse({"error": error.message}, 400)
+    async def refuse(_: Request, error: Exception):
+        return JSONResponse({"error": str(error)}, 400)
 
     return Starlette(
         routes=[
@@ -200,9 +200,12 @@ async def body(request) -> dict:
 def conversation(messages: object) -> list[dict]:
     """The messages of a request, or a click error: turns of user and assistant, the user's first and last."""
     roles = ("user", "assistant")
-    well = isinstance(messages, list) and len(messages) % 2 == 1
-    if not well or not all(
-        isinstance(m, dict) and m.get("role") == roles[i % 2] and isinstance(m.get("content"), str) for i, m in enumerate(messages)
+    if (
+        not isinstance(messages, list)
+        or len(messages) % 2 == 0
+        or not all(
+            isinstance(m, dict) and m.get("role") == roles[i % 2] and isinstance(m.get("content"), str) for i, m in enumerate(messages)
+        )
     ):
         raise click.ClickException("messages must be turns of user and assistant, the user's first and last")
     return [{"role": m["role"], "content": m["content"]} for m in messages]
@@ -217,9 +220,10 @@ def ask_exam(hall: Hall, number: object, name: str) -> dict:
         if number is None:
             questions.append(question := questions.pop(0))  # the whole split comes before one comes again
         else:
-            question = next((q for q in questions if q["number"] == number), None)
-            if question is None:
+            asked = next((q for q in questions if q["number"] == number), None)
+            if asked is None:
                 raise click.ClickException(f"a number from 1 to {len(questions)}, not {number}")
+            question = asked
         found = chat.ask_exam(hall.named(name), question)
     finally:
         hall.turn.release()
