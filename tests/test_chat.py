@@ -455,7 +455,7 @@ def test_leaving(session, state, capsys):
     assert typed_lines(session, f"{CONTROL_C}{CONTROL_C}둘\r", 9) == []
     session.interrupted = False
     # one Ctrl-C clears what is typed, or asks for a second; what is said in between makes it the first again
-    assert typed_lines(session, f"하나{CONTROL_C}둘\r{CONTROL_C}셋\r{CONTROL_C}{CONTROL_C}넷\r", 9) == ["둘", "셋"]
+    assert typed_lines(session, f"하나{CONTROL_C}둘\r{CONTROL_C}셋\r{CONTROL_C}넷\r{CONTROL_C}{CONTROL_C}다섯\r", 9) == ["둘", "셋", "넷"]
     assert "once more leaves" in capsys.readouterr().out
 
 
