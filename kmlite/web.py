@@ -31,7 +31,7 @@ def require() -> None:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise click.ClickException(f"--web needs {error.name}. Run: .venv/bin/pip install -r requirements/web.txt") from error
+        raise click.ClickException(f"--web needs {error.name}. Run: make extras") from error
 
 
 class Hall:
