@@ -484,6 +484,11 @@ def table(record: dict) -> str:
 
 
 def write_table(record: dict) -> None:
+    """Put the table into docs/gpu.md, between its two marks. Only what a card measured on the real shape goes there."""
+    if record["card"].startswith("CPU") or record["shape"] != "medgemma":
+        raise click.ClickException(
+            "that is a rehearsal or another shape: docs/gpu.md takes what a card measured on MedGemma's. Run: make bench-gpu"
+        )
     text = DOC.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
@@ -509,7 +514,7 @@ def refined_sample(folder: Path) -> Path:
 @click.option("--shape", type=click.Choice(("medgemma", "tiny")), default="medgemma")
 @click.option("--rehearse", is_flag=True, help="tiny shape on the CPU")
 @click.option("--only", default="", help="cases whose name holds this")
-@click.option("--out", type=click.Path(path_type=Path), default=OUT)
+@click.option("--out", type=click.Path(path_type=Path), default=None, help=f"default {OUT}; of a rehearsal its own")
 @click.option("--table", "as_table", is_flag=True, help=f"write {OUT} into docs/gpu.md")
 @click.option("--model", type=click.Path(path_type=Path), default=None, hidden=True)
 @click.option("--refined", type=click.Path(path_type=Path), default=None, hidden=True)
@@ -517,6 +522,7 @@ def refined_sample(folder: Path) -> Path:
 def main(minutes, shape, rehearse, only, out, as_table, model, refined, as_worker) -> None:
     if as_worker:
         return worker(model, refined)
+    out = out or (OUT.with_name("rehearsal.json") if rehearse else OUT)
     if as_table:
         return write_table(runs.read_json(paths.require(out, "Run first: make bench-gpu")))
     import torch

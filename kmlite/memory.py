@@ -61,8 +61,8 @@ class Shape:
         return self.linear + self.rows * self.hidden + self.kept
 
 
-# google/medgemma-4b-it: Gemma 3 4B's configuration (4,315,317,824 parameters), so that a plan needs no download
-MEDGEMMA = Shape(2560, 34, 8, 4, 256, 10240, 262_208, 432_104_384 + 2_950_272 + 368_128)
+# google/medgemma-4b-it, so that a plan needs no download: Gemma 3 4B (4,300,079,472 parameters; its tower has no pooling head)
+MEDGEMMA = Shape(2560, 34, 8, 4, 256, 10240, 262_208, 416_866_032 + 2_950_272 + 368_128)
 
 
 def shape_of(folder: Path) -> Shape:

@@ -2,6 +2,7 @@
 
 import sys
 
+import click
 import pytest
 
 from benchmarks import gpu
@@ -49,6 +50,26 @@ def test_the_table_has_a_row_a_case_and_names_what_was_not_run():
     assert "41.2 questions/s" in text
     assert text.endswith("Not run, for want of time: matrix: x.")
     assert "peak 7.00 GiB, planned 7.70 (+10%)" in gpu.in_words(results[0])
+
+
+def test_a_rehearsal_never_reaches_the_docs_and_a_measurement_does(tmp_path, monkeypatch):
+    page = tmp_path / "gpu.md"
+    page.write_text(f"before\n{gpu.BEGIN}\nNothing yet.\n{gpu.END}\nafter\n", encoding="utf-8")
+    monkeypatch.setattr(gpu, "DOC", page)
+    record = {"card": "CPU (a rehearsal)", "date": "2027-01-01", "commit": "abc", "shape": "tiny", "results": [], "not_run": []}
+    with pytest.raises(click.ClickException, match="rehearsal"):
+        gpu.write_table(record)
+    assert "Nothing yet." in page.read_text(encoding="utf-8")
+    gpu.write_table(record | {"card": "RTX 4070", "shape": "medgemma"})
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(f"before\n{gpu.BEGIN}\nMeasured on RTX 4070, 2027-01-01")
+    assert text.endswith(f"{gpu.END}\nafter\n")
+    assert "Nothing yet." not in text
+
+
+def test_the_docs_have_the_marks_that_the_table_goes_between():
+    text = gpu.DOC.read_text(encoding="utf-8")
+    assert text.count(gpu.BEGIN) == text.count(gpu.END) == 1
 
 
 def test_the_first_cases_are_the_targets_and_all_differ():

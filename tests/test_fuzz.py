@@ -11,7 +11,9 @@ from kmlite.refine.cleaning import clean, clean_all, look  # noqa: E402
 from kmlite.refine.markup import strip_html, strip_links, strip_notes, strip_wiki  # noqa: E402
 from kmlite.refine.text import (  # noqa: E402
     AD_TERMS,
+    CALLS,
     CHAT_TOKENS,
+    OFFERS,
     Counts,
     compose,
     judge,
@@ -54,6 +56,7 @@ SIGNS = (
         "]",
         "[목차]",
         "[include(",
+        "[anchor(",
         "분류:",
         "\n",
         "\n\n",
@@ -71,6 +74,8 @@ SIGNS = (
         "@",
         "a@b.kr",
         "010-1234-5678",
+        "010 - 1234 - 5678",
+        "900101 - 1234567",
         "010",
         "1234",
         "5678",
@@ -186,7 +191,13 @@ def test_a_text_is_judged_in_a_batch_as_alone(found):
     batch.signatures(measured)
     for i, text in enumerate(cleaned):
         assert measured.tokens[i] == sum(any(sign.isalnum() for sign in word) for word in text.split())
-        assert measured.sales[i] >= len(AD_TERMS.findall(text))
+        assert measured.sales[i] >= max(len(terms.findall(text)) for terms in (AD_TERMS, OFFERS, CALLS))
         columns = (measured.hangul, measured.letters, measured.kana, measured.tokens, repeated, measured.sales)
         counts = Counts(*(int(values[i]) for values in columns))
         assert judge(text, 0, counts) == judge(text, 0)
+
+
+@many
+@given(st.one_of(*(st.from_regex(terms, fullmatch=True) for terms in (AD_TERMS, OFFERS, CALLS))))
+def test_every_term_of_an_advertisement_is_counted(term):
+    assert batch.measure([clean(f"가 {term} 나")]).sales[0] >= 1

@@ -30,11 +30,12 @@ def test_medgemmas_parameters_are_those_of_the_class():
             "intermediate_size": 4304,
             "patch_size": 14,
             "image_size": 896,
+            "vision_use_head": False,
         },
     )
     with torch.device("meta"):
         built = Gemma3ForConditionalGeneration(config)
-    assert sum(weight.numel() for weight in built.parameters()) == memory.MEDGEMMA.parameters
+    assert sum(weight.numel() for weight in built.parameters()) == memory.MEDGEMMA.parameters == 4_300_079_472  # as published
     projections = sum(w.numel() for name, w in built.named_parameters() if "language_model.layers" in name and w.dim() == 2)
     assert projections == memory.MEDGEMMA.linear
 

@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 
 from kmlite.refine.cleaning import BLANK, CODES, HANGUL, KANA, LETTER, SALE, WORD, kinds
-from kmlite.refine.text import SALES
+from kmlite.refine.text import SALES_OPENINGS
 
 VERSION = 1  # of the hashes: raise it when one of them changes
 SHINGLE = 3  # words; one word changed in 60 leaves a Jaccard similarity of 0.9
@@ -39,8 +39,8 @@ def mixed() -> np.ndarray:
 def sales() -> tuple[np.ndarray, np.ndarray]:
     """((CODES + 1,) bool: the second signs of an advertisement's terms; the first two of each as one number, in order)."""
     second = np.zeros(CODES + 1, dtype=bool)
-    second[[ord(term[1]) for term in SALES]] = True
-    return second, np.unique([ord(term[0]) << 32 | ord(term[1]) for term in SALES])
+    second[[ord(opening[1]) for opening in SALES_OPENINGS]] = True
+    return second, np.unique([ord(opening[0]) << 32 | ord(opening[1]) for opening in SALES_OPENINGS])
 
 
 @functools.cache

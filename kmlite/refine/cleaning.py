@@ -10,7 +10,17 @@ from collections import Counter
 import numpy as np
 
 from kmlite.refine.markup import strip_html, strip_links, strip_notes, strip_wiki
-from kmlite.refine.text import INVISIBLE, LINE_ENDS, SALES, compose, holds_chat_token, is_plain, squeeze, squeeze_plain, strip_addresses
+from kmlite.refine.text import (
+    INVISIBLE,
+    LINE_ENDS,
+    SALES_OPENINGS,
+    compose,
+    holds_chat_token,
+    is_plain,
+    squeeze,
+    squeeze_plain,
+    strip_addresses,
+)
 
 PASSES = 8
 LAST_RESORT = str.maketrans("", "", "<>&[]{}()|=~'@:/.0123456789")  # without these no rule finds anything more
@@ -38,7 +48,7 @@ def kinds() -> np.ndarray:
     out[0x3040:0x3100] |= KANA
     mark(BLANK, (sign.isspace() and (sign == "\n" or not (LINE_ENDS.match(sign) or INVISIBLE.match(sign))) for sign in signs))
     out[[ord(sign) for sign in MARKS]] |= MARK
-    out[[ord(term[0]) for term in SALES]] |= SALE
+    out[[ord(opening[0]) for opening in SALES_OPENINGS]] |= SALE
     # NFC leaves a text alone whose signs are composed, combine with nothing and are no second half of a composed one
     halves = {parts[1] for parts in map(str.split, map(unicodedata.decomposition, signs)) if len(parts) == 2 and parts[0][0] != "<"}
     out[[ord("\ufffc"), ord("\ufffd"), CODES, *range(0x1161, 0x1200), *(int(half, 16) for half in halves)]] |= ODD

@@ -133,7 +133,7 @@ KANA = re.compile(r"[\u3040-\u30ff]")
 LETTERS = re.compile(r"[^\W\d_]")
 HANGUL_SHARE = 0.10  # of letters: Korean charts full of English terms stay; a 30% rule kept 2.5% of such text
 HANGUL_LEAST = 20
-# A blank may stand or not. Each is longer than one sign, and none begins with a blank: `batch` counts their first two.
+# a blank may stand or not
 SALES_TERMS = (
     "최저가|무료 배송|지금 구매|구매 문의|카톡 문의|카카오톡 문의|상담 문의|할인|쿠폰|적립금|사은품|특가|파격|대방출|땡처리|이벤트|"
     "선착순|클릭|공짜|당일 입금|당일 개통|당일 배송|한정 수량|정품 보장|보장|증정|공구|무료 체험|신용 불량|무직자|매입|오픈 기념|"
@@ -153,6 +153,16 @@ CALLS = re.compile(
     r"보내\s?주세|남겨\s?주시|서두르|서둘러|놓치지\s?마|망설이"
 )
 SHOUT = re.compile(r"[!★☆♥♡▶◆■]")  # notices of offices and clinics offer and call as well, but in an even voice
+# The first two signs of all of these: `batch` counts where they stand, so that the expressions are asked of few texts. A blank may
+# be left out between any two words, so `만 원` has three of them.
+OPENINGS = (
+    "최저 무료 할인 세일 쿠폰 적립 사은 특가 파격 반값 증정 덤으 경품 공짜 공구 1+ 저렴 혜택 이벤 무이 환불 매입 땡처 대방 만원 0원 "
+    "선착 마감 한정 오늘 이번 지금 당일 24 품절 소진 늦기 오픈 보장 10 전액 업계 1위 1등 전문 책임 안심 걱정 비밀 누구 무관 무직 "
+    "신용 부담 정품 직접 직송 평생 최고 고급 품격 완판 전국 상담 문의 신청 예약 주문 구매 등록 가입 결제 계약 전화 연락 카톡 카카 "
+    "텔레 친구 링크 클릭 받아 보내 남겨 서두 서둘 놓치 망설"
+)
+SALES_OPENINGS = [*OPENINGS.split(), *(term[:2] for term in SALES), "만 ", "만\n", "0 ", "0\n"]
+OFFERS_EVERY = 40  # characters for each offer or call
 # An advertisement speaks to its reader; an article about advertisements does not.
 APPEAL = re.compile(r"[!★☆♥♡▶◆■]|세요|십시오|드립|드려|드리|바랍니다|합니다|됩니다|해요|예요|고객님")
 MOJIBAKE = "占쏙옙"  # EUC-KR read as UTF-8 and written again; one may be quoted, two are a broken page
@@ -171,7 +181,7 @@ class Counts(NamedTuple):
     kana: int
     tokens: int
     repeated_words: int  # in runs of five that stood before
-    sales: int  # places where an advertisement's term may begin
+    sales: int  # places where an advertisement's term, offer or call may begin
 
 
 def is_korean(text: str) -> tuple[bool, str]:
@@ -197,7 +207,7 @@ def is_no_advertisement(text: str) -> tuple[bool, str]:
         return False, "advertisement"
     calls = len(CALLS.findall(text)) if SHOUT.search(text) else 0
     offers = len(OFFERS.findall(text)) if calls else 0
-    return not offers or (calls + offers) * 40 < len(text), "advertisement"
+    return not offers or (calls + offers) * OFFERS_EVERY < len(text), "advertisement"
 
 
 def no_repeated_lines(text: str) -> tuple[bool, str]:
@@ -242,7 +252,7 @@ def judge(text: str, least: int, counts: Counts | None = None) -> tuple[bool, st
         keep, reason = enough_hangul(counts.hangul, counts.letters, counts.kana) if counts else is_korean(text)
     if keep:
         keep, reason = is_well_encoded(text)
-    if keep and (counts is None or (counts.sales >= SALES_LEAST and counts.sales * SALES_EVERY >= len(text)) or SHOUT.search(text)):
+    if keep and (counts is None or counts.sales * 2 * OFFERS_EVERY >= len(text)):  # an offer and a call may begin with the same words
         keep, reason = is_no_advertisement(text)
     if keep:
         keep, reason = no_repeated_lines(text)
