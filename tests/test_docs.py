@@ -54,7 +54,7 @@ def code_lines(text: str) -> list[str]:
 def make_commands(text: str) -> list[str]:
     """Every make command of a page, without what is said behind it: a comment, or words after two blanks."""
     found = (re.search(r"(?:^|\| )(?:[A-Z_]+=\S+ )*(make [^|]+)", line) for line in code_lines(text))
-    return [re.split(r"\s{2,}|\s#", match[1])[0].strip() for match in found if match]
+    return [re.split(r"\s{2,}|\s[#<>]", match[1])[0].strip() for match in found if match]
 
 
 @cache
@@ -118,7 +118,7 @@ def test_every_command_is_one_that_make_and_the_recipe_take(page):
 
 
 def test_the_commands_are_found_where_pages_hide_them():
-    text = "`make a` and\n```sh\nmake b X=1 \\\n  Y=2  # said\nmake c    words\nA=b make d\necho | make e\n```\n`make f\nZ=3`"
+    text = "`make a` and\n```sh\nmake b X=1 \\\n  Y=2  # said\nmake c    words\nA=b make d\necho | make e < f\n```\n`make f\nZ=3`"
     assert make_commands(text) == ["make b X=1", "make c", "make d", "make e", "make a", "make f Z=3"]
 
 
@@ -175,7 +175,7 @@ def headings(page: Path) -> set[str]:
 def test_paths_and_links_exist(page):
     text = text_of(page)
     named = re.findall(r"`((?:kmlite|recipes|tests|data|docs|model|requirements)/[\w./\-]*)", text)
-    linked = [link.partition("#") for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
+    linked = [link.partition("#") for link in re.findall(r"\]\(([^)]+)\)", re.sub(r"`[^`]+`", "", prose(text))) if not link.startswith("http")]
     for path in named:
         assert path.startswith(MADE_BY_USE) or (paths.ROOT / path).exists(), path
     for path, _, anchor in linked:
