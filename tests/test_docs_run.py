@@ -15,7 +15,6 @@ from test_docs import FENCED, MARKS
 from kmlite import paths
 
 TUTORIALS = [paths.ROOT / "docs/tutorial.md", paths.ROOT / "docs/ko/tutorial.md"]
-pytestmark = pytest.mark.skipif(os.environ.get("KMLITE_RUN_DOCS") != "1", reason="minutes: make test-docs runs it")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +36,7 @@ def shape(line: str) -> str:
     return re.sub(r"[\s━─┏┓┗┛┡┩└┘│┃┳╇┴╷╵┬]+", " ", line).strip()
 
 
+@pytest.mark.skipif(os.environ.get("KMLITE_RUN_DOCS") != "1", reason="minutes: make test-docs runs it")
 def test_the_tutorial_runs_as_written(clone):
     blocks = [block for block in FENCED.finditer(TUTORIALS[0].read_text(encoding="utf-8")) if block["kind"] in ("sh", "text")]
     said: list[str] | None = None
