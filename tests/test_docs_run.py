@@ -70,3 +70,14 @@ def check_shown(body: str, said: list[str] | None) -> None:
 def test_both_languages_show_the_same_commands_and_output():
     pages = [[(b["kind"], b["body"]) for b in FENCED.finditer(page.read_text(encoding="utf-8")) if b["kind"]] for page in TUTORIALS]
     assert pages[0] == pages[1]
+
+
+def test_figures_may_differ_and_words_may_not():
+    said = [
+        shape(line)
+        for line in ("│ text       │ 393  │ 356  │ not_korean 10, advertisement 8 │", "  dev: 12.0% (3/25, 95% interval 4.2–30.0)")
+    ]
+    check_shown("│ text │ 1  │ 2  │ not_korean 3, …\n…\n  dev: 16.0% (4/25, 95% interval 6.4–34.6)\n", said)
+    for wrong in ("│ text │ 1 │ 2 │ not_english 3, …", "  test: 16.0%", "  dev: 16.0% … gained"):
+        with pytest.raises(AssertionError):
+            check_shown(wrong, said)
