@@ -24,9 +24,10 @@ FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
 help: ## this page
 	@echo "kmlite: teach MedGemma Korean medicine on one graphics card"
 	@echo
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  Variables: RAW=$(RAW)  REFINED=$(REFINED)  OUT=$(OUT)  BASE=a model (default google/medgemma-4b-it)"
+	@echo "             MODEL=the one to chat with  GPUS=cards for stage0  HARNESS=1 evaluates by lm-eval  LLAMA_CPP=its folder, for export"
 	@echo "  ARGS=… goes to the recipe; .venv/bin/python -m recipes.stage0 --help lists what it takes, with the reasons"
 	@echo "  Example: make stage0 OUT=model/try ARGS=\"--max-steps 20\""
 
@@ -104,9 +105,10 @@ test-gpu: $(STAMP) ## the tests that need a CUDA card
 test: $(EXTRAS) ## run the tests
 	$(PY) -m pytest $(ARGS)
 
-check: $(STAMP) ## lint and formatting
+check: $(STAMP) ## lint, formatting and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 format: $(STAMP) ## format the code
 	$(PY) -m ruff check --fix .

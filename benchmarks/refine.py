@@ -67,7 +67,7 @@ def main(raw: Path | None, megabytes: int, repeats: int, memory: bool, one: str)
 CHAINS = {
     "refine": "whole refine: rules, near-duplicates, corpus, rejected",
     "kernel": "its kernel alone: rules, hashes, signatures",
-    "naive": "naive chain: one rule after the other, exact duplicates in a set",
+    "naive": "the same rules one text at a time in datasets.map, exact only",
     "datatrove": "datatrove: filters, MinHash in four steps",
 }
 
@@ -177,39 +177,69 @@ def kernel(corpus: Path, out: Path) -> None:
 
 
 def naive(corpus: Path, out: Path) -> None:
-    """What one writes first: each text through each rule, by regular expressions and loops over words; no near-duplicates."""
+    """What one writes first: the same rules as plain expressions, one text at a time in `datasets.map`; no near-duplicates."""
+    import hashlib
     import html
+    import os
     import unicodedata
+    from collections import Counter
 
-    tag, comment = re.compile(r"</?[a-zA-Z][^<>]*>"), re.compile(r"<!--.*?-->", re.DOTALL)
-    url, mail = re.compile(r"https?://\S+|www\.\S+"), re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+")
-    phone, resident = re.compile(r"0\d{1,2}-\d{3,4}-\d{4}"), re.compile(r"\d{6}-[1-8]\d{6}")
-    wiki = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]")
-    control, blanks, lines = re.compile(r"[\x00-\x08\x0b-\x1f\u200b-\u200f\ufeff]"), re.compile(r"[ \t]+"), re.compile(r"\n{3,}")
-    hangul, letters = re.compile(r"[가-힣]"), re.compile(r"[^\W\d_]")
-    ads = re.compile("무료배송|할인|쿠폰|특가|이벤트|최저가|적립금|클릭")
-    import xxhash
+    os.environ.update(HF_HOME=str(out / "hf"), HF_DATASETS_DISABLE_PROGRESS_BARS="1")
+    from datasets import Dataset, load_dataset
 
-    seen: set[int] = set()
-    with open(out / "train.jsonl", "w", encoding="utf-8") as train:
-        for file in records.raw_files(corpus / paths.RAW_TEXT):
-            for line in file.read_text(encoding="utf-8").splitlines():
-                text = unicodedata.normalize("NFC", json.loads(line)["text"])
-                text = html.unescape(tag.sub(" ", comment.sub("", text)))
-                text = wiki.sub(r"\1", control.sub("", text))
-                for expression in (url, mail, resident, phone):
-                    text = expression.sub("", text)
-                text = lines.sub("\n\n", blanks.sub(" ", text)).strip()
-                if len(text) < 100 or len(hangul.findall(text)) < 0.1 * len(letters.findall(text)) or len(set(ads.findall(text))) > 3:
-                    continue
-                rows, words = text.split("\n"), text.split()
-                runs = [tuple(words[i : i + 5]) for i in range(len(words) - 4)]
-                if len(set(rows)) < 0.5 * len(rows) or len(set(runs)) < 0.7 * len(runs):
-                    continue
-                key = xxhash.xxh3_64_intdigest(text.encode())
-                if key not in seen:
-                    seen.add(key)
-                    train.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+    hidden = re.compile(r"<(script|style|noscript|head|title|template|svg|iframe)\b[^<>]*>.*?</\1>", re.DOTALL | re.IGNORECASE)
+    tag, comment, block = (
+        re.compile(r"</?[a-zA-Z][^<>]*>"),
+        re.compile(r"<!--.*?-->", re.DOTALL),
+        re.compile(r"</?(?:p|div|br|li|h\d)\b[^<>]*>"),
+    )
+    url, mail = re.compile(r"(?:https?|ftp)://\S+|www\.\S+"), re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+")
+    phone, resident = re.compile(r"0\d{1,2}[-. )]\d{3,4}[-. ]\d{4}"), re.compile(r"\d{6}-?[1-8]\d{6}")
+    wiki = [
+        (re.compile(r"\[\[(?:분류|파일|그림|이미지|Category|File|Image):[^\[\]]*\]\]"), ""),
+        (re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]"), r"\1"),
+        (re.compile(r"\{\{[^{}]*\}\}|<ref[^<>]*>.*?</ref>|\[\*[^\[\]]*\]|\[(?:목차|각주)\]"), ""),
+        (re.compile(r"^==+ *(.*?) *==+ *$", re.MULTILINE), r"\1"),
+        (re.compile(r"\'\'\'?|~~.*?~~|\|\|"), ""),
+    ]
+    control, blanks, lines = re.compile(r"[\x00-\x08\x0b-\x1f\u200b-\u200f\ufeff]"), re.compile(r"[^\S\n]+"), re.compile(r"\s*\n\s*\n\s*")
+    hangul, letters, kana = re.compile(r"[가-힣]"), re.compile(r"[^\W\d_]"), re.compile(r"[\u3040-\u30ff]")
+    ads = re.compile("무료 ?배송|할인|쿠폰|특가|이벤트|최저가|적립금|클릭|사은품|구매 ?문의|상담 ?문의|선착순|공짜|보장|증정|매입")
+
+    def clean(row: dict) -> dict:
+        text = unicodedata.normalize("NFC", row["text"])
+        text = block.sub("\n\n", hidden.sub("", comment.sub("", control.sub("", text))))
+        text = html.unescape(tag.sub("", text))
+        for expression in (url, mail, resident, phone):
+            text = expression.sub("", text)
+        for expression, kept in wiki:
+            text = expression.sub(kept, text)
+        return {"text": lines.sub("\n\n", blanks.sub(" ", text)).strip()}
+
+    seen: set[bytes] = set()
+
+    def keep(row: dict) -> bool:
+        text = row["text"]
+        korean = len(hangul.findall(text))
+        if len(text) < 100 or korean < 20 or korean < 0.1 * len(letters.findall(text)) or korean <= len(kana.findall(text)):
+            return False
+        terms = ads.findall(text)
+        if len(set(terms)) >= 3 and len(terms) * 60 >= len(text):
+            return False
+        rows, words = Counter(row for row in text.split("\n") if row), text.split()
+        runs = Counter(tuple(words[i : i + 5]) for i in range(len(words) - 4))
+        if sum(len(row) * (n - 1) for row, n in rows.items()) > 0.3 * len(text) or sum(n - 1 for n in runs.values()) > 0.3 * len(words):
+            return False
+        key = hashlib.md5(text.encode()).digest()
+        if key in seen:
+            return False
+        seen.add(key)
+        return True
+
+    files = [str(file) for file in records.raw_files(corpus / paths.RAW_TEXT)]
+    data = load_dataset("json", data_files=files, split="train", cache_dir=str(out / "cache"))
+    assert isinstance(data, Dataset)
+    data.map(clean).filter(keep).to_json(out / "train.jsonl", force_ascii=False)
 
 
 def has_datatrove() -> bool:
@@ -231,7 +261,8 @@ def datatrove(corpus: Path, out: Path) -> None:
     from datatrove.pipeline.writers import JsonlWriter
     from datatrove.utils import word_tokenizers
 
-    from kmlite.refine.text import clean, is_korean, is_no_advertisement
+    from kmlite.refine.cleaning import clean
+    from kmlite.refine.text import is_korean, is_no_advertisement
 
     word_tokenizers.KiwiTokenizer.word_tokenize = lambda _self, text: text.split()
 
@@ -266,7 +297,7 @@ def stages(corpus: Path, size: float) -> dict[str, float]:
     """Milliseconds per MB of each step of refine on the same texts, one step after the other."""
     import orjson
 
-    from kmlite.refine import batch, markup, text
+    from kmlite.refine import batch, cleaning, kernel, markup, text
 
     taken: dict[str, float] = {}
 
@@ -276,28 +307,32 @@ def stages(corpus: Path, size: float) -> dict[str, float]:
         taken[name] = (time.process_time() - started) * 1000 / size
         return out
 
+    def batches(texts: list[str]) -> list[list[str]]:
+        out, size = [[]], 0
+        for one in texts:
+            out[-1].append(one)
+            size += len(one)
+            if size > kernel.BATCH:
+                out, size = [*out, []], 0
+        return out
+
+    batch.signatures(batch.measure(cleaning.clean_all(["의학"])))  # their tables are made once a process
     files = records.raw_files(corpus / paths.RAW_TEXT)
     found = timed("read JSON lines", lambda file: [raw.value["text"] for raw in records.read_raw(file, corpus)], files)
-    texts = [one for file in found for one in file]
-    composed = timed("compose (NFC, control characters)", text.compose, texts)
-    squeezed = timed("squeeze (white space)", text.squeeze, composed)
-    timed("strip_addresses", text.strip_addresses, squeezed)
-    timed("strip_wiki", markup.strip_wiki, squeezed)
-    timed("strip_html", markup.strip_html, squeezed)
-    cleaned = [one for one in timed("clean: the five above until nothing changes", text.clean, texts) if len(one) >= 100]
-    batches, waiting, length = [], [], 0
-    for one in cleaned:
-        waiting.append(one)
-        length += len(one)
-        if length > 300_000:
-            batches.append(waiting)
-            waiting, length = [], 0
-    measured = timed("measure (letters, words, exact hash)", batch.measure, [*batches, waiting] if waiting else batches)
-    timed("repeated five-word runs", batch.repeated_runs, measured)
+    raw = [some for file in found for some in batches(file)]
+    timed("clean: look at the signs", cleaning.look, raw)
+    cleaned = [[one for one in some if len(one) >= 100] for some in timed("clean: all of it", cleaning.clean_all, raw)]
+    texts = [one for some in raw for one in some]
+    timed("clean: white space, if all texts needed it", text.squeeze, texts)
+    timed("clean: addresses, if all texts needed it", text.strip_addresses, texts)
+    timed("clean: wiki, if all texts needed it", markup.strip_wiki, texts)
+    timed("clean: HTML, if all texts needed it", markup.strip_html, texts)
+    measured = timed("measure (letters, words, exact hash)", batch.measure, cleaned)
+    timed("repeated five-word runs", batch.repeated_words, measured)
     timed("MinHash signatures", batch.signatures, measured)
-    timed("advertisements", text.is_no_advertisement, cleaned)
-    timed("repeated lines", text.no_repeated_lines, cleaned)
-    timed("write JSON", orjson.dumps, cleaned)
+    texts = [one for some in cleaned for one in some]
+    timed("repeated lines", text.no_repeated_lines, texts)
+    timed("write JSON", orjson.dumps, texts)
     return taken
 
 

@@ -156,7 +156,7 @@ def figures(source) -> str:
             cost(1, "taught definitions", before["taught"], after["taught"])
             cost(1, "held-out definitions", before["heldout"], after["heldout"])
             n = after["recall"]["n"]
-            row(1, "definitions from memory, character F1", *(f"{part['recall']['f1']:.1%}" for part in (before, after)), n)
+            row(1, "definitions from memory, character F1", f"{before['recall']['f1']:.1%}", f"{after['recall']['f1']:.1%}", n)
             for name, chosen in after["choice"].items():
                 if chosen and before["choice"][name]:
                     row(1, f"right definition of five, {name}", in_words(before["choice"][name]), in_words(chosen), chosen["n"])

@@ -50,7 +50,7 @@ def finished(out: Path) -> list[str]:
 def beginning(out: Path) -> str | None:
     """The model that stage 0 started from, a hub name or a folder, as its record gives it."""
     record = runs.read_record(out / paths.STAGES[0] / paths.RECORD)
-    return record and record["plan"]["base"]["name"]
+    return record["plan"]["base"]["name"] if record else None
 
 
 def find(name: str, out: Path) -> tuple[str, Path]:

@@ -250,7 +250,7 @@ def push(folder: Path, repository: str, public: bool) -> str:
     except LocalTokenNotFoundError as error:
         raise click.ClickException("the Hub asks for a token with write access. Run: .venv/bin/hf auth login") from error
     except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
+        status = getattr(error.response, "status_code", 0)
         why = {401: "your token is not valid", 403: "your token may not write there", 404: "your token may not see it"}.get(status)
         raise click.ClickException(
             f"{repository}: {why or f'the Hub answered with status {status}'}. {folder} is whole; log in with a token that may write "

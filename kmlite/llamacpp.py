@@ -57,7 +57,7 @@ def pieces(tokenizer: dict) -> list[tuple[str, float, int]]:
     model = tokenizer["model"]
     special = {token["content"]: token["special"] for token in tokenizer["added_tokens"]}
     ids = {**model["vocab"], **{token["content"]: token["id"] for token in tokenizer["added_tokens"]}}
-    names = sorted(ids, key=ids.get)
+    names = sorted(ids, key=lambda name: ids[name])
     if [ids[name] for name in names] != list(range(len(names))):
         raise click.ClickException("this tokenizer's ids are not 0, 1, 2, … without a gap, so no GGUF vocabulary can be made of them.")
     rank: dict[str, int] = {}

@@ -10,7 +10,7 @@ LORA_CARD = "model card of dhkim0324/WeIN_bio_Qwen3-8B"
 NOT_KNOWN = "prompt and scorer not stated with the figure"
 COLLECTED = "collected from public reports; original not named"
 
-PUBLISHED = [
+PUBLISHED: list[dict] = [
     {"model": "o1-preview", "accuracy": 92.7, "how": ASKED_IN_PAPER, "source": PAPER},
     {"model": "GPT-4o", "accuracy": 85.6, "how": ASKED_IN_PAPER, "source": PAPER},
     {"model": "Qwen2.5-72B", "accuracy": 78.9, "how": ASKED_IN_PAPER, "source": PAPER},

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import orjson
@@ -19,6 +19,7 @@ READABLE = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".parquet", ".arrow", 
 REJECTED_CHARACTERS = 2000  # of a record that is set aside: enough to see why
 BOM = b"\xef\xbb\xbf"  # Windows editors put it first
 TXT_PIECE = 1 << 20  # characters: a .txt is one document, a larger one is cut at blank lines
+JSON_MOST = 64 << 20  # bytes of a .json, which is read whole and takes three times as much memory: refine refuses a larger one
 LINE_MOST = 16 << 20  # bytes of a line that is read: what is longer is a broken file, and would break the memory of a worker
 
 
@@ -27,7 +28,7 @@ class Raw(NamedTuple):
 
     source: str
     line: int  # counted from 1; the row in a table, the piece in a .txt
-    value: object
+    value: Any
     problem: str | None
 
 

@@ -5,6 +5,7 @@ its host, so that neither another user's program nor a page of another site (DNS
 """
 
 import asyncio
+import contextlib
 import functools
 import json
 import secrets
@@ -30,7 +31,7 @@ def require() -> None:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise click.ClickException(f"--web needs {error.name}. Run: .venv/bin/pip install -r requirements/web.txt") from error
+        raise click.ClickException(f"--web needs {error.name}. Run: make extras") from error
 
 
 class Hall:
@@ -77,13 +78,13 @@ def serve(speaker: chat.Speaker, others: list[str], draw: Callable[[], list[dict
     console.print("  Whoever holds the address gets in: keep it to yourself.")
     console.print(f"\n  http://{ADDRESS}:{listening.getsockname()[1]}/{token}/\n", soft_wrap=True)
     try:
-        uvicorn.Server(config).run(sockets=[listening])
-    except KeyboardInterrupt:
-        console.print("  closed")
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listening])
     finally:
         hall.closing.set()
         with hall.turn:  # an answer that is being written ends with its next token
             listening.close()
+    console.print("  closed")
 
 
 def guarded(app, token: str):
@@ -164,8 +165,8 @@ def application(hall: Hall):
         lines = answer_lines(hall, messages, asked.get("model", hall.speaker.name))
         return StreamingResponse(lines, media_type="application/x-ndjson")
 
-    async def refuse(_: Request, error: click.ClickException):
-        return JSONResponse({"error": error.message}, 400)
+    async def refuse(_: Request, error: Exception):
+        return JSONResponse({"error": str(error)}, 400)
 
     return Starlette(
         routes=[
@@ -199,9 +200,12 @@ async def body(request) -> dict:
 def conversation(messages: object) -> list[dict]:
     """The messages of a request, or a click error: turns of user and assistant, the user's first and last."""
     roles = ("user", "assistant")
-    well = isinstance(messages, list) and len(messages) % 2 == 1
-    if not well or not all(
-        isinstance(m, dict) and m.get("role") == roles[i % 2] and isinstance(m.get("content"), str) for i, m in enumerate(messages)
+    if (
+        not isinstance(messages, list)
+        or len(messages) % 2 == 0
+        or not all(
+            isinstance(m, dict) and m.get("role") == roles[i % 2] and isinstance(m.get("content"), str) for i, m in enumerate(messages)
+        )
     ):
         raise click.ClickException("messages must be turns of user and assistant, the user's first and last")
     return [{"role": m["role"], "content": m["content"]} for m in messages]
@@ -216,9 +220,10 @@ def ask_exam(hall: Hall, number: object, name: str) -> dict:
         if number is None:
             questions.append(question := questions.pop(0))  # the whole split comes before one comes again
         else:
-            question = next((q for q in questions if q["number"] == number), None)
-            if question is None:
+            asked = next((q for q in questions if q["number"] == number), None)
+            if asked is None:
                 raise click.ClickException(f"a number from 1 to {len(questions)}, not {number}")
+            question = asked
         found = chat.ask_exam(hall.named(name), question)
     finally:
         hall.turn.release()

@@ -11,25 +11,22 @@
 another stage's model answer the same. The test split is never asked.
 """
 
-import contextlib
-import os
 import random
 import re
-import signal
 import sys
-import threading
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 
 from kmlite.cli import console, recipe, setting
 from kmlite.model import PRECISIONS
+from kmlite.terminal import WIDEST, Flow, note, piped, show_probabilities, stoppable, text_width, typed
 
 SIDE_BY_SIDE = 120  # columns from which two answers stand beside each other
-WIDEST = 100  # columns of running text: longer lines are hard to read
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Session:
     """One conversation in the terminal."""
 
     settings: Settings
-    speaker: object  # kmlite.chat.Speaker
+    speaker: Any  # kmlite.chat.Speaker
     others: dict = field(default_factory=dict)  # loaded for /compare, by folder
     messages: list[dict] = field(default_factory=list)
     drawn: list[dict] = field(default_factory=list)  # dev questions in the order in which /exam asks them
@@ -102,7 +99,7 @@ def main(settings: Settings) -> None:
         return
     note("/help lists the commands. Ctrl-C stops an answer, twice leaves.")
     try:
-        talk(session, typed(session) if sys.stdin.isatty() else piped())
+        talk(session, typed(session, completions(session), settings.remember) if sys.stdin.isatty() else piped())
     except KeyboardInterrupt:
         console.print()
         sys.exit(130)
@@ -128,116 +125,7 @@ def talk(session: Session, lines: Iterator[str]) -> None:
             note(error.message, "red")
 
 
-def note(text: str, style: str = "") -> None:
-    """A line of our own, indented; in a terminal broken between words."""
-    from rich.text import Text
-
-    from kmlite.chat import printable
-
-    whole = Text(printable(text), style)
-    for line in whole.wrap(console, min(console.width, WIDEST) - 2) if console.is_terminal else [whole]:
-        console.print(Text("  ").append_text(line))
-
-
-# ---- what is typed
-
-
-def piped() -> Iterator[str]:
-    """The lines of standard input, shown as they are taken."""
-    from kmlite import chat
-
-    for line in sys.stdin:
-        if line.strip():
-            console.print(f"\n> {chat.printable(line.strip())}", markup=False, emoji=False)
-        yield line
-
-
-def typed(session: Session) -> Iterator[str]:
-    """Lines edited in the terminal: Korean and other wide characters, arrow keys, pasted lines, completion of commands."""
-    from prompt_toolkit import PromptSession
-    from prompt_toolkit.application import get_app
-    from prompt_toolkit.completion import WordCompleter
-    from prompt_toolkit.filters import Condition
-    from prompt_toolkit.key_binding import KeyBindings
-
-    keys = KeyBindings()
-
-    @keys.add("enter")
-    def _(event):
-        event.current_buffer.validate_and_handle()
-
-    @keys.add("escape", "enter")  # Alt-Enter
-    def _(event):
-        event.current_buffer.insert_text("\n")
-
-    @keys.add("c-c")
-    def _(event):
-        if event.current_buffer.text:
-            event.current_buffer.reset()
-            session.interrupted = False
-        else:
-            event.app.exit(exception=KeyboardInterrupt)
-
-    prompt = PromptSession(
-        history=typing_history(session.settings.remember),
-        multiline=True,  # a pasted exam question keeps its lines
-        prompt_continuation="  ",
-        key_bindings=keys,
-        completer=WordCompleter([*COMMANDS, "/quit", *(f"/compare {name}" for name in comparable(session))], sentence=True),
-        complete_while_typing=Condition(lambda: get_app().current_buffer.text.startswith("/")),
-        reserve_space_for_menu=4,
-    )
-    while True:
-        try:
-            console.print()
-            line = prompt.prompt("> ")
-        except EOFError:
-            return
-        except KeyboardInterrupt:
-            if session.interrupted:
-                return
-            session.interrupted = True
-            note("Ctrl-C once more leaves; so do Ctrl-D and /quit")
-            continue
-        session.interrupted = False
-        yield line
-
-
-def typing_history(remember: bool):
-    """What was typed in earlier chats, in a file that only its owner can read; nothing is kept where it can't be written."""
-    from prompt_toolkit.history import FileHistory, InMemoryHistory
-
-    if not remember:
-        return InMemoryHistory()
-    path = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "kmlite/chat_history"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-    except OSError as error:
-        note(f"typed lines are not kept: {path} can't be written ({error.strerror})")
-        return InMemoryHistory()
-    return FileHistory(path)
-
-
 # ---- answers
-
-
-@contextlib.contextmanager
-def stoppable(session: Session) -> Iterator[threading.Event]:
-    """Ctrl-C sets the event in place of ending the program; a second one ends it."""
-    stop = threading.Event()
-
-    def on_interrupt(*_):
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        session.interrupted = True
-
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def message(session: Session, text: str) -> None:
@@ -276,56 +164,6 @@ def footer(session: Session, found: dict) -> str:
     return rate + {"turn": "", "length": cut, "stopped": "; stopped"}[found["ended"]]
 
 
-class Flow:
-    """Streamed text on the console, wrapped between words; as it comes where there is no terminal."""
-
-    def __init__(self):
-        self.width = min(console.width, WIDEST) if console.is_terminal else 0
-        self.column, self.word = 0, ""
-
-    def write(self, text: str) -> None:
-        from kmlite.chat import printable
-
-        text = printable(text)
-        if not self.width:
-            console.out(text, end="", highlight=False)
-            return
-        for character in text:
-            if character in " \n\t":
-                self.flush()
-                self.put(character)
-            else:
-                self.word += character
-                if cells(self.word) >= self.width:
-                    self.flush()
-
-    def flush(self) -> None:
-        if self.column and self.column + cells(self.word) > self.width:
-            self.put("\n")
-        console.out(self.word, end="", highlight=False)
-        self.column += cells(self.word)
-        self.word = ""
-
-    def put(self, space: str) -> None:
-        if space == "\n" or self.column + 1 > self.width:
-            console.out("\n", end="", highlight=False)
-            self.column = 0
-        else:
-            console.out(" ", end="", highlight=False)
-            self.column += 1
-
-    def end(self) -> None:
-        self.flush()
-        console.print()
-
-
-def cells(text: str) -> int:
-    """Columns of a text in the terminal; a Korean syllable takes two."""
-    from rich.cells import cell_len
-
-    return cell_len(text)
-
-
 # ---- commands; /help shows their first lines
 
 
@@ -361,46 +199,6 @@ def dev_questions(settings: Settings) -> list[dict]:
     numbered = [{**question, "number": number} for number, question in enumerate(questions, 1)]
     random.Random(settings.seed).shuffle(numbered)
     return numbered
-
-
-def text_width() -> int | None:
-    return min(console.width, WIDEST) if console.is_terminal else None
-
-
-def show_probabilities(question: dict, found: dict[str, dict]) -> None:
-    """The options with the probability that each model gives them as bars, then the truth and who found it."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from kmlite import chat, prompts
-
-    size = 20 if len(found) == 1 else 10
-    table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=len(found) > 1)
-    table.add_column("")
-    for name in found:
-        table.add_column(Text(name), width=size + 7, overflow="fold")
-    table.add_column("", ratio=1, overflow="fold")
-    for i, letter in enumerate(prompts.LETTERS):
-        shares = [prediction["probabilities"][i] for prediction in found.values()]
-        table.add_row(Text(letter), *(bar(share, size) for share in shares), Text(chat.printable(question[letter])))
-    console.print(table)
-    truth = question["answer"]
-    for name, prediction in found.items():
-        right = prediction["answer"] == truth
-        who = "" if len(found) == 1 else f"{name}: "
-        share = prediction["probabilities"][prompts.LETTERS.index(prediction["answer"])]
-        held = f"(the five letters hold {prediction['mass']:.0%} of the next token's probability)"
-        note(f"{who}{prediction['answer']} at {share:.0%}, {'right ✓' if right else 'wrong ✗'}  {held}")
-    note(f"right is {truth}: {question[truth]}", "bold green")
-
-
-def bar(share: float, size: int):
-    """A share as a bar of up to `size` columns, in eighths of a column, with its percentage."""
-    from rich.text import Text
-
-    full, eighths = divmod(round(share * size * 8), 8)
-    drawn = "█" * full + ("", *"▏▎▍▌▋▊▉")[eighths]
-    return Text(f"{drawn:<{size}} {share:>6.1%}")
 
 
 def compare(session: Session, argument: str) -> None:
@@ -462,6 +260,10 @@ def beside(session: Session, other, asked: list[dict], known: str) -> None:
         found = chat.answer(other, asked, **how(session), said=said.append, stopped=stop.is_set)
     console.print(columns())
     note(f"{other.name}: {footer(session, found)}", "dim")
+
+
+def completions(session: Session) -> list[str]:
+    return [*COMMANDS, "/quit", *(f"/compare {name}" for name in comparable(session))]
 
 
 def comparable(session: Session) -> list[str]:

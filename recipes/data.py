@@ -5,11 +5,13 @@
     make data ARGS="--sets kormedmcqa,namuwiki"  # those named, of the table below
 
 \b
-    name        what                              licence         size
-    kormedmcqa  exam questions, four professions  CC BY-NC 2.0    7 MB
-    wikipedia   Korean Wikipedia, 1 Nov 2023      CC BY-SA 3.0    1.4 GB
-    namuwiki    NamuWiki, already plain text      CC BY-NC-SA 2.0 4 GB
-    c4          Korean web pages (mC4)            ODC-BY          34 GB and more, cut at --most
+    name        what                              licence          size
+    kormedmcqa  exam questions, four professions  CC BY-NC 2.0     7,489 questions, about 5 MB
+    wikipedia   Korean Wikipedia, 1 Nov 2023      CC BY-SA 3.0     1.4 GB, not checked
+    namuwiki    NamuWiki, already plain text      CC BY-NC-SA 2.0  565,000 pages, 2.6 GB of parquet
+    c4          Korean web pages (mC4)            ODC-BY           34 GB and more, not checked; cut at --most
+
+Licences are those that each set's own card named when this was written (Wikipedia's as others cite it); read them again.
 """
 
 import json
@@ -86,17 +88,19 @@ def fetch(name: str, settings: Settings) -> None:
             n = write(file, note, plan, rows(source, split, revision), start, settings.most)
             console.print(f"  {split}: {n:,} records → {file}")
     except (OSError, ConnectionError) as error:
+        where = f"{settings.raw / paths.RAW_EXAM}/{{{','.join(source.splits)}}}.jsonl (or .csv, .parquet)"
+        if paths.RAW_EXAM not in next(iter(source.splits.values())):
+            where = f"{settings.raw / next(iter(source.splits.values()))} (or any .parquet, .jsonl or .txt beside it)"
         raise click.ClickException(
-            f"{source.repository} can't be reached ({str(error).splitlines()[0][:100]}).\n"
-            f"  Without a network: download it elsewhere and put its files under {settings.raw / next(iter(source.splits.values()))},\n"
-            f"  or any .parquet, .jsonl or .txt below {settings.raw / paths.RAW_TEXT}; then: make refine RAW={settings.raw}"
+            f"{source.repository} can't be reached ({str(error).splitlines()[0][:100]}). Without a network download it elsewhere\n"
+            f"  and put it into {where}; then: make refine RAW={settings.raw}"
         ) from error
 
 
 def newest(repository: str) -> str:
     from huggingface_hub import HfApi
 
-    return HfApi().dataset_info(repository).sha
+    return HfApi().dataset_info(repository).sha or "main"
 
 
 def rows(source: Source, split: str, revision: str) -> Callable[[int], Iterator[dict]]:

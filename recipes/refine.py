@@ -80,7 +80,7 @@ class Funnel:
 
 def main(settings: Settings) -> None:
     from kmlite import runs
-    from kmlite.records import raw_files
+    from kmlite.records import JSON_MOST, raw_files
     from kmlite.refine import batch, text
 
     raw, refined = settings.raw, settings.refined
@@ -90,6 +90,12 @@ def main(settings: Settings) -> None:
         raise click.ClickException(
             f"{raw} holds none of {', '.join(kinds)} with readable files in it.\n"
             f"  Put data there as the README says under “Your own data”, or try the sample: make refine RAW={paths.SAMPLE_RAW}"
+        )
+    files = [file for found in kinds.values() for file in found]
+    if large := next((file for file in files if file.suffix == ".json" and file.stat().st_size > JSON_MOST), None):
+        raise click.ClickException(
+            f"{large} is a .json of {large.stat().st_size >> 20} MB; it is read whole, so {JSON_MOST >> 20} MB is the most.\n"
+            f"  Write one record a line: jq -c '.[]' {large} > {large}l && rm {large}"
         )
     check_writable(refined)
     console.print(f"[bold]refine[/]  {raw} → {refined}")
@@ -130,7 +136,7 @@ def main(settings: Settings) -> None:
     runs.write_json(partial / paths.PLAN, plan)
     for name in (paths.TEXT, paths.DICTIONARY, paths.EXAM, paths.REJECTED):
         remove(partial / name)
-    funnel = {}
+    funnel: dict[str, dict] = {}
     exam = refine_exam(kinds[paths.RAW_EXAM], settings, partial, funnel)
     stems = [question["question"] for split in ("dev", "test") for question in exam[split]]
     refine_dictionary(kinds[paths.RAW_DICTIONARY], settings, partial, stems, funnel)
@@ -185,7 +191,7 @@ def refine_exam(files: list[Path], settings: Settings, out: Path, funnel: dict) 
     known = [(mcq.SPLITS.get(f.name.split(".")[0].split("-")[0].lower()), f) for f in files]
     for _, file in [pair for pair in known if pair[0] is None]:
         counts.reject("unknown_split", str(file.relative_to(settings.raw)), 0, "name it train, dev, test or fewshot")
-    for split, file in sorted([pair for pair in known if pair[0]], key=lambda pair: order[pair[0]]):
+    for split, file in sorted([(split, file) for split, file in known if split], key=lambda pair: order[pair[0]]):
         for source, line, value, problem in read_raw(file, settings.raw):
             counts.read += 1
             question, reason = (None, problem) if problem else mcq.check(value)

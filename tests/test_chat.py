@@ -16,6 +16,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from kmlite import chat, evaluation, paths, prompts, runs
+from kmlite import terminal as screen
 from recipes import chat as recipe
 
 
@@ -352,7 +353,8 @@ def terminal(monkeypatch, capsys):
 
     def of(width):
         console = Console(force_terminal=True, width=width, highlight=False, color_system=None)
-        monkeypatch.setattr(recipe, "console", console)
+        for module in (recipe, screen):
+            monkeypatch.setattr(module, "console", console)
         return console
 
     return of
@@ -364,7 +366,7 @@ WORDS = "고혈압은 수축기 혈압이 140 mmHg 이상이거나 이완기 혈
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_streamed_text_breaks_between_words(terminal, capsys, width):
     terminal(width)
-    flow = recipe.Flow()
+    flow = screen.Flow()
     for start in range(0, len(WORDS), 3):
         flow.write(WORDS[start : start + 3])
     flow.end()
@@ -376,7 +378,7 @@ def test_streamed_text_breaks_between_words(terminal, capsys, width):
 
 def test_a_word_wider_than_the_terminal_is_still_said(terminal, capsys):
     terminal(40)
-    flow = recipe.Flow()
+    flow = screen.Flow()
     flow.write("가" * 100)
     flow.end()
     assert capsys.readouterr().out.replace("\n", "") == "가" * 100
@@ -410,7 +412,8 @@ def typed_lines(session, keys: str, lines: int) -> list[str]:
 
     with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
         pipe.send_text(keys)
-        return [line for _, line in zip(range(lines), recipe.typed(session), strict=False)]  # range first: it asks for no line too many
+        typed = screen.typed(session, recipe.completions(session), session.settings.remember)
+        return [line for _, line in zip(range(lines), typed, strict=False)]  # range first: it asks for no line too many
 
 
 @pytest.fixture
@@ -452,7 +455,7 @@ def test_leaving(session, state, capsys):
     assert typed_lines(session, f"{CONTROL_C}{CONTROL_C}둘\r", 9) == []
     session.interrupted = False
     # one Ctrl-C clears what is typed, or asks for a second; what is said in between makes it the first again
-    assert typed_lines(session, f"하나{CONTROL_C}둘\r{CONTROL_C}셋\r{CONTROL_C}{CONTROL_C}넷\r", 9) == ["둘", "셋"]
+    assert typed_lines(session, f"하나{CONTROL_C}둘\r{CONTROL_C}셋\r{CONTROL_C}넷\r{CONTROL_C}{CONTROL_C}다섯\r", 9) == ["둘", "셋", "넷"]
     assert "once more leaves" in capsys.readouterr().out
 
 
@@ -575,7 +578,7 @@ def test_control_c_in_a_terminal(out, refined, tmp_path):
 def test_control_c_twice_in_an_answer_leaves(session):
     """The first sets the flag that the answer asks for, the second ends the program at once."""
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), recipe.stoppable(session) as stop:
+    with pytest.raises(KeyboardInterrupt), screen.stoppable(session) as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.is_set()
         assert session.interrupted

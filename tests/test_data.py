@@ -69,11 +69,19 @@ def test_a_fetch_that_breaks_off_goes_on(tmp_path, hub, at):
     result = run(tmp_path, "--sets", "wikipedia")
     assert result.exit_code == 1
     assert "the line is down)" in result.output
+    assert len(result.output[result.output.index("Error:") :].strip().split("\n")) == 2  # what to put where, in two lines
     assert str(tmp_path / WIKIPEDIA) in result.output.replace("\n", "")
     assert "Traceback" not in result.output
     hub.breaks_at = None
     assert run(tmp_path, "--sets", "wikipedia").exit_code == 0
     assert written(tmp_path / WIKIPEDIA) == PAGES
+
+
+def test_without_a_network_exam_questions_go_where_refine_finds_them(tmp_path, hub):
+    hub.breaks_at = 0
+    said = run(tmp_path, "--sets", "kormedmcqa").output
+    assert f"{tmp_path / paths.RAW_EXAM}/{{train,dev,test,fewshot}}.jsonl" in said
+    assert len(said[said.index("Error:") :].strip().split("\n")) == 2
 
 
 def test_half_a_line_behind_the_note_is_cut(tmp_path, hub):

@@ -190,7 +190,8 @@ def test_measures_of_a_batch_are_those_of_its_texts():
     assert together.hangul.tolist() == [4, 0, 0, 0, 0, 10]
     assert together.letters.tolist() == [7, 0, 2, 4, 3, 10]
     assert together.kana.tolist() == [0, 0, 0, 2, 0, 0]
-    assert batch.repeated_runs(together).tolist() == [0, 0, 0, 0, 0, 1]
+    assert batch.repeated_words(together).tolist() == [0, 0, 0, 0, 0, 5]
+    assert batch.measure(["쿠 폰 쿠폰", "무료배송 무료, 1+1 상 담"]).sales.tolist() == [1, 3]
     for i, text in enumerate(texts):
         alone = batch.measure([text])
         assert alone.exact[0] == together.exact[i]
@@ -243,3 +244,28 @@ def test_a_stem_of_thirteen_words_is_one_run():
 
 def test_no_stems():
     assert ExamStems([]).stands_in(LONG) is False
+
+
+def test_disk_for_a_text_is_188_bytes_even_where_every_text_shares_every_bucket(tmp_path, monkeypatch):
+    n = 20_000
+    keys = np.repeat(np.arange(n // 2, dtype=np.uint64), 2)[None].repeat(1 + batch.BANDS, axis=0)
+    keys[0] = np.arange(n)  # no text is the same as another
+    used = []
+    compare = dedup.near_duplicates
+    monkeypatch.setattr(
+        dedup, "near_duplicates", lambda *args: (used.append(sum(f.stat().st_size for f in tmp_path.iterdir())), compare(*args))
+    )
+    verdicts = find_duplicates([keys], tmp_path)
+    assert verdicts.tolist() == [dedup.KEPT, dedup.NEAR_DUPLICATE] * (n // 2)
+    assert keys[:, 0].nbytes + 8 + used[0] / n <= 188.1  # the 8 are `places` of the kernel; the files have heads of 128 bytes
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_text_is_not_dropped_for_one_that_was_dropped_itself(tmp_path):
+    """B is near A, and C near B but not near A; B is the first in the buckets that it shares with C alone."""
+    bands = np.zeros((batch.BANDS, 4), dtype=np.uint64)
+    bands[:2, 1:3] = 1  # B and C
+    bands[2:4, 2] = 2  # C alone
+    bands[:, 3] = bands[:, 2]
+    keys = np.concatenate([np.arange(4, dtype=np.uint64)[None], np.where(bands > 0, bands * np.uint64(0x0101010101010101), bands)])
+    assert find_duplicates([keys], tmp_path).tolist() == [dedup.KEPT, dedup.NEAR_DUPLICATE, dedup.KEPT, dedup.NEAR_DUPLICATE]

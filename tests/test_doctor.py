@@ -102,3 +102,17 @@ def test_a_measured_rate_replaces_the_estimate(refined, tmp_path, monkeypatch):
     assert re.search(r"stage1 .* 4,321", said)
     assert "~4,321" not in said
     assert re.search(r"stage0 .* ~\d", said)
+
+
+def test_the_table_in_the_docs_is_the_planners():
+    from recipes import stage0, stage1, stage2
+
+    page = (paths.ROOT / "docs/gpu.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) GB \| (.+?) \| (.+?) \| (.+?) \|$", page, re.MULTILINE)
+    assert len(rows) == 4
+    for card, *cells in rows:
+        for step, settings, cell in zip(("stage0", "stage1", "stage2"), (stage0, stage1, stage2), cells, strict=True):
+            plan = doctor.plan_of(memory.MEDGEMMA, float(card), step, settings.Settings())
+            words = f"{plan.total / memory.GIB:.1f}: {plan.precision.replace('bit', '-bit')}, {plan.batch} × {plan.accumulation}"
+            assert cell.startswith(words)
+            assert ("new rows" in cell) == (plan.embeddings == "new")

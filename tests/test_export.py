@@ -191,8 +191,8 @@ def test_lengthened_stops_and_a_stale_vocabulary_do_not_travel(out, refined, tmp
     config = runs.read_json(final / "config.json")
     runs.write_json(final / "config.json", config | {"eos_token_id": [1, 106, 106, 1]})
     runs.write_json(final / "generation_config.json", {"eos_token_id": 1, "do_sample": True})
-    for name in ("tokenizer.model", "added_tokens.json"):
-        (final / name).write_text("stale")
+    (final / "tokenizer.model").write_text("stale")
+    (final / "added_tokens.json").write_text('{"<mask>": 4}')
     run(tmp_path / "out", refined, "--to", tmp_path / "to")
     assert runs.read_json(tmp_path / "to/config.json")["eos_token_id"] == [1, 106]
     assert runs.read_json(tmp_path / "to/generation_config.json") == {"eos_token_id": [1, 106], "do_sample": True}

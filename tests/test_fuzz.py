@@ -6,8 +6,22 @@ hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from kmlite.refine import batch  # noqa: E402
-from kmlite.refine.text import CHAT_TOKENS, Counts, clean, compose, judge, squeeze, strip_addresses  # noqa: E402
+from kmlite.refine import batch, cleaning  # noqa: E402
+from kmlite.refine.cleaning import clean, clean_all, look  # noqa: E402
+from kmlite.refine.markup import strip_html, strip_links, strip_notes, strip_wiki  # noqa: E402
+from kmlite.refine.text import (  # noqa: E402
+    AD_TERMS,
+    CALLS,
+    CHAT_TOKENS,
+    OFFERS,
+    Counts,
+    compose,
+    judge,
+    squeeze,
+    strip_addresses,
+    strip_mails,
+    strip_urls,
+)
 
 SIGNS = (
     *(
@@ -42,6 +56,7 @@ SIGNS = (
         "]",
         "[목차]",
         "[include(",
+        "[anchor(",
         "분류:",
         "\n",
         "\n\n",
@@ -59,6 +74,8 @@ SIGNS = (
         "@",
         "a@b.kr",
         "010-1234-5678",
+        "010 - 1234 - 5678",
+        "900101 - 1234567",
         "010",
         "1234",
         "5678",
@@ -85,6 +102,24 @@ SIGNS = (
         "a",
         "x=",
         "할인",
+        "무료 ",
+        "배송",
+        "1+1",
+        "지금구매",
+        "\t",
+        "\u3000",
+        "\u2028",
+        "ftp://a.kr",
+        "](",
+        "[",
+        "![",
+        "[!INCLUDE ",
+        "a.md)",
+        '<sup class="reference">',
+        "</sup>",
+        "．",
+        "０１０",
+        "１２３４",
     ),
 )
 texts = st.one_of(st.text(max_size=200), st.lists(st.sampled_from(SIGNS), max_size=30).map("".join))
@@ -109,6 +144,38 @@ def test_single_cleaners(text):
     assert len(strip_addresses(text)) <= len(text)
 
 
+RULES = {
+    cleaning.URL: lambda text: strip_urls(text)[0],
+    cleaning.MAIL: lambda text: strip_mails(text)[0],
+    cleaning.NUMBER: lambda text: strip_addresses(text, ["phone"]),
+    cleaning.RESIDENT: lambda text: strip_addresses(text, ["resident_number"]),
+    cleaning.WIKI: strip_wiki,
+    cleaning.TAG | cleaning.ENTITY: strip_html,
+    cleaning.TAG: strip_notes,
+    cleaning.LINK: strip_links,
+}
+
+
+@many
+@given(texts)
+def test_a_rule_that_is_not_asked_would_change_nothing(text):
+    [needs] = look([text])
+    if not needs & (cleaning.COMPOSE | cleaning.TAG):
+        assert compose(text) == text
+    if not needs & (cleaning.COMPOSE | cleaning.TABS | cleaning.BLANKS):
+        assert squeeze(text) == text
+    text, needs = cleaning.tidy(text, needs)
+    for bits, rule in RULES.items():
+        if not needs & bits:
+            assert rule(text) == text, rule
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(texts, max_size=8))
+def test_texts_are_cleaned_together_as_alone(found):
+    assert clean_all(found) == [clean(text) for text in found]
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(
@@ -120,9 +187,17 @@ def test_single_cleaners(text):
 def test_a_text_is_judged_in_a_batch_as_alone(found):
     cleaned = [clean(text) for text in found]
     measured = batch.measure(cleaned)
-    repeated = batch.repeated_runs(measured)
+    repeated = batch.repeated_words(measured)
     batch.signatures(measured)
     for i, text in enumerate(cleaned):
         assert measured.tokens[i] == sum(any(sign.isalnum() for sign in word) for word in text.split())
-        counts = Counts(*(int(values[i]) for values in (measured.hangul, measured.letters, measured.kana, measured.tokens, repeated)))
+        assert measured.sales[i] >= max(len(terms.findall(text)) for terms in (AD_TERMS, OFFERS, CALLS))
+        columns = (measured.hangul, measured.letters, measured.kana, measured.tokens, repeated, measured.sales)
+        counts = Counts(*(int(values[i]) for values in columns))
         assert judge(text, 0, counts) == judge(text, 0)
+
+
+@many
+@given(st.one_of(*(st.from_regex(terms, fullmatch=True) for terms in (AD_TERMS, OFFERS, CALLS))))
+def test_every_term_of_an_advertisement_is_counted(term):
+    assert batch.measure([clean(f"가 {term} 나")]).sales[0] >= 1

@@ -529,3 +529,16 @@ def test_a_run_that_is_killed_while_it_moves_its_results_is_not_taken_as_done(ou
     assert len(moved) == 2
     assert "nothing changed" not in refined(paths.SAMPLE_RAW, out)
     assert same_bytes(snapshot(out), before)
+
+
+def test_a_json_too_large_to_be_read_whole_is_refused_with_the_command_that_mends_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "JSON_MOST", 100)
+    folder = tmp_path / "raw" / paths.RAW_TEXT
+    folder.mkdir(parents=True)
+    (folder / "a.jsonl").write_text(json.dumps({"text": "가" * 200}), encoding="utf-8")  # lines may be as many as they like
+    (folder / "b.json").write_text(json.dumps([{"text": "가"}]), encoding="utf-8")
+    assert "read whole" not in run("--raw", tmp_path / "raw", "--refined", tmp_path / "out").output
+    (folder / "b.json").write_text(json.dumps([{"text": "가" * 100}]), encoding="utf-8")
+    result = run("--raw", tmp_path / "raw", "--refined", tmp_path / "out")
+    assert result.exit_code == 1
+    assert f"jq -c '.[]' {folder / 'b.json'} > {folder / 'b.jsonl'}" in result.output.replace("\n", " ")

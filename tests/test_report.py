@@ -131,6 +131,7 @@ def finished_out(out: Path, refined: Path, *, test: int = 60, text: str | None =
     }
     record(folder, {"step": "stage2", "settings": {"target": 90.0, "save_every": 25}}, stage2)
     evaluation(folder, exam["test"], set(range(0, test, 2)))
+    shutil.copy(folder / paths.PREDICTIONS, folder / "test_predictions.jsonl")  # asked twice in the same way
     evaluation(out / "eval/google--medgemma-4b-it", exam["test"], set(range(0, test, 3)), openings=0)
     return out
 
@@ -297,7 +298,14 @@ def test_pairs_are_compared_and_flips_counted(made):
     pairs = {(c["split"], c["from"][0], c["to"][0]): c for c in answers.comparisons(found)}
     dev = pairs["dev", "before stage 2", "after stage 2"]
     assert (dev["n"], dev["difference"], len(dev["gained"]), len(dev["lost"])) == (40, 20.0, 12, 4)
-    assert ("test", "google/medgemma-4b-it", "after stage 2, make eval") in pairs
+    assert ("test", "google/medgemma-4b-it", "after stage 2") in pairs
+    assert [(a.split, a.name[0]) for a in found] == [  # what was asked twice stands once
+        ("test", "google/medgemma-4b-it"),
+        ("dev", "before stage 2"),
+        ("dev", "loop 1"),
+        ("dev", "after stage 2"),
+        ("test", "after stage 2"),
+    ]
 
 
 def test_answers_over_several_orders_come_together(made, tmp_path):
@@ -355,10 +363,10 @@ def test_every_half_finished_folder_makes_a_page(made, tmp_path):
 
 def test_damaged_predictions_are_named_and_the_rest_goes_on(made, tmp_path):
     out = shutil.copytree(made[1], tmp_path / "out")
-    path = out / paths.STAGES[2] / paths.PREDICTIONS
+    path = out / paths.STAGES[2] / paths.DEV_BEFORE
     path.write_text(path.read_text(encoding="utf-8")[:-40], encoding="utf-8")
     page = report.build(made[0], out, "en", {})
-    assert "A file could not be read and is left out:" in page and paths.PREDICTIONS in Elements(page).text()
+    assert "A file could not be read and is left out:" in page and paths.DEV_BEFORE in Elements(page).text()
     assert len(data_of(page)["sets"]) == 4
 
 
@@ -400,6 +408,7 @@ def test_words_in_plots_are_escaped_and_never_reach_mathtext():
 
 def test_half_a_surrogate_and_a_number_that_is_none_do_no_harm(made, tmp_path):
     out = shutil.copytree(made[1], tmp_path / "out")
+    (out / paths.STAGES[2] / "test_predictions.jsonl").unlink()
     path = out / paths.STAGES[2] / paths.PREDICTIONS
     lines = runs.read_lines(path)
     lines[0] |= {"output": "\ud83d", "probabilities": [float("nan")] * 5}

@@ -7,7 +7,9 @@ import pytest
 
 from kmlite import paths
 from kmlite.refine import text as rules
-from kmlite.refine.text import clean, compose, judge, squeeze, strip_addresses, strip_html, strip_wiki
+from kmlite.refine.cleaning import clean
+from kmlite.refine.markup import strip_html, strip_notes, strip_wiki
+from kmlite.refine.text import compose, judge, squeeze, strip_addresses
 
 KOREAN = (
     "고혈압은 동맥의 압력이 정상보다 높은 상태가 이어지는 병이다. 진료실에서 잰 수축기 혈압이 140 이상이면 고혈압으로 본다. "
@@ -141,7 +143,7 @@ def test_strip_html(raw, expected):
     ],
 )
 def test_strip_wiki(raw, expected):
-    assert strip_wiki(raw) == expected
+    assert strip_wiki(strip_notes(raw)) == expected
 
 
 @pytest.mark.parametrize(
@@ -394,3 +396,26 @@ def test_near_misses_are_kept(text):
 def test_the_shortest_length_is_a_setting():
     assert judge(KOREAN, len(KOREAN)) == (True, "")
     assert judge(KOREAN, len(KOREAN) + 1) == (False, "too_short")
+
+
+@pytest.mark.parametrize(
+    "raw, cleaned",
+    [
+        ("[연결 개체](./connection-object.md)를 참조하세요.", "연결 개체를 참조하세요."),
+        ('자세한 것은 [여기](https://a.kr/b_(c)?d=1 "제목")에 있다.', "자세한 것은 여기에 있다."),
+        ("[목차로](#top) 돌아간다 ![그림 설명](img/a.png)끝", "목차로 돌아간다 끝"),
+        ("[![배지](https://a.kr/b.svg)](https://a.kr) 문서", "문서"),
+        ("[!INCLUDE[SQL Server](../../includes/sql.md)]에서", "SQL Server에서"),
+        ("[a [b] c](d.md)", "a [b] c"),
+        ("handlers[type](event.data)", "handlers[type](event.data)"),
+        ("간격 [1](2)와 [가](나 다)", "간격 [1](2)와 [가](나 다)"),
+        ("값 [표 1](2.5)", "값 표 1"),  # a number in the place of a path reads as one
+    ],
+)
+def test_markdown_links_leave_their_labels(raw, cleaned):
+    assert clean(raw) == cleaned
+
+
+def test_marks_of_rendered_footnotes_go():
+    raw = '<p>숙소를 나왔네요.<sup id="cite_ref-1" class="reference"><a href="#cite_note-1">[1]</a></sup> 10<sup>2</sup></p>'
+    assert clean(raw) == "숙소를 나왔네요. 102"

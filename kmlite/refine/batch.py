@@ -10,47 +10,45 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
+from kmlite.refine.cleaning import BLANK, CODES, HANGUL, KANA, LETTER, SALE, WORD, kinds
+from kmlite.refine.text import SALES_OPENINGS
+
 VERSION = 1  # of the hashes: raise it when one of them changes
 SHINGLE = 3  # words; one word changed in 60 leaves a Jaccard similarity of 0.9
 GROUPS, PERMUTATIONS, ROWS = 7, 16, 8
 BANDS = GROUPS * PERMUTATIONS // ROWS
 EXAM_RUN = 4  # words of the run that gates the search for exam questions
 REPEATED_RUN = 5
+SLOT_BITS = 17  # of a table of runs: four times as many slots as a batch has words
 
-HANGUL, LETTER, KANA = (np.uint64(1 << bit) for bit in (0, 21, 42))
-FIELD = np.uint64((1 << 21) - 1)  # so a text may have two million signs
-CODES = 0x32000  # the table's size: the planes that hold letters; nothing above counts
 MIX, STEP = np.uint32(0x9E3779B1), np.uint32(0x01000193)
 
 
 @functools.cache
-def tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(is_word bool, counted uint64, mixed uint32), each of CODES + 1.
-
-    `counted` has a one in bits 0, 21 and 42 for Hangul, a letter and kana, so that one sum counts all three; `mixed` is a hash
-    of the lower-case form.
-    """
-    is_word = np.zeros(CODES + 1, dtype=bool)
-    counted = np.zeros(CODES + 1, dtype=np.uint64)
+def mixed() -> np.ndarray:
+    """(CODES + 1,) uint32: of a sign of a word the hash of its lower-case form, else zero."""
     lower = np.arange(CODES + 1, dtype=np.uint32)
-    for code in range(CODES):
-        sign = chr(code)
-        if sign.isalnum():
-            is_word[code] = True
-            counted[code] = 0 if sign.isdecimal() else LETTER
-            folded = sign.lower()
-            if len(folded) == 1:
-                lower[code] = ord("σ" if folded == "ς" else folded)
-    counted[0xAC00:0xD7A4] |= HANGUL
-    counted[0x3040:0x3100] |= KANA
-    return is_word, counted, scramble((lower + np.uint32(1)) * MIX)
+    for code in np.flatnonzero(kinds() & LETTER).tolist():
+        folded = chr(code).lower()
+        if len(folded) == 1:
+            lower[code] = ord("σ" if folded == "ς" else folded)
+    return np.where(kinds() & WORD, scramble((lower + np.uint32(1)) * MIX), np.uint32(0))
+
+
+@functools.cache
+def sales() -> tuple[np.ndarray, np.ndarray]:
+    """((CODES + 1,) bool: the second signs of an advertisement's terms; the first two of each as one number, in order)."""
+    second = np.zeros(CODES + 1, dtype=bool)
+    second[[ord(opening[1]) for opening in SALES_OPENINGS]] = True
+    return second, np.unique([ord(opening[0]) << 32 | ord(opening[1]) for opening in SALES_OPENINGS])
 
 
 @functools.cache
 def powers(n: int) -> tuple[np.ndarray, np.ndarray]:
     """STEP**i and its inverse modulo 2**32, for i < n."""
     inverse = np.uint32(pow(int(STEP), -1, 2**32))
-    return tuple(np.cumprod(np.concatenate([[np.uint32(1)], np.full(n - 1, base)]), dtype=np.uint32) for base in (STEP, inverse))
+    up, down = (np.cumprod(np.concatenate([[np.uint32(1)], np.full(n - 1, base)]), dtype=np.uint32) for base in (STEP, inverse))
+    return up, down
 
 
 @functools.cache
@@ -75,43 +73,55 @@ class Batch(NamedTuple):
     words: np.ndarray  # (w,) uint32: a hash of each word in lower case, in order of the texts
     starts: np.ndarray  # (n + 1,): the words of text i are words[starts[i]:starts[i + 1]]
     tokens: np.ndarray  # (n,): what blanks hold apart and holds a letter or digit; `120/80` is one, of two words
+    sales: np.ndarray  # (n,): places where a term of an advertisement may begin
     exact: np.ndarray  # (n,) uint64: equal for texts that differ in case, spacing and punctuation alone
 
 
 def measure(texts: list[str]) -> Batch:
     """The counts and hashes of texts; a line end between them, so that no word crosses."""
-    table, counted_of, mixed_of = tables()
-    joined = "\n".join([*texts, ""])
-    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.int32)
-    lengths = np.array([len(text) + 1 for text in texts])
-    ends = np.cumsum(lengths)
-    counted = np.add.reduceat(counted_of.take(codes, mode="clip"), ends - lengths)
-    is_word = table.take(codes, mode="clip")
-    places = np.flatnonzero(is_word)
-    signs = mixed_of.take(codes[places], mode="clip")
-    begins = np.ones(len(places), dtype=bool)
-    begins[1:] = np.diff(places) > 1
+    codes = np.frombuffer("\n".join([*texts, ""]).encode("utf-32-le", "surrogatepass"), dtype=np.int32)
+    kind = kinds().take(codes, mode="clip")
+    ends = np.cumsum([len(text) + 1 for text in texts])
+    hangul, kana, letters = (count((kind & bit) != 0, ends) for bit in (HANGUL, KANA, LETTER))
+
+    word = (kind & WORD) != 0
+    begins = word.copy()
+    begins[1:] &= ~word[:-1]
     at = np.flatnonzero(begins)
-    cuts = np.searchsorted(places, ends)
-    exact = np.empty(len(texts), dtype=np.uint64)
-    start = 0
-    for i, end in enumerate(cuts.tolist()):
-        exact[i] = xxhash.xxh3_64_intdigest(signs[start:end])
-        start = end
-    starts = np.concatenate([[0], np.searchsorted(at, cuts)])
-    blanks = np.cumsum((codes == 32) | (codes == 10), dtype=np.int32)[places[at]]
+    starts = np.concatenate([[0], np.searchsorted(at, ends)])
+    signs = mixed().take(codes, mode="clip")
+    words = word_hashes(signs, at)
+    blanks = np.cumsum((kind & BLANK) != 0, dtype=np.int32)[at]
     parted = np.concatenate([[0], np.cumsum(np.diff(blanks, prepend=-1) > 0)])
     tokens = parted[starts[1:]] - parted[starts[:-1]]
-    hangul, letters, kana = ((counted >> np.uint64(bit)) & FIELD for bit in (0, 21, 42))
-    return Batch(hangul, kana, letters, word_hashes(signs, at), starts, tokens, exact)
+
+    second, openings = sales()
+    may = np.flatnonzero((kind & SALE) != 0)
+    may = may[second.take(codes[may + 1], mode="clip")]
+    may = may[np.isin(codes[may].astype(np.int64) << 32 | codes[may + 1], openings)]
+    found = np.bincount(np.searchsorted(ends, may, side="right"), minlength=len(texts))
+    signs = signs.take(np.flatnonzero(word))
+    cuts = np.cumsum(count(word, ends)).tolist()
+    exact = [xxhash.xxh3_64_intdigest(signs[start:end].data) for start, end in zip([0, *cuts], cuts, strict=False)]
+    return Batch(hangul, kana, letters, words, starts, tokens, found, np.array(exact, dtype=np.uint64))
+
+
+def count(marked: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """(n,): how many are true in each stretch of a bool array that ends before `ends`."""
+    return np.add.reduceat(marked, np.concatenate([[0], ends[:-1]]), dtype=np.int32)
 
 
 def word_hashes(signs: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """One uint32 for each word, whose signs begin at `at`: a polynomial in its signs, whatever the place it stands in."""
+    """One uint32 for each word, whose signs begin at `at`: a polynomial in its signs, whatever the place it stands in.
+
+    What stands between words is zero in `signs` and adds nothing.
+    """
     if not len(at):
         return np.empty(0, dtype=np.uint32)
     forward, backward = powers(1 << max(16, len(signs).bit_length()))
-    return scramble(np.add.reduceat(signs * forward[: len(signs)], at, dtype=np.uint32) * backward[at])
+    sums = np.cumsum(signs * forward[: len(signs)], dtype=np.uint32)  # of all signs so far; reduceat takes longer on short words
+    ends = np.append(at[1:], len(signs)) - 1
+    return scramble((sums[ends] - np.where(at > 0, sums[at - 1], np.uint32(0))) * backward[at])
 
 
 def runs(words: np.ndarray, size: int) -> np.ndarray:
@@ -124,15 +134,37 @@ def runs(words: np.ndarray, size: int) -> np.ndarray:
     return scramble(out)
 
 
-def repeated_runs(batch: Batch) -> np.ndarray:
-    """(n,): how many runs of five words stood before in the same text (of two texts that share one, neither counts it)."""
+def inside(batch: Batch, size: int, n: int) -> np.ndarray:
+    """(n,) bool: whether the run of `size` words that begins there ends in the same text."""
+    out = np.ones(n, dtype=bool)
+    for shift in range(1, size):
+        crossing = batch.starts[1:] - shift
+        out[crossing[(crossing >= 0) & (crossing < n)]] = False
+    return out
+
+
+def repeated_words(batch: Batch) -> np.ndarray:
+    """(n,): how many words stand in a run of five that stood before in the same text.
+
+    Few runs are repeated, so what to sort is found first: runs that share a slot of a table with another.
+    """
     hashes = runs(batch.words, REPEATED_RUN)
-    text = np.repeat(np.arange(len(batch.exact), dtype=np.uint64), np.diff(batch.starts))[: len(hashes)]
-    keys = (text << np.uint64(32)) | hashes
-    inside = np.arange(len(hashes)) + REPEATED_RUN <= batch.starts[1:][text.astype(np.int64)]
-    keys = np.sort(keys[inside])
-    twice = keys[1:][keys[1:] == keys[:-1]] >> np.uint64(32)
-    return np.bincount(twice.astype(np.int64), minlength=len(batch.exact))
+    text = np.repeat(np.arange(len(batch.exact), dtype=np.uint32), np.diff(batch.starts))
+    places = np.flatnonzero(inside(batch, REPEATED_RUN, len(hashes)))
+    slots = (hashes + text[: len(hashes)] * STEP)[places] >> np.uint32(32 - SLOT_BITS)
+    numbers = np.arange(len(slots), dtype=np.uint32)
+    last = np.empty(1 << SLOT_BITS, dtype=np.uint32)
+    last[slots] = numbers
+    several = np.zeros(1 << SLOT_BITS, dtype=bool)
+    several[slots[last[slots] != numbers]] = True
+    places = places[several[slots]]
+    keys = (text[places].astype(np.uint64) << np.uint64(32)) | hashes[places]
+    order = np.argsort(keys, kind="stable")
+    again = places[order[1:][keys[order[1:]] == keys[order[:-1]]]]
+    covered = np.zeros(len(batch.words), dtype=bool)
+    for shift in range(REPEATED_RUN):
+        covered[again + shift] = True
+    return np.bincount(text[covered], minlength=len(batch.exact))
 
 
 def signatures(batch: Batch) -> np.ndarray:
@@ -146,14 +178,11 @@ def signatures(batch: Batch) -> np.ndarray:
     n = len(batch.exact)
     hashes = runs(batch.words, SHINGLE)
     last = batch.starts[1:] - SHINGLE + 1  # where a text's runs end
-    inside = np.ones(len(hashes), dtype=bool)
-    for shift in range(1, SHINGLE):
-        crossing = batch.starts[1:] - shift
-        inside[crossing[(crossing >= 0) & (crossing < len(hashes))]] = False
+    whole = inside(batch, SHINGLE, len(hashes))
     groups = ((hashes.astype(np.uint64) * np.uint64(GROUPS)) >> np.uint64(32)).astype(np.uint8)
     out = np.full((GROUPS, PERMUTATIONS, n), 255, dtype=np.uint8)
     for group in range(GROUPS):
-        where = np.flatnonzero((groups == group) & inside)
+        where = np.flatnonzero((groups == group) & whole)
         lo, hi = np.searchsorted(where, batch.starts[:-1]), np.searchsorted(where, last)
         filled = lo < hi
         if not filled.any():

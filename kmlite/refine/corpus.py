@@ -67,7 +67,7 @@ def assemble(tasks: list[Task], summaries: list[dict], out: Path, heldout_most: 
         "kept": int(np.count_nonzero((fates == TRAIN) | (fates == HELDOUT))),
         "rejected": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
         "removed": dict(sorted(removed.items(), key=lambda item: (-item[1], item[0]))),
-        "characters": sum(result["characters"] for result in written.values()),
+        "characters": sum(summary["characters"] for summary in summaries) - sum(result["dropped"] for result in written.values()),
         "heldout": len(heldout),
     }
 
@@ -89,25 +89,27 @@ def choose_heldout(stems: list[str], bounds: list[int], verdicts: np.ndarray, mo
 
 
 def write_part(part: Part) -> dict:
-    """Write a part's train file. Returns its characters (held-out ones too), held-out lines, and the texts to be shown."""
+    """Write a part's train file. Returns the characters that are dropped, held-out lines, and the texts to be shown."""
     heldout: list[bytes] = []
     shown: list[tuple[int, int, str, int]] = []
     wanted = set(part.shown.tolist())
     places = np.load(f"{part.stem}.places.npy")
-    characters = 0
-    with open(f"{part.stem}.jsonl", "rb") as source, open(f"{part.train}.partial", "wb") as train:
+    dropped = 0
+    with open(f"{part.stem}.jsonl", "rb", 1 << 20) as source, open(f"{part.train}.partial", "wb", 1 << 20) as train:
         for row, (line, fate) in enumerate(zip(source, part.fates.tolist(), strict=True)):
             if fate == TRAIN:
                 train.write(line)
-                characters += len(orjson.loads(line)["text"])
-            elif fate == HELDOUT:
+                continue
+            if fate == HELDOUT:
                 heldout.append(line)
-                characters += len(orjson.loads(line)["text"])
-            elif row in wanted:
+                continue
+            text = orjson.loads(line)["text"]
+            dropped += len(text)
+            if row in wanted:
                 piece, number = places[row].tolist()
-                shown.append((piece, number, REASONS[fate], orjson.loads(line)["text"][:REJECTED_CHARACTERS]))
+                shown.append((piece, number, REASONS[fate], text[:REJECTED_CHARACTERS]))
         put(train, part.train)
-    return {"characters": characters, "heldout": heldout, "shown": shown}
+    return {"dropped": dropped, "heldout": heldout, "shown": shown}
 
 
 def write_rejected(tasks: list[Task], summaries: list[dict], duplicates: list[list[tuple]], folder: Path, most: int) -> Counter:

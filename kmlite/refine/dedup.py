@@ -3,8 +3,8 @@
 The first text in input order is kept, and a later one is dropped only for a text that was kept. All is a function of the
 hashes in their order, so neither the number of workers nor the bounds of shards can change it.
 
-On disk for each text: 120 bytes of hashes and 8 of its place from the kernel, 4 + 56 for the places it shares and at most 28
-for their first texts; at most 8 million are in memory at once.
+On disk for each text, whatever it shares: 120 bytes of hashes and 8 of its place from the kernel, 4 + 56 for the texts that it
+may repeat, 188 in all; at most 8 million are sorted in memory at once.
 """
 
 import re
@@ -39,22 +39,19 @@ def find_duplicates(parts: list[np.ndarray], work: Path) -> np.ndarray:
     first[:] = np.arange(n, dtype=np.uint32)
     for places, starts, sizes in shared(parts, 0, n):
         first[places] = np.repeat(places[starts], sizes)
-    buckets = np.lib.format.open_memmap(work / "buckets.npy", "w+", np.uint32, (batch.BANDS, n))  # 0: shared with nobody
-    found = 0
+    leaders = np.lib.format.open_memmap(work / "leaders.npy", "w+", np.uint32, (batch.BANDS, n))
     for band in range(batch.BANDS):
+        leaders[band] = NONE
         for places, starts, sizes in shared(parts, 1 + band, n, first):
-            buckets[band, places] = np.repeat(np.arange(found + 1, found + 1 + len(starts), dtype=np.uint32), sizes)
-            found += len(starts)
-    leaders = np.lib.format.open_memmap(work / "leaders.npy", "w+", np.uint32, (found + 1,))
-    leaders[:] = NONE
+            leaders[band, places] = np.repeat(places[starts], sizes)
     verdicts = np.zeros(n, dtype=np.uint8)
-    near_duplicates(parts, buckets, leaders, verdicts)
+    near_duplicates(parts, leaders, verdicts)
     for lo in range(0, n, AT_ONCE):  # a repetition of a text that was dropped as near to another is near to that one too
         mine = first[lo : lo + AT_ONCE]
         again = np.flatnonzero(mine != np.arange(lo, lo + len(mine), dtype=np.uint32))
         kept = verdicts[mine[again]] == KEPT
         verdicts[lo + again] = np.where(kept, DUPLICATE, NEAR_DUPLICATE)
-    for name in ("first", "buckets", "leaders"):
+    for name in ("first", "leaders"):
         (work / f"{name}.npy").unlink()
     return verdicts
 
@@ -90,8 +87,13 @@ def shared(
         yield places[many], np.cumsum(sizes) - sizes, sizes
 
 
-def near_duplicates(parts: list[np.ndarray], buckets: np.ndarray, leaders: np.ndarray, verdicts: np.ndarray) -> None:
-    """Fill `verdicts`: each text is compared with the first kept text of each bucket it is in, as if it came after all of them."""
+def near_duplicates(parts: list[np.ndarray], leaders: np.ndarray, verdicts: np.ndarray) -> None:
+    """Fill `verdicts`: each text is compared with the first kept text of each bucket it is in, as if it came after all of them.
+
+    Args:
+        leaders: (BANDS, n) uint32: of each text the first of those that share its hash in that band, itself perhaps; NONE where
+            nobody does. The first one's own entry, once its turn is over, holds the bucket's first kept text, or NONE so far.
+    """
     bounds = np.cumsum([0, *(part.shape[1] for part in parts)])
 
     def signature(place: int) -> np.ndarray:
@@ -99,19 +101,21 @@ def near_duplicates(parts: list[np.ndarray], buckets: np.ndarray, leaders: np.nd
         return np.ascontiguousarray(parts[part][1:, place - bounds[part]]).view(np.uint8)
 
     for lo in range(0, len(verdicts), BLOCK):
-        block = np.asarray(buckets[:, lo : lo + BLOCK])
-        for column in np.flatnonzero(block.any(axis=0)).tolist():
+        mine = np.array(leaders[:, lo : lo + BLOCK])
+        for column in np.flatnonzero((mine != NONE).any(axis=0)).tolist():
             place = lo + column
-            mine = block[:, column]
-            mine = mine[mine > 0]
-            others = leaders[mine]
+            bands = np.flatnonzero(mine[:, column] != NONE)
+            firsts = mine[bands, column]
+            others = np.where(firsts == place, NONE, leaders[bands, firsts])
             own = signature(place)
             for other in dict.fromkeys(others[others != NONE].tolist()):
                 if (signature(other) == own).mean() >= ALIKE:
                     verdicts[place] = NEAR_DUPLICATE
+                    leaders[bands[firsts == place], place] = NONE
                     break
             else:
-                leaders[mine[others == NONE]] = place
+                free = others == NONE
+                leaders[bands[free], firsts[free]] = place
 
 
 STEM_WORDS = 13  # the run of words that counts as the same text (GPT-3's contamination check, arXiv 2005.14165, appendix C)

@@ -2,7 +2,8 @@
 
 import re
 
-from kmlite.refine.text import compose, squeeze, strip_html
+from kmlite.refine.markup import strip_html
+from kmlite.refine.text import compose, squeeze
 
 DETAIL = re.compile(r"\s*세부설명\s*:\s*")
 NUMBER = re.compile(r"(?:^|\s)\d{1,2}\.(?!\d)\s*|[①-⑳]\s*")

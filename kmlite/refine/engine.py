@@ -73,7 +73,8 @@ def end_with_parent() -> None:
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
-        parent.join()
+        if parent:
+            parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

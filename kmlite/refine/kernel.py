@@ -15,10 +15,11 @@ import xxhash
 from kmlite import runs
 from kmlite.records import Raw, read_raw, shown
 from kmlite.refine import batch, text
+from kmlite.refine.cleaning import clean_all
 from kmlite.refine.dedup import ExamStems
 from kmlite.refine.shards import Piece
 
-BATCH = 300_000  # characters measured at once: their arrays stay in the cache of a core
+BATCH = 150_000  # characters cleaned and measured at once: their arrays stay in the cache of a core
 PART = 64 << 20  # bytes of kept text in one file: a shard that can't be cut (a .gz of 30 GB) is written in several
 TEXT_FILES = (".txt", ".txt.gz", ".txt.zst")  # they have no columns
 TEXT_MOST = 2_000_000  # characters: a longer one is no document, and the counts of a batch have 21 bits
@@ -41,7 +42,6 @@ class Row(NamedTuple):
     piece: int
     line: int
     text: str
-    cleaned: str
 
 
 def refine_shard(task: Task) -> dict:
@@ -60,11 +60,11 @@ def refine_shard(task: Task) -> dict:
     size = 0
     for row in work.rows():
         waiting.append(row)
-        size += len(row.cleaned)
+        size += len(row.text)
         if size > BATCH:
-            judge_batch(waiting, task, work, exam)
+            refine_batch(waiting, task, work, exam)
             waiting, size = [], 0
-    judge_batch(waiting, task, work, exam)
+    refine_batch(waiting, task, work, exam)
     summary = work.finish()
     runs.write_json(done, summary)
     return summary
@@ -89,23 +89,21 @@ class Work:
         self.places: list[tuple[int, int]] = []
         self.chosen: list[tuple[int, int]] = []
         self.part_bytes = 0
-        self.file = open(f"{self.task.out}.{len(self.parts)}.jsonl.partial", "wb")  # noqa: SIM115 -- closed by `close_part`
+        self.file = open(f"{self.task.out}.{len(self.parts)}.jsonl.partial", "wb", 1 << 20)  # noqa: SIM115 -- closed by `close_part`
 
     def rows(self) -> Iterator[Row]:
-        """Texts that are long enough to be judged, cleaned; all else is set aside on the way."""
+        """The texts of a shard; a record without one is set aside on the way."""
         root = Path(self.task.raw)
         for number, piece in enumerate(self.task.pieces):
             raw: Raw | None = None
             for raw in read_raw(root / piece.file, root, piece.start, piece.stop):
                 self.records += 1
-                problem, found = raw.problem, None
-                if problem is None:
-                    found = text_of(raw.value, self.task.columns, piece.file)
-                    problem = "missing_field" if found is None else "too_long" if len(found) > TEXT_MOST else None
-                if problem:
+                found = None if raw.problem else text_of(raw.value, self.task.columns, piece.file)
+                problem = raw.problem or ("missing_field" if found is None else "too_long" if len(found) > TEXT_MOST else "")
+                if problem or found is None:
                     self.reject(problem, number, raw.line, raw.value if found is None else found)
                     continue
-                yield Row(number, raw.line, found, text.clean(found, self.removed))
+                yield Row(number, raw.line, found)
             self.read.append(raw.line if raw else 0)
 
     def reject(self, reason: str, piece: int, line: int, record: object) -> None:
@@ -114,17 +112,16 @@ class Work:
             row = {"reason": reason, "source": self.task.pieces[piece].file, "line": line, "record": shown(record), "piece": piece}
             self.rejected.append(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n")
 
-    def keep(self, row: Row, keys: np.ndarray) -> None:
-        encoded = row.cleaned.encode()
-        hashed = xxhash.xxh3_64_intdigest(encoded)
+    def keep(self, row: Row, cleaned: str, keys: np.ndarray) -> None:
+        encoded = orjson.dumps(cleaned)
+        hashed = xxhash.xxh3_64_intdigest(cleaned.encode())
         if hashed < self.task.heldout_share * 2**64:
             self.chosen.append((len(self.places), hashed))
-        line = b'{"text": ' + orjson.dumps(row.cleaned) + b"}\n"
-        self.file.write(line)
+        self.file.writelines((b'{"text": ', encoded, b"}\n"))
         self.places.append((row.piece, row.line))
         self.keys.append(keys)
-        self.characters += len(row.cleaned)
-        self.part_bytes += len(line)
+        self.characters += len(cleaned)
+        self.part_bytes += len(encoded) + 11
 
     def close_part(self) -> None:
         stem = f"{self.task.out}.{len(self.parts)}"
@@ -160,18 +157,19 @@ class Work:
         }
 
 
-def judge_batch(rows: list[Row], task: Task, work: Work, exam: ExamStems) -> None:
-    """Measure cleaned texts together, judge each, and keep or set it aside."""
+def refine_batch(rows: list[Row], task: Task, work: Work, exam: ExamStems) -> None:
+    """Clean and measure texts together, judge each, and keep or set it aside."""
     if not rows:
         return
-    measured = batch.measure([row.cleaned for row in rows])
-    repeated, suspects = batch.repeated_runs(measured), exam.suspects(measured)
-    columns = (measured.hangul, measured.letters, measured.kana, measured.tokens, repeated)
+    cleaned = clean_all([row.text for row in rows], work.removed)
+    measured = batch.measure(cleaned)
+    repeated, suspects = batch.repeated_words(measured), exam.suspects(measured)
+    columns = (measured.hangul, measured.letters, measured.kana, measured.tokens, repeated, measured.sales)
     counts = zip(*(values.tolist() for values in columns), strict=True)
     kept = []
-    for i, (row, count) in enumerate(zip(rows, counts, strict=True)):
-        keep, reason = text.judge(row.cleaned, task.min_length, text.Counts(*count))
-        if keep and suspects[i] and exam.stands_in(row.cleaned):
+    for i, (row, mended, count) in enumerate(zip(rows, cleaned, counts, strict=True)):
+        keep, reason = text.judge(mended, task.min_length, text.Counts(*count))
+        if keep and suspects[i] and exam.stands_in(mended):
             keep, reason = False, "exam_leak"
         if keep:
             kept.append(i)
@@ -179,7 +177,7 @@ def judge_batch(rows: list[Row], task: Task, work: Work, exam: ExamStems) -> Non
             work.reject(reason, row.piece, row.line, row.text)
     keys = np.concatenate([measured.exact[None], batch.signatures(measured)])
     for i in kept:
-        work.keep(rows[i], keys[:, i])
+        work.keep(rows[i], cleaned[i], keys[:, i])
     if work.part_bytes > PART:
         work.close_part()
         work.open_part()

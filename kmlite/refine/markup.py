@@ -1,4 +1,4 @@
-"""Markup to readable text: HTML, and the pages of NamuWiki and MediaWiki.
+"""Markup to readable text: HTML, the pages of NamuWiki and MediaWiki, and the links of Markdown.
 
 Every expression here is linear: what can't be (comments without an end, headings) is found by `str.find` or line by line.
 """
@@ -20,12 +20,18 @@ BLOCKS = (
 # a bare word counts as an attribute only where HTML knows it so: `a<b and b>c` holds no tag
 ATTRIBUTE = (
     r"""\s+(?:[a-zA-Z_:@][\w:.\-]*=(?:"[^"<>]*"|'[^'<>]*'|[^\s"'<>=]*)"""
-    r"|(?:allowfullscreen|async|autoplay|checked|controls|defer|disabled|hidden|itemscope|loop|multiple|muted|noshade|nowrap|open|readonly"
+    r"|(?i:allowfullscreen|async|autoplay|checked|controls|defer|disabled|hidden|itemscope|loop|multiple|muted|noshade|nowrap|open|readonly"
     r"|required|selected|/)(?=[\s/>]))"
 )
-TAG = re.compile(rf"<(?:(/?)([a-zA-Z][a-zA-Z0-9:]*)(?:{ATTRIBUTE})*\s*/?|!(doctype)[^<>]*)>", re.IGNORECASE)
-KNOWN, BREAKS = frozenset(NAMES.split()), frozenset(BLOCKS.split())
+TAG = re.compile(rf"<(?:(/?)([a-zA-Z][a-zA-Z0-9:]*+)(?:{ATTRIBUTE})*+\s*+/?|!((?i:doctype))[^<>]*+)>")
+KNOWN, BREAKS, CELLS = frozenset(NAMES.split()), frozenset(BLOCKS.split()), frozenset(["td", "th"])
 HIDDEN = frozenset(["script", "style", "noscript", "head", "title", "template", "svg", "iframe"])
+SWAPS = {  # (closing or not, name): what stands in its place
+    (closing, name): "\n\n" if name in BREAKS else " " if closing and name in CELLS else ""
+    for closing in ("", "/")
+    for name in KNOWN
+    if closing or name not in HIDDEN
+}
 CODE = ("script", "style")  # their content is no text, not even where a page breaks off before they end
 NESTED_ESCAPE = re.compile(r"&(?:amp;|#38;)+", re.IGNORECASE)  # `&amp;amp;lt;`: escaped again at each copy
 
@@ -45,6 +51,22 @@ def strip_html(text: str) -> str:
 
 def strip_tags(text: str) -> str:
     """Without tags and hidden elements; two line ends for a block's tag, a blank for a cell's end, nothing for others."""
+    hides = False
+
+    def swap(tag: re.Match) -> str:
+        nonlocal hides
+        if (swapped := SWAPS.get(tag.group(1, 2))) is not None:
+            return swapped
+        closing, name = tag[1], (tag[2] or "").lower()
+        hides = hides or (name in HIDDEN and not closing)
+        return SWAPS.get((closing, name), tag[0] if name and name not in HIDDEN else "")
+
+    seen = TAG.sub(swap, text)
+    return strip_hidden(text) if hides else seen
+
+
+def strip_hidden(text: str) -> str:
+    """The same for a text in which an element begins that is not shown."""
     parts: list[str] = []
     at = 0
     hidden = ""  # the element that is being left out
@@ -62,7 +84,7 @@ def strip_tags(text: str) -> str:
         at = tag.end()
         if name in BREAKS:
             parts.append("\n\n")
-        elif closing and name in ("td", "th"):
+        elif closing and name in CELLS:
             parts.append(" ")
         elif name in HIDDEN and not closing:
             if name not in ends:
@@ -106,9 +128,27 @@ STRUCK = re.compile(r"(?<![\d~])~~(?![\s~])[^~\n]{1,300}~~(?!~)|(?<![\w\-])--(?!
 LIST_MARK = re.compile(r"^[ \t]*(?:[*#;:]+|>+)[ \t]*|^-{4,}[ \t]*$", re.MULTILINE)
 
 
+REFERENCE = re.compile(r"<sup\b[^<>]*\bclass=[\"']?reference[^<>]*+>(?:(?!</?sup)[\s\S])*+</sup>")
+# a path or an address, so that `a[i](x)` and `[1](2)` stay; nothing that is a name before it, since that is code
+MARKDOWN_TARGET = r"""\((?=[^()\s]{0,2000}[/.#])(?:[^()\s]|\([^()\s]{0,200}\)){1,2000}+(?:[ \t]+"[^"\n]*")?\)"""
+MARKDOWN_LINK = re.compile(rf"(!?)\[(?<![A-Za-z0-9_\])]\[)((?:[^\[\]\n]++|\[[^\[\]\n]*+\])*+)\]{MARKDOWN_TARGET}")
+MARKDOWN_INCLUDE = re.compile(rf"\[!INCLUDE ?\[([^\[\]\n]*+)\]{MARKDOWN_TARGET}\]", re.IGNORECASE)
+
+
+def strip_links(text: str) -> str:
+    """The labels of Markdown's links and includes; of its pictures nothing, as of HTML's."""
+    text = MARKDOWN_INCLUDE.sub(r"\1", text) if "[!" in text else text
+    return MARKDOWN_LINK.sub(lambda link: "" if link[1] else strip_links(link[2]) if "](" in link[2] else link[2], text)
+
+
+def strip_notes(text: str) -> str:
+    """Without MediaWiki's footnotes in tags, as written and as shown: the `[1]` of a rendered page."""
+    text = REF.sub("", text) if "<ref" in text else text
+    return REFERENCE.sub("", text) if "<sup" in text else text
+
+
 def strip_wiki(text: str) -> str:
     """The readable text of NamuWiki and MediaWiki pages: link labels, cells and headings stay; templates and notes go."""
-    text = REF.sub("", text) if "<ref" in text else text
     if not is_wiki(text):
         return text
     text = LANGUAGE.sub(r"\1", text)
@@ -117,7 +157,8 @@ def strip_wiki(text: str) -> str:
         text = TEMPLATE.sub("", BRACES.sub(r"\1", text))
         text = FOOTNOTE.sub("", text)
     text = MACRO.sub("", OUTER_LINK.sub(r"\1", text).replace("[br]", "\n"))
-    text = STRUCK.sub("", text)
+    if "~~" in text or "--" in text:
+        text = STRUCK.sub("", text)
     if "=" in text:
         text = "\n".join(without_heading_marks(line) for line in text.split("\n"))
     if "{|" in text:

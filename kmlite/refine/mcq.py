@@ -41,7 +41,7 @@ def check(record: dict) -> tuple[dict | None, str]:
     """(refined question, "") or (None, reason)."""
     if any(key not in record for key in ("question", "answer", *prompts.LETTERS)):
         return None, "missing_field"
-    question = {"question": text_of(record["question"]), **{letter: text_of(record[letter]) for letter in prompts.LETTERS}}
+    question: dict = {"question": text_of(record["question"]), **{letter: text_of(record[letter]) for letter in prompts.LETTERS}}
     if not question["question"]:
         return None, "empty_question"
     if not all(question[letter] for letter in prompts.LETTERS):

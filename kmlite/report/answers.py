@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kmlite import paths, prompts, records, scoring
 from kmlite.report.words import Both
@@ -162,7 +162,7 @@ def browser(answers: list[Answers], refined: Path) -> dict:
             known = options[given.split].get(key[0])
             listed.setdefault(key, [key[0], str(prediction.get("subject", "unknown")), prediction.get("expected"), known])
     for cut in CUTS:
-        data = {"splits": {}, "sets": [], "cut": cut, "left_out": 0}
+        data: dict[str, Any] = {"splits": {}, "sets": [], "cut": cut, "left_out": 0}
         for split, listed in splits.items():
             data["splits"][split] = list(listed.values())
         for given in answers:

@@ -39,7 +39,7 @@ def so_far(folder: Path) -> dict:
             loops[loop["loop"]] = loop
     found = {"loops": [loops[number] for number in sorted(loops)]} if loops else {}
     if before := read_record(kept / "before.json"):
-        found["before"] = before["exam"]
+        found["before"] = before.get("exam", {})
     return found
 
 
@@ -123,7 +123,7 @@ def measured_curve(number: int, metrics: dict) -> dict | None:
     points = metrics.get("gauge") or {}
     if not looks or "after" not in points:
         return None
-    first = points.get("extended") or points.get("base") or points.get("before")
+    first = next(points[name] for name in ("extended", "base", "before") if name in points)
     found = [(0, first["bits"]), *((int(step), bits) for step, bits in looks.items())]
     found.append((metrics["training"].get("steps", 0), points["after"]["bits"]))
     kinds = [kind for kind in words.GAUGED if kind in first["bits"]]

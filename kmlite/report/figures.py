@@ -7,6 +7,7 @@ Korean needs no font here; the page's language switch shows one of the two.
 import html
 import io
 import re
+from collections.abc import Sequence
 
 from kmlite.report.words import Both
 
@@ -17,7 +18,7 @@ DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
 WIDTH, HEIGHT = 5.4, 3.0  # inches of 72 units; the page stretches it
 
-Points = list[tuple[float, float]]
+Points = Sequence[tuple[float, float]]
 
 
 class Words:
@@ -70,12 +71,11 @@ def in_both(words: Both) -> str:
 
 def curve(
     name: str,
-    lines: list[Points],
+    lines: Sequence[Points],
     *,
     y: Both,
-    checkpoints: list[int] = (),
-    breaks: list[int] = (),
-    levels: list[tuple[float, int]] = (),
+    checkpoints: Sequence[int] = (),
+    breaks: Sequence[int] = (),
     marked: bool = False,
 ) -> str:
     """Lines over training steps, in the order of the series colours.
@@ -83,7 +83,6 @@ def curve(
     Args:
         checkpoints: steps marked by a triangle on the axis.
         breaks: steps with an upright line, where a loop began.
-        levels: (value, series) of level lines.
         marked: a dot at each point of a line.
     """
     figure, axes, words = canvas(name)
@@ -93,8 +92,6 @@ def curve(
             axes.plot(
                 *zip(*points, strict=True), color=SERIES[i], linestyle=DASHES[i], linewidth=1.8, marker=MARKERS[i] if dots else None, ms=4
             )
-    for value, i in levels:
-        axes.axhline(value, color=SERIES[i], linewidth=0.9, linestyle=":")
     for step in breaks:
         axes.axvline(step, color=TEXT, linewidth=0.8, alpha=0.5)
     if checkpoints:
@@ -153,7 +150,7 @@ def by_name(name: str, rows: list[tuple[Both, list[dict | None]]], series: int =
     axes.set_position((left, 0.45 / height, 0.97 - left, 1 - 0.55 / height))
     for i in range(series):
         shift = (i - (series - 1) / 2) * 0.62 / max(1, series)
-        found = [(row + shift, parts[i]) for row, (_, parts) in enumerate(rows) if parts[i]]
+        found = [(row + shift, part) for row, (_, parts) in enumerate(rows) if (part := parts[i])]
         ours = [(at, part) for at, part in found if "interval" in part]
         if ours:
             axes.errorbar(

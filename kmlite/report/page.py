@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import shlex
 from pathlib import Path
 
 from kmlite import bases, paths, published
@@ -9,7 +10,6 @@ from kmlite.report import answers, curves, examples, figures, words
 from kmlite.runs import read_record
 
 PAGE = Path(__file__).parent  # where the template, its style and its script are
-COMMANDS = {"refine": "make refine", "stage0": "make stage0", "stage1": "make stage1", "stage2": "make stage2", "eval": "make eval"}
 
 
 def build(refined: Path, out: Path, language: str, defaults: dict[str, dict]) -> str:
@@ -126,9 +126,9 @@ def exam(stage2: dict, final: dict | None) -> dict | None:
     points = [(("before", "학습 전"), before.get("dev")), *(((str(loop["loop"]),) * 2, loop.get("dev")) for loop in loops)]
     if "dev" in after:
         points.append((("final", "최종"), after["dev"]))
-    series = [(("dev before", "dev 학습 전"), before.get("dev")), (("dev after", "dev 학습 뒤"), after.get("dev"))]
-    series.append((("test", "test"), final["summary"] if final else after.get("test")))
-    series = [(name, part) for name, part in series if part]
+    test = final["summary"] if final else after.get("test")
+    asked = ((("dev before", "dev 학습 전"), before.get("dev")), (("dev after", "dev 학습 뒤"), after.get("dev")), (("test", "test"), test))
+    series = [(name, part) for name, part in asked if part]
     if not series:
         return None
     names = sorted({subject for _, part in series for subject in part.get("by_subject", {})})
@@ -150,7 +150,7 @@ def exam(stage2: dict, final: dict | None) -> dict | None:
 def beside_published(evaluations: list[dict], metrics: dict) -> dict | None:
     """The models of OUT that answered test among the published figures, best first; None where none did."""
     ours = [
-        {"name": e["name"], "accuracy": e["summary"]["accuracy"], "interval": e["summary"]["interval"], **e["how"]}
+        {"name": told_apart(e), "accuracy": e["summary"]["accuracy"], "interval": e["summary"]["interval"], **e["how"]}
         for e in evaluations
         if e["split"] == "test"
     ]
@@ -165,6 +165,13 @@ def beside_published(evaluations: list[dict], metrics: dict) -> dict | None:
     return {"rows": rows, "svg": figures.by_name("published", [(row["name"], [row]) for row in rows])}
 
 
+def told_apart(evaluation: dict) -> words.Both:
+    """The model's name, with how it was asked where that is not the usual way."""
+    how = ", ".join(value for value in (evaluation["how"]["scorer"], evaluation["how"]["prompt"]) if value not in ("generate", "kmlite"))
+    english, korean = evaluation["name"]
+    return (f"{english} ({how})", f"{korean} ({how})") if how else (english, korean)
+
+
 # ---- where things stand
 
 
@@ -174,14 +181,14 @@ def steps(refined: Path, out: Path, funnel: dict | None, stages: list[dict], eva
     states = {"refine": "done" if funnel else "missing", **{s["key"]: s["state"] for s in stages}, "eval": "done" if own else "missing"}
     refining = {"seconds": sum(part.get("seconds", 0) for part in funnel["funnel"].values())} if funnel else {}
     records = {s["key"]: s["record"] for s in stages} | {"eval": own["record"] if own else {}, "refine": refining}
-    places = {"refine": f"REFINED={refined}", "eval": f"REFINED={refined} OUT={out}"}
+    data, folders = f"REFINED={shlex.quote(str(refined))}", f"REFINED={shlex.quote(str(refined))} OUT={shlex.quote(str(out))}"
     return [
         {
             "key": key,
             "state": state,
             "record": records[key],
             "reached": next((s["reached"] for s in stages if s["key"] == key), None),
-            "command": f"{COMMANDS[key]} {places.get(key, f'REFINED={refined} OUT={out}')}",
+            "command": f"make {key} {data if key == 'refine' else folders}",
         }
         for key, state in states.items()
     ]

@@ -1,0 +1,170 @@
+"""Many texts cleaned at once. One look at all their signs says which rules a text may need; most texts need one or two.
+
+The rules stand in `text` and `markup` and can be read and tested alone; here is only which of them are asked, and when again.
+"""
+
+import functools
+import unicodedata
+from collections import Counter
+
+import numpy as np
+
+from kmlite.refine.markup import strip_html, strip_links, strip_notes, strip_wiki
+from kmlite.refine.text import (
+    INVISIBLE,
+    LINE_ENDS,
+    SALES_OPENINGS,
+    compose,
+    holds_chat_token,
+    is_plain,
+    squeeze,
+    squeeze_plain,
+    strip_addresses,
+)
+
+PASSES = 8
+LAST_RESORT = str.maketrans("", "", "<>&[]{}()|=~'@:/.0123456789")  # without these no rule finds anything more
+
+# ---- what kind of sign a code point is, a bit each
+
+WORD, LETTER, HANGUL, KANA, BLANK, MARK, SALE, ODD = (1 << bit for bit in range(8))
+CODES = 0x32000  # the table's size: the planes that hold letters; what is above is an odd sign
+MARKS = "<&@:w[]{|='"  # signs that some rule begins with
+
+
+@functools.cache
+def kinds() -> np.ndarray:
+    """(CODES + 1,) uint8. MARK: a rule may begin with it. SALE: an advertisement's term may. ODD: `compose` may change it, or it is
+    white space other than a blank and a line end (BLANK as well)."""
+    signs = [chr(code) for code in range(CODES)]
+    out = np.zeros(CODES + 1, dtype=np.uint8)
+
+    def mark(kind: int, where) -> None:
+        out[:CODES][np.fromiter(where, dtype=bool, count=CODES)] |= kind
+
+    mark(WORD, map(str.isalnum, signs))
+    out[:CODES][(out[:CODES] & WORD).astype(bool) & ~np.fromiter(map(str.isdecimal, signs), dtype=bool, count=CODES)] |= LETTER
+    out[0xAC00:0xD7A4] |= HANGUL
+    out[0x3040:0x3100] |= KANA
+    mark(BLANK, (sign.isspace() and (sign == "\n" or not (LINE_ENDS.match(sign) or INVISIBLE.match(sign))) for sign in signs))
+    out[[ord(sign) for sign in MARKS]] |= MARK
+    out[[ord(opening[0]) for opening in SALES_OPENINGS]] |= SALE
+    # NFC leaves a text alone whose signs are composed, combine with nothing and are no second half of a composed one
+    halves = {parts[1] for parts in map(str.split, map(unicodedata.decomposition, signs)) if len(parts) == 2 and parts[0][0] != "<"}
+    out[[ord("\ufffc"), ord("\ufffd"), CODES, *range(0x1161, 0x1200), *(int(half, 16) for half in halves)]] |= ODD
+    mark(ODD, map(unicodedata.combining, signs))
+    mark(ODD, (not unicodedata.is_normalized("NFC", sign) for sign in signs))
+    mark(ODD, (not is_plain(sign) for sign in signs))
+    return out
+
+
+# ---- what rules a text may need, a bit each
+
+COMPOSE, TABS, BLANKS, LINK, URL, MAIL, NUMBER, RESIDENT, WIKI, TAG, ENTITY = (1 << bit for bit in range(11))
+ADDRESS = URL | MAIL | NUMBER | RESIDENT
+RULES = LINK | ADDRESS | WIKI | TAG | ENTITY
+KINDS_OF_ADDRESS = {"url": URL, "mail": MAIL, "resident_number": RESIDENT, "phone": NUMBER}
+PAD = 20  # blanks behind the texts, so that every sign has some after it: more than two groups of a resident number
+TWICE = np.array([ord(sign) for sign in "w[{|='"])
+WIKI_NAMES = np.array([ord(sign) for sign in "목각iay"])  # [목차], [각주], [include(, [anchor(, [youtube(
+
+
+def look(texts: list[str]) -> list[int]:
+    """Which rules may change each text; none that is not told can.
+
+    No rule begins at a blank, and squeezing joins no two signs, so it brings up none of the others.
+    """
+    codes = np.frombuffer((" ".join(["", *texts]) + " " * PAD).encode("utf-32-le", "surrogatepass"), dtype=np.int32)
+    kind = kinds().take(codes, mode="clip")
+    ends = np.cumsum([len(text) + 1 for text in texts]) + 1  # each with the blank behind it
+    n = len(codes) - PAD
+    out = np.zeros(len(texts) + 1, dtype=np.uint16)
+
+    def need(rule: int, places: np.ndarray) -> None:
+        out[np.searchsorted(ends, places, side="right")] |= rule
+
+    def later(values: np.ndarray, by: int) -> np.ndarray:
+        return values[by : by + n]
+
+    odd = np.flatnonzero((kind & ODD) != 0)  # of bool: of bytes it takes four times as long
+    space = (kind[odd] & BLANK) != 0
+    need(TABS, odd[space])
+    need(COMPOSE, odd[~space])
+    blank = (kind & BLANK) != 0
+    two = np.flatnonzero(later(blank, 0) & later(blank, 1))
+    two = two[(codes[two] == 32) | (codes[two + 1] == 32) | blank[two + 2]]  # all but one empty line
+    need(BLANKS, two)
+    need(BLANKS, two + 1)  # before a text, the first of them is the one that holds it apart from the last
+    digit = (kind & (WORD | LETTER)) == WORD
+    three = digit[:-2] & digit[1:-1] & digit[2:]
+    four = three[:-1] & digit[3:]
+    seven = four[:-3] & three[4:]
+    need(NUMBER, np.flatnonzero(later(three, 0) & (later(four, 3) | later(four, 4) | later(four, 5) | later(four, 6))))
+    seven = later(seven, 6) | later(seven, 7) | later(seven, 8) | later(seven, 9)
+    need(RESIDENT, np.flatnonzero(later(three, 0) & later(three, 3) & seven))
+
+    marks = np.flatnonzero((kind & MARK) != 0)
+    first, second = codes[marks], codes[marks + 1]
+    small = (second | 32) - ord("a")
+    letter = (small >= 0) & (small < 26)
+    twice = (first == second) & np.isin(first, TWICE)
+    need(URL, marks[((first == ord(":")) & (second == ord("/"))) | (twice & (first == ord("w")))])
+    need(LINK, marks[(first == ord("]")) & (second == ord("("))])
+    need(MAIL, marks[first == ord("@")])
+    need(TAG, marks[(first == ord("<")) & (letter | (second == ord("/")) | (second == ord("!")))])
+    need(ENTITY, marks[(first == ord("&")) & (letter | (second == ord("#")))])
+    table = (first == ord("{")) & (second == ord("|"))
+    named = (first == ord("[")) & np.isin(second, WIKI_NAMES)
+    need(WIKI, marks[(twice & (first != ord("w"))) | table | named])
+    return out[:-1].tolist()
+
+
+def tidy(text: str, needs: int) -> tuple[str, int]:
+    """(text with its signs and white space seen to, what it needs besides)."""
+    if needs & COMPOSE or (needs & TAG and holds_chat_token(text)):
+        return squeeze(compose(text)), RULES  # `0\u200b10` holds a number now
+    if needs & TABS:
+        text = squeeze(text)
+    elif needs & BLANKS:
+        text = squeeze_plain(text)
+    return text, needs & RULES
+
+
+def mend(text: str, needs: int, counts: Counter | None) -> str:
+    """Links, addresses, wiki, HTML, once. What one brings up for an earlier one waits for the next pass. Links come before
+    addresses, which stand in them, and these before HTML, since an unescaped `&` would cut them."""
+    if needs & LINK:
+        text = strip_links(text)
+    if needs & ADDRESS:
+        text = strip_addresses(text, [kind for kind, bit in KINDS_OF_ADDRESS.items() if needs & bit], counts)
+    if needs & TAG:
+        text = strip_notes(text)
+    if needs & WIKI:
+        text = strip_wiki(text)
+    return strip_html(text) if needs & (TAG | ENTITY) else text
+
+
+def clean_all(texts: list[str], counts: Counter | None = None) -> list[str]:
+    """Each text with all rules applied until nothing changes: what only entities spelled, or a tag held apart, takes another pass.
+
+    Cleaning a cleaned text changes nothing, and none gets longer than three times its length (NFC takes some signs apart).
+    `counts` is added to: how many of each kind of address were removed.
+    """
+    out = list(texts)
+    left = list(range(len(out)))
+    for _ in range(PASSES):
+        changed = []
+        for i, needs in zip(left, look([out[i] for i in left]) if left else (), strict=True):
+            if needs:
+                text, needs = tidy(out[i], needs)
+                out[i] = mend(text, needs, counts) if needs else text
+                if out[i] != text:
+                    changed.append(i)
+        left = changed
+    for i in left:  # markup in markup in markup, which nobody wrote by hand
+        out[i] = squeeze(compose(out[i].translate(LAST_RESORT)))
+    return out
+
+
+def clean(text: str, counts: Counter | None = None) -> str:
+    return clean_all([text], counts)[0]
