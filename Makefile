@@ -19,7 +19,7 @@ BASE_ARG = $(if $(BASE),--base "$(BASE)")
 FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup extras lock demo doctor data refine stage0 stage1 stage2 eval compare report chat export pipeline bench bench-gpu test-gpu test check format clean
+.PHONY: help setup extras lock demo doctor data refine stage0 stage1 stage2 eval compare report chat export pipeline bench bench-gpu test-gpu test test-docs docs check format clean
 
 help: ## this page
 	@echo "kmlite: teach MedGemma Korean medicine on one graphics card"
@@ -104,6 +104,12 @@ test-gpu: $(STAMP) ## the tests that need a CUDA card
 
 test: $(EXTRAS) ## run the tests
 	$(PY) -m pytest $(ARGS)
+
+test-docs: $(EXTRAS) ## run the tutorial's commands in an empty folder (slow)
+	KMLITE_RUN_DOCS=1 $(PY) -m pytest tests/test_docs_run.py $(ARGS)
+
+docs: $(STAMP) ## write docs/settings.md from the recipes
+	$(PY) -m docs.settings
 
 check: $(STAMP) ## lint, formatting and types
 	$(PY) -m ruff check .

@@ -1,42 +1,190 @@
-"""What the pages name exists: paths, targets, options, files."""
+"""What the pages name exists: paths, targets, options with values that parse, files, headings."""
 
+import importlib
+import json
+import os
 import re
+import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
+import click
 import pytest
 
+from docs import settings
 from kmlite import paths
 from kmlite.published import PUBLISHED
 
-PAGES = [paths.ROOT / "README.md", paths.ROOT / "README.ko.md", *sorted((paths.ROOT / "docs").glob("*.md"))]
-MADE_BY_USE = ("data/01_raw", "data/02_refined", "model/")  # of a user's own runs
+NOTEBOOK = paths.ROOT / "docs/colab.ipynb"
+READMES = [paths.ROOT / "README.md", paths.ROOT / "README.ko.md"]
+PAGES = [*READMES, paths.ROOT / "CONTRIBUTING.md", paths.ROOT / "CHANGELOG.md", *sorted((paths.ROOT / "docs").rglob("*.md"))]
+MADE_BY_USE = ("data/01_raw", "data/02_refined", "data/demo", "model/")  # of a user's own runs
+NOT_OURS = ("help", "head", "shutdown")  # --head is Ray's, --shutdown WSL's
+FENCED = re.compile(r"(?:^(?P<above>[^\n]*)\n)?^ *```(?P<kind>\w*)\n(?P<body>.*?)^ *```", re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def targets() -> set[str]:
-    return set(re.findall(r"^([a-z0-9-]+):", (paths.ROOT / "Makefile").read_text(), re.MULTILINE))
+def prose(text: str) -> str:
+    """A page without its blocks."""
+    return FENCED.sub(lambda block: f"{block['above'] or ''}\n", text)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_make_targets_exist(page, targets):
-    named = re.findall(r"(?:^|`)make ([a-z0-9-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(named) <= targets
+def name_of(page: Path) -> str:
+    return str(page.relative_to(paths.ROOT))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def text_of(page: Path) -> str:
+    """A page's text; of a notebook its Markdown, and its code in blocks of sh without the `!` of each line."""
+    if page != NOTEBOOK:
+        return page.read_text(encoding="utf-8")
+    parts = []
+    for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else "```sh\n" + re.sub(r"^!", "", source, flags=re.MULTILINE) + "\n```")
+    return "\n\n".join(parts)
+
+
+def code_lines(text: str) -> list[str]:
+    """The lines of a page's blocks, a continued line as one, and the pieces in backticks of its running text."""
+    lines = [line.strip() for block in FENCED.finditer(text) for line in block["body"].replace("\\\n", " ").splitlines()]
+    return lines + [" ".join(piece.split()) for piece in re.findall(r"`([^`]+)`", prose(text))]
+
+
+def make_commands(text: str) -> list[str]:
+    """Every make command of a page, without what is said behind it: a comment, or words after two blanks."""
+    found = (re.search(r"(?:^|\| )(?:[A-Z_]+=\S+ )*(make [^|]+)", line) for line in code_lines(text))
+    return [re.split(r"\s{2,}|\s[#<>]", match[1])[0].strip() for match in found if match]
+
+
+@cache
+def what_make_runs(command: str) -> list[str]:
+    """The lines that make would run, without running them.
+
+    Nothing of this process's own make may reach it: `make test ARGS=…` hands its variables on.
+    """
+    arguments = shlex.split(command)[1:]
+    known = set(re.findall(r"^([A-Z_]+) [?:]?=|\$\(([A-Z])\)", MAKEFILE, re.MULTILINE))
+    for name in [argument.partition("=")[0] for argument in arguments if "=" in argument]:
+        assert any(name in pair for pair in known), f"the Makefile has no variable {name}: {command}"
+    done = subprocess.run(
+        ["make", "-n", "-o", ".venv/.done", "-o", ".venv/.extras", *arguments],
+        cwd=paths.ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout.splitlines()
+
+
+MAKEFILE = (paths.ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def check_line(line: str) -> None:
+    """Parse the options of `python -m recipes.X …` as that recipe would; those of its …-args settings as theirs."""
+    found = re.search(r"-m (recipes|benchmarks)\.(\w+)(.*)", line)
+    if not found:
+        return
+    if found[1] == "benchmarks":
+        assert (paths.ROOT / "benchmarks" / f"{found[2]}.py").exists(), line
+        return
+    check_options(found[2], shlex.split(found[3], comments=True))
+
+
+def check_options(recipe: str, arguments: list[str]) -> None:
+    command = importlib.import_module(f"recipes.{recipe}").command
+    if "--help" in arguments:
+        return
+    try:
+        context = command.make_context(recipe, list(arguments))
+    except click.UsageError as error:
+        pytest.fail(f"{recipe} {shlex.join(arguments)}: {error.format_message()}")
+    for name, value in context.params.items():
+        if name.endswith("_args"):
+            check_options({"eval": "evaluate"}.get(name.removesuffix("_args"), name.removesuffix("_args")), shlex.split(value))
+
+
+@pytest.mark.parametrize("page", [*PAGES, NOTEBOOK], ids=name_of)
+def test_every_command_is_one_that_make_and_the_recipe_take(page):
+    text = text_of(page)
+    for command in make_commands(text):
+        for line in what_make_runs(command):
+            check_line(line)
+    for line in code_lines(text):
+        if line.startswith(".venv/bin/python -m "):
+            check_line(line)
+
+
+def test_the_commands_are_found_where_pages_hide_them():
+    text = "`make a` and\n```sh\nmake b X=1 \\\n  Y=2  # said\nmake c    words\nA=b make d\necho | make e < f\n```\n`make f\nZ=3`"
+    assert make_commands(text) == ["make b X=1", "make c", "make d", "make e", "make a", "make f Z=3"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["make nothing", "make stage0 RAWS=x", 'make stage0 ARGS="--max-stepps 2"', 'make stage0 ARGS="--max-steps two"',
+     'make eval ARGS="--scorer word"', "make pipeline ARGS=\"--stage1-args '--ranks 2'\""],
+)  # fmt: skip
+def test_a_wrong_command_is_seen(command):
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        for line in what_make_runs(command):
+            check_line(line)
+
+
+# ---- what a command needs: a block of kind `sh` runs in a fresh clone, unless the line above says that it takes more
+
+GPU_TARGETS = ("stage0", "stage1", "stage2", "pipeline", "eval", "export", "chat", "bench-gpu", "test-gpu")
+NETWORK = re.compile(r"make (?:setup|extras|data|lock)\b|\bhf auth|\bhf download|git clone|pip install|--hub\b|--push(?!.*--dry-run)")
+MARKS = {"a GPU": re.compile(r"^\*.*GPU.*\*$"), "a network": re.compile(r"^\*.*(?:network|네트워크).*\*$")}
+
+
+def needs(line: str) -> set[str]:
+    """What a line takes besides the clone: "a GPU" to train or ask a model of MedGemma's size, "a network"."""
+    found = {"a network"} if NETWORK.search(line) else set()
+    target = re.match(r"(?:[A-Z_]+=\S+ )*make ([a-z0-9-]+)", line)
+    if target and target[1] in GPU_TARGETS and "demo" not in line and "--rehearse" not in line:
+        found.add("a GPU")
+    return found
+
+
+def sh_blocks(text: str) -> list[tuple[str, list[str]]]:
+    """(the line above, the lines) of each block of kind sh."""
+    found = [block for block in FENCED.finditer(text) if block["kind"] == "sh"]
+    return [((block["above"] or "").strip(), block["body"].replace("\\\n", " ").splitlines()) for block in found]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_blocks_that_need_a_gpu_or_a_network_say_so(page):
+    for above, lines in sh_blocks(text_of(page)):
+        for what in set().union(*(needs(line.strip()) for line in lines)):
+            assert MARKS[what].match(above), f"needs {what}: {lines}"
+
+
+# ---- paths, links, options in running text
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    titles = re.findall(r"^#+ (.+)$", prose(page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [*PAGES, NOTEBOOK], ids=name_of)
 def test_paths_and_links_exist(page):
-    text = page.read_text(encoding="utf-8")
+    text = text_of(page)
     named = re.findall(r"`((?:kmlite|recipes|tests|data|docs|model|requirements)/[\w./\-]*)", text)
-    linked = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
+    linked = [link.partition("#") for link in re.findall(r"\]\(([^)]+)\)", re.sub(r"`[^`]+`", "", prose(text))) if not link.startswith("http")]
     for path in named:
         assert path.startswith(MADE_BY_USE) or (paths.ROOT / path).exists(), path
-    for path in linked:
-        assert (page.parent / path).exists(), path
+    for path, _, anchor in linked:
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not anchor or target.suffix != ".md" or anchor in headings(target), f"{path}#{anchor}"
 
 
-@pytest.mark.parametrize("page", PAGES[:2], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", READMES, ids=name_of)
 def test_the_tree_is_the_tree(page):
     block = page.read_text(encoding="utf-8").split("```\nMakefile")[1].split("```")[0]
     for name in re.findall(r"[\w/]+\.py", block):
@@ -46,7 +194,7 @@ def test_the_tree_is_the_tree(page):
 
 
 def test_both_readmes_show_the_same_figures():
-    tables = [re.findall(r"^[012]  .*$", page.read_text(encoding="utf-8"), re.MULTILINE) for page in PAGES[:2]]
+    tables = [re.findall(r"^[012]  .*$", page.read_text(encoding="utf-8"), re.MULTILINE) for page in READMES]
     assert tables[0] == tables[1]
     assert len(tables[0]) == 5
 
@@ -57,14 +205,37 @@ def test_the_published_table_is_the_one_in_code():
     assert rows == [(row["model"], f"{row['accuracy']:.1f}", row["how"], row["source"]) for row in PUBLISHED]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_options_in_commands_exist(page):
+@pytest.mark.parametrize("page", [*PAGES, NOTEBOOK], ids=name_of)
+def test_options_in_running_text_exist(page):
     known = "".join(p.read_text(encoding="utf-8") for p in (paths.ROOT / "recipes").glob("*.py"))
     of_benchmark = re.findall(r'click.option\("--([a-z]+)"', (paths.ROOT / "benchmarks/gpu.py").read_text())
     known += "".join(f"    {name}: " for name in of_benchmark)
-    for option in re.findall(r"(?<![\w\-])--([a-z][a-z\-]*[a-z])", page.read_text(encoding="utf-8")):
+    for option in re.findall(r"(?<![\w\-])--([a-z][a-z\-]*[a-z])(?!\w)", text_of(page)):
         name = option.removeprefix("no-").replace("-", "_")
-        assert f"    {name}: " in known or option in ("help", "head"), option  # --head is Ray's
+        assert f"    {name}: " in known or option in NOT_OURS, option
+
+
+def test_the_page_of_settings_is_what_the_script_writes():
+    assert (paths.ROOT / "docs/settings.md").read_text(encoding="utf-8") == settings.page(), "run make docs"
+    assert set(settings.RECIPES) == {p.stem for p in (paths.ROOT / "recipes").glob("[a-z]*.py")}
+
+
+def test_the_notebook_is_one():
+    """The parts of the nbformat 4.5 schema that Jupyter and Colab refuse a file for."""
+    book = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    assert (book["nbformat"], book["nbformat_minor"]) == (4, 5) and isinstance(book["metadata"], dict)
+    ids = [cell["id"] for cell in book["cells"]]
+    assert len(set(ids)) == len(ids) and all(re.fullmatch(r"[a-zA-Z0-9-_]{1,64}", one) for one in ids)
+    for cell in book["cells"]:
+        assert isinstance(cell["metadata"], dict) and all(isinstance(line, str) for line in cell["source"])
+        assert all(line.endswith("\n") for line in cell["source"][:-1])
+        if cell["cell_type"] == "code":
+            assert set(cell) == {"cell_type", "execution_count", "id", "metadata", "outputs", "source"}
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+            python = "".join(line for line in cell["source"] if not line.startswith(("!", "%")))
+            compile(python, "colab.ipynb", "exec")
+        else:
+            assert set(cell) == {"cell_type", "id", "metadata", "source"} and cell["cell_type"] == "markdown"
 
 
 @pytest.mark.parametrize("recipe", sorted(p.stem for p in (paths.ROOT / "recipes").glob("[a-z]*.py")))
