@@ -496,6 +496,14 @@ def write_table(record: dict) -> None:
     click.echo(f"written to {DOC}")
 
 
+def apart(code: str) -> str:
+    """What a process of its own prints: this one never touches the card, where its context would take from what is measured."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise click.ClickException(done.stderr.strip()[-2000:])
+    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
+
+
 def refined_sample(folder: Path) -> Path:
     """The refined sample, made anew where it is not there."""
     from click.testing import CliRunner
@@ -525,24 +533,21 @@ def main(minutes, shape, rehearse, only, out, as_table, model, refined, as_worke
     out = out or (OUT.with_name("rehearsal.json") if rehearse else OUT)
     if as_table:
         return write_table(runs.read_json(paths.require(out, "Run first: make bench-gpu")))
-    import torch
-
-    from benchmarks import random_model
-
     if rehearse:
         shape = "tiny"
         os.environ |= {"UNSLOTH_FORCE_CPU": "1", "CUDA_VISIBLE_DEVICES": ""}
-    elif not torch.cuda.is_available():
+    found = json.loads(apart("import json; from kmlite import runs; print(json.dumps(runs.environment()))"))
+    if found["device"].startswith("CPU") and not rehearse:
         raise click.ClickException("no CUDA card is seen here (nvidia-smi?). On a CPU: python -m benchmarks.gpu --rehearse")
     started = time.monotonic()
     refined = refined_sample(out.parent / "sample").resolve()
     model = (out.parent / f"random-{shape}").resolve()
     if not model.exists():
         click.echo(f"building a random model of the shape {shape} in {model}")
-        random_model.build(model, shape, refined)
+        build = f"build(Path({str(model)!r}), {shape!r}, Path({str(refined)!r}))"
+        apart(f"from pathlib import Path; from benchmarks.random_model import build; {build}")
         click.echo(f"  built in {time.monotonic() - started:.0f} s")
-    card = "CPU (a rehearsal: its figures mean nothing)" if rehearse else torch.cuda.get_device_name()
-    found = runs.environment()
+    card = "CPU (a rehearsal: its figures mean nothing)" if rehearse else found["device"]
     record = {"card": card, "date": time.strftime("%Y-%m-%d"), "commit": found["commit"], "versions": found["versions"], "shape": shape}
     record |= {"results": [], "not_run": []}
     workers = Workers(model, refined, out.with_suffix(".log"))

@@ -86,6 +86,7 @@ def child(request: dict) -> int:
 
 
 def main() -> None:
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # transformers' loading threads now and then meet a thread pool that a fork broke
     import torch
 
     torch.set_num_threads(1)  # before any parallel region: a forked child has no other threads

@@ -175,8 +175,8 @@ def headings(page: Path) -> set[str]:
 def test_paths_and_links_exist(page):
     text = text_of(page)
     named = re.findall(r"`((?:kmlite|recipes|tests|data|docs|model|requirements)/[\w./\-]*)", text)
-    links = re.findall(r"\]\(([^)]+)\)", re.sub(r"`[^`]+`", "", prose(text)))
-    linked = [link.partition("#") for link in links if not link.startswith("http")]
+    without_code = re.sub(r"`[^`]+`", "", prose(text))
+    linked = [link.partition("#") for link in re.findall(r"\]\(([^)]+)\)", without_code) if not link.startswith("http")]
     for path in named:
         assert path.startswith(MADE_BY_USE) or (paths.ROOT / path).exists(), path
     for path, _, anchor in linked:
