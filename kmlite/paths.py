@@ -28,6 +28,7 @@ CHECKPOINTS = "checkpoints"
 RECORD = "run.json"
 PLAN = "plan.json"  # what a run that has begun was asked to do
 EVALUATION = "eval.json"
+ON_DEV = "eval_dev"  # folder of an evaluation on dev, so that it takes no test result's place
 PREDICTIONS = "eval_predictions.jsonl"
 SELF_REASONS = "self_reasons.jsonl"
 TEST_LOG = "test_openings.jsonl"

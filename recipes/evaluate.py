@@ -70,7 +70,7 @@ def main(settings: Settings) -> None:
     questions, examples, among = without_examples(questions, fewshot, settings.shots)
     max_new_tokens = settings.max_new_tokens or prompts.TOKENS[settings.prompt]
 
-    base, folder = model_and_folder(settings.base, settings.out)
+    base, folder = model_and_folder(settings.base, settings.out, settings.split)
     check_writable(folder)
     plan: dict = {
         "settings": {
@@ -132,14 +132,16 @@ def main(settings: Settings) -> None:
         console.print(f"  {scoring.OF_THIS_SIZE}")
 
 
-def model_and_folder(base: str, out: Path) -> tuple[Path, Path]:
+def model_and_folder(base: str, out: Path, split: str) -> tuple[Path, Path]:
     """(the folder of the model to evaluate, the folder for its results): `base`, or where it is empty stage 2's final model."""
     from kmlite import bases
 
     if base:
-        return bases.resolve(base), out / "eval" / base.strip("/").replace("/", "--")
-    hint = f"Run first: make stage2 OUT={out}   (or name a model as BASE=…)"
-    return bases.final_folder(out, 2, hint), out / paths.STAGES[2]
+        found, folder = bases.resolve(base), out / "eval" / base.strip("/").replace("/", "--")
+    else:
+        hint = f"Run first: make stage2 OUT={out}   (or name a model as BASE=…)"
+        found, folder = bases.final_folder(out, 2, hint), out / paths.STAGES[2]
+    return found, folder / paths.ON_DEV if split == "dev" else folder
 
 
 def without_examples(questions: list[dict], fewshot: list[dict], shots: int) -> tuple[list[dict], dict[str, list[dict]], int]:

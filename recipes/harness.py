@@ -50,7 +50,7 @@ def main(settings: Settings) -> None:
 
     from kmlite import bases, runs
 
-    base, folder = evaluate.model_and_folder(settings.base, settings.out)
+    base, folder = evaluate.model_and_folder(settings.base, settings.out, "test")
     check_writable(folder)
     plan: dict = {
         "settings": {"split": "test", "scorer": "generate", **{k: asdict(settings)[k] for k in ("base", "shots", "chat")}},

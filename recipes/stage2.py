@@ -128,7 +128,7 @@ def main(settings: Settings) -> None:
             "gauge": f"{len(measured_on.korean)} held-out texts, {len(measured_on.dictionary)} dictionary entries, "
             f"{len(measured_on.english)} English texts",
             "learning": f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}, {settings.epochs:g} epochs a loop",
-            "until": f"dev accuracy {settings.target:g}%, {settings.patience} loops without gain, or {settings.loops} loops",
+            "until": f"dev accuracy {settings.target:g}%; at most {settings.loops} loops, patience {settings.patience}",
         },
     )
     batch = settings.eval_batch or evaluation.default_batch()

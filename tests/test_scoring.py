@@ -188,7 +188,9 @@ def test_the_reasoned_prompt_is_asked_and_named(base, refined, tmp_path, monkeyp
     assert done.exit_code == 0, done.output
     question = records.read_exam(refined, "dev")[0]
     assert seen == [(prompts.exam_prompt(question, reasoned=True), 500)]
-    record = runs.read_json(next(tmp_path.rglob(paths.EVALUATION)))
+    written = next(tmp_path.rglob(paths.EVALUATION))
+    assert written.parent.name == paths.ON_DEV  # a test result keeps its place
+    record = runs.read_json(written)
     assert record["prompt"] == {"name": "kmlite-reasoned", "version": prompts.VERSION}
     assert record["plan"]["settings"]["max_new_tokens"] == 500
 

@@ -76,7 +76,7 @@ def evaluations(out: Path) -> Iterator[dict]:
         permute, prompt in words), "predictions" (their file), "openings" of the model's test split}.
     """
     final = out / paths.STAGES[2]
-    for folder in [final, *sorted(path for path in (out / "eval").rglob("*") if path.is_dir())]:
+    for folder in [final, final / paths.ON_DEV, *sorted(path for path in (out / "eval").rglob("*") if path.is_dir())]:
         for file, predictions, command in (
             (paths.EVALUATION, paths.PREDICTIONS, "make eval"),
             (paths.HARNESS, paths.HARNESS_PREDICTIONS, "lm-eval"),
@@ -85,8 +85,9 @@ def evaluations(out: Path) -> Iterator[dict]:
             if not record:
                 continue
             settings = record["plan"]["settings"]
-            named = "" if folder == final else str(folder.relative_to(out / "eval")).replace("--", "/")
-            log = folder / paths.TEST_LOG
+            model = folder.parent if folder.name == paths.ON_DEV else folder
+            named = "" if model == final else str(model.relative_to(out / "eval")).replace("--", "/")
+            log = model / paths.TEST_LOG
             yield {
                 "name": (named, named) if named else ("after stage 2", "2단계 뒤"),
                 "final": not named,
