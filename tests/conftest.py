@@ -1,5 +1,6 @@
 """Shared by the tests that need a model: minimal bases, built once a session in a temporary folder."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from kmlite import paths, prompts, records, runs
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch comes later; matrices this small cost more in threads than they gain
 
 
 @pytest.fixture(scope="session")
