@@ -11,14 +11,14 @@ NOT_KNOWN = "prompt and scorer not stated with the figure"
 COLLECTED = "collected from public reports; original not named"
 
 PUBLISHED: list[dict] = [
-    {"model": "o1-preview", "accuracy": 92.7, "how": ASKED_IN_PAPER, "source": PAPER},
-    {"model": "GPT-4o", "accuracy": 85.6, "how": ASKED_IN_PAPER, "source": PAPER},
+    {"model": "o1-preview", "accuracy": 92.7, "how": NOT_KNOWN, "source": COLLECTED},
+    {"model": "GPT-4o", "accuracy": 85.6, "how": NOT_KNOWN, "source": COLLECTED},
     {"model": "Qwen2.5-72B", "accuracy": 78.9, "how": ASKED_IN_PAPER, "source": PAPER},
     {"model": "people", "accuracy": 77.1, "how": "those who sat the exams", "source": COLLECTED},
     {"model": "Qwen3-8B with a LoRA", "accuracy": 69.1, "how": "direct answer, 0-shot, its own prompt", "source": LORA_CARD},
-    {"model": "gemma-2-27B", "accuracy": 68.9, "how": ASKED_IN_PAPER, "source": PAPER},
+    {"model": "gemma-2-27B", "accuracy": 68.9, "how": NOT_KNOWN, "source": COLLECTED},
     {"model": "Qwen3-8B", "accuracy": 54.9, "how": NOT_KNOWN, "source": COLLECTED},
-    {"model": "EEVE-10.8B", "accuracy": 54.9, "how": ASKED_IN_PAPER, "source": PAPER},
+    {"model": "EEVE-10.8B", "accuracy": 54.9, "how": NOT_KNOWN, "source": COLLECTED},
     {"model": "medgemma-4b-it", "accuracy": 47.3, "how": NOT_KNOWN, "source": COLLECTED},
     {"model": "gemma-3-4b", "accuracy": 43.5, "how": NOT_KNOWN, "source": COLLECTED},
     {"model": "always answering D", "accuracy": 22.0, "how": "counted on the test split", "source": "KorMedMCQA test"},
