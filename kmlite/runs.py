@@ -30,9 +30,14 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def processes() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def wait() -> None:
     """Wait for the other processes of a run of several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         import torch
         from accelerate import PartialState
 
@@ -211,6 +216,6 @@ def environment() -> dict:
         "device": device,
         "card": card,
         "main_memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": processes(),
         "threads": torch.get_num_threads(),
     }

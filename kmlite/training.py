@@ -1,6 +1,5 @@
 """One trainer for the three stages: rows of token ids with labels in, a trained adapter out; resumes by itself."""
 
-import os
 import statistics
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from kmlite.cli import console
 from kmlite.guards import Measure, Measured, Meter, Stop, callbacks, check_room, last_checkpoint, thinned, trained_to_the_end
 from kmlite.model import bf16, fast_model, for_training, free, is_embedding, load_adapter, on_gpu, recomputes, set_trainable
 from kmlite.packing import positions
-from kmlite.runs import read_record, write_json
+from kmlite.runs import processes, read_record, write_json
 from kmlite.weighting import weighted
 
 
@@ -206,10 +205,10 @@ def prepare(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if size["accumulation"] % processes:
-        raise click.ClickException(f"GPUS={processes} does not divide the accumulation of {size['accumulation']}: add --accumulation.")
-    accumulation = size["accumulation"] // processes
+    together = processes()
+    if size["accumulation"] % together:
+        raise click.ClickException(f"GPUS={together} does not divide the accumulation of {size['accumulation']}: add --accumulation.")
+    accumulation = size["accumulation"] // together
     arguments = SFTConfig(
         output_dir=str(folder),
         num_train_epochs=epochs,
@@ -250,7 +249,7 @@ def prepare(
     )
     for_training(model, tokenizer)
     multiple = 8 if on_gpu() else 1  # tensor cores want multiples of 8
-    meter, stop = Meter(accumulation, processes), Stop()
+    meter, stop = Meter(accumulation, together), Stop()
 
     def batch(rows: list[dict]) -> dict:
         out = collate(rows, tokenizer, multiple, apart)
@@ -286,7 +285,7 @@ def smaller(trainer, size: dict, settings) -> dict:
         click.ClickException: the batch is 1 already, or this was the fourth time.
     """
     batch, times = size["batch"], size["out_of_memory"]
-    if batch == 1 or times == 3 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if batch == 1 or times == 3 or processes() > 1:
         raise click.ClickException(
             f"out of GPU memory at batch {batch}, {settings.length} tokens a row. nvidia-smi shows who else uses the card.\n"
             f"  make doctor shows what fits; less takes: ARGS='--batch 1 --length {settings.length // 2} --precision 4bit'."

@@ -91,7 +91,7 @@ def main(settings: Settings) -> None:
         return
     precision = model.pick_precision(settings.precision)
     stand_in = bases.is_stand_in(base)
-    console.print(f"  model        {base}{' (from the embedded base: its figures say nothing about MedGemma)' if stand_in else ''}")
+    console.print(f"  model        {base}{bases.said_of(base)}")
     console.print(f"  device       {'GPU' if model.on_gpu() else 'CPU'}, {precision} weights")
     console.print(f"  questions    {len(questions):,}, {in_words(plan['prompt'])}, scorer {settings.scorer}")
     if among:

@@ -48,8 +48,7 @@ def main(settings: Settings) -> None:
 
     # ---- refuse early
     source = export.source(settings.out, settings.stage)
-    stand_in = " (from the embedded base: its figures say nothing about MedGemma)" if source.stand_in else ""
-    console.print(f"  model        {source.final}{stand_in}")
+    console.print(f"  model        {source.final}{bases.said_of(source.final)}")
     if settings.push:
         check_push(settings, source)
     if settings.format == "gguf":

@@ -66,7 +66,7 @@ def main(settings: Settings) -> None:
         evaluate.show_published(result)
         return
     stand_in = bases.is_stand_in(base)
-    console.print(f"  model        {base}{' (from the embedded base: its figures say nothing about MedGemma)' if stand_in else ''}")
+    console.print(f"  model        {base}{bases.said_of(base)}")
     where = f"{len(questions):,} refined questions" if questions else "sean0042/KorMedMCQA from the hub"
     console.print(f"  questions    {where}, {evaluate.in_words(plan['prompt'])}")
     started = time.time()
