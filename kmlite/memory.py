@@ -9,6 +9,8 @@ import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kmlite.loss import CHUNK
+
 GIB = 2**30
 SIZES = (8, 12, 16, 24, 48, 80)  # GiB of the cards that `make doctor ARGS=--plan` shows
 PRECISION_BYTES = {
@@ -119,8 +121,6 @@ def parts(
     matrix = shape.rows * hidden
     if embeddings == "new" and new_rows:
         out["new rows, gradients, optimizer"] = new_rows * hidden * (4 + 4 + adam)
-        # peft writes the rows into a copy of the matrix for each use, and the gradient of that copy is a matrix too
-        out["copies of the embedding for a moment"] = 3 * matrix * wide
     elif embeddings == "all":
         out["trained embedding, gradient, optimizer"] = matrix * (4 + 4 + adam)
         out["copies of the embedding for a moment"] = 2 * matrix * wide
@@ -130,8 +130,11 @@ def parts(
     inputs = tokens * hidden * wide
     waiting = 0 if gpu and inputs >= OFFLOADED else shape.layers * inputs
     out["activations"] = round(1.5 * layer) + waiting if recompute else shape.layers * layer
-    logits = tokens * shape.rows * LOGIT_BYTES
-    out["loss"] = min(logits, round(LOSS_BUDGET * GIB)) if gpu else logits
+    if embeddings == "new" and new_rows:  # kmlite/loss.py; besides, the states and their gradient in 32 bits
+        out["loss"] = min(tokens, CHUNK) * shape.rows * 6 + 12 * tokens * hidden
+    else:
+        logits = tokens * shape.rows * LOGIT_BYTES
+        out["loss"] = min(logits, round(LOSS_BUDGET * GIB)) if gpu else logits
     if gpu:
         out["CUDA"] = round(CONTEXT)
     return out

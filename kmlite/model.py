@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 
 from kmlite.memory import LOSS_BUDGET
+from kmlite.new_rows import beside
 from kmlite.runs import put_in_place
 
 # LoRA on the text tower alone. By regex: leaf names put it on the vision tower too, and on a CPU Unsloth ignores
@@ -157,11 +158,6 @@ def add_lora(
             "this card has no bfloat16, and trained embedding rows would overflow in float16.\n"
             "  Add ARGS='--new-tokens 0 --embeddings none'."
         )
-    if "trainable_token_indices" in extra:
-        # trl asks the wrapper of the rows for the .bias of the head it wraps
-        from peft.utils.other import TrainableTokensWrapper
-
-        TrainableTokensWrapper.bias = None
     with quiet():
         model = fast_model().get_peft_model(
             model,
@@ -175,6 +171,8 @@ def add_lora(
             use_gradient_checkpointing="unsloth" if recompute else False,
             **extra,
         )
+    if "trainable_token_indices" in extra:
+        beside(model)
     set_trainable(model, embeddings if extra else "none")
     return model
 

@@ -9,10 +9,10 @@ import click
 from kmlite import prompts
 from kmlite.cli import console
 from kmlite.guards import Measure, Measured, Meter, Stop, callbacks, check_room, last_checkpoint, thinned, trained_to_the_end
+from kmlite.loss import in_pieces
 from kmlite.model import bf16, fast_model, for_training, free, is_embedding, load_adapter, on_gpu, recomputes, set_trainable
 from kmlite.packing import positions
 from kmlite.runs import processes, read_record, write_json
-from kmlite.weighting import weighted
 
 
 def conversation_rows(tokenizer, pairs: list[tuple[str, str]], length: int) -> tuple[list[dict], int]:
@@ -86,7 +86,7 @@ def train(
         epochs: over the rows; the settings' where not given.
         apart: the backend keeps the texts of a packed row apart.
         every: (steps, measure): call `measure` each so many steps; what it returns is kept with the curve.
-        answer_weight: of the last token of each answer in the loss, against 1 for the others; see kmlite/weighting.py.
+        answer_weight: of the last token of each answer in the loss, against 1 for the others; see kmlite/loss.py.
 
     Returns:
         {"steps", "rows", "loss" (mean, nats a token), "seconds", "curve": the trainer's log, "measured": {step: …},
@@ -257,8 +257,8 @@ def prepare(
         return out
 
     trainer_class = SFTTrainer
-    if answer_weight != 1:
-        trainer_class = weighted(SFTTrainer, answer_weight, tokenizer.convert_tokens_to_ids("<end_of_turn>"))
+    if answer_weight != 1 or embeddings == "new":
+        trainer_class = in_pieces(SFTTrainer, answer_weight, tokenizer.convert_tokens_to_ids("<end_of_turn>"))
     trainer = trainer_class(
         model=model,
         args=arguments,

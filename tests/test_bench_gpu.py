@@ -74,9 +74,8 @@ def test_the_docs_have_the_marks_that_the_table_goes_between():
 
 def test_the_first_cases_are_the_targets_and_all_differ():
     asked = gpu.cases()
-    assert [case["name"].split(":")[0] for case in asked[:3]] == ["target"] * 3
-    assert asked[0]["embeddings"] == "new"
-    assert asked[0]["cap"] == 12
+    assert [case["name"].split(":")[0] for case in asked[:4]] == ["target"] * 4
+    assert [(case["embeddings"], case["cap"]) for case in asked[:4]] == [("new", 8), ("new", 12), ("none", 8), ("none", 8)]
     assert len({str(case) for case in asked}) == len(asked)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from kmlite import model, prompts, training, weighting
+from kmlite import loss, model, prompts, training
 from recipes import stage2
 
 QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "각기병", "C": "구루병", "D": "펠라그라", "E": "야맹증", "answer": "C"}
@@ -25,7 +25,7 @@ def rows(tokenizer):
 
 def test_the_weight_falls_on_the_letter_in_both_forms(rows, tokenizer):
     batch = training.collate(rows, tokenizer, 1, False)
-    weights = weighting.token_weights(batch["labels"], tokenizer.convert_tokens_to_ids("<end_of_turn>"), 3)
+    weights = loss.token_weights(batch["labels"], tokenizer.convert_tokens_to_ids("<end_of_turn>"), 3)
     heavy = [tokenizer.decode(ids[row == 3]) for ids, row in zip(batch["input_ids"], weights, strict=True)]
     assert heavy == [q["answer"] for q, _ in QUESTIONS]
     assert ((weights == 0) == (batch["labels"] == prompts.IGNORED)).all()
@@ -62,7 +62,7 @@ def gradients(adapted, rows, tmp_path, monkeypatch, batch: int, accumulation: in
     with monkeypatch.context() as patch:
         patch.setattr(Accelerator, "clip_grad_norm_", note)
         if forced:
-            patch.setattr(training, "weighted", lambda kind, given, end: weighting.weighted(kind, 1.0, end))
+            patch.setattr(training, "in_pieces", lambda kind, given, end: loss.in_pieces(kind, 1.0, end))
         training.train(*adapted, rows, tmp_path, settings, order="sequential", answer_weight=7 if forced else weight)
     assert found
     return found
@@ -107,14 +107,14 @@ def test_the_gradient_is_the_same_where_the_trainer_divides_by_the_number_of_bat
     """What transformers does for a model that takes no count of tokens; Unsloth's backends differ in what they declare."""
 
     def divides(kind, weight, end):
-        class Divides(weighting.weighted(kind, weight, end)):
+        class Divides(loss.in_pieces(kind, weight, end)):
             def training_step(self, *args, **kwargs):
                 self.model_accepts_loss_kwargs = False
                 return super().training_step(*args, **kwargs)
 
         return Divides
 
-    monkeypatch.setattr(training, "weighted", divides)
+    monkeypatch.setattr(training, "in_pieces", divides)
     assert agree(by_hand(adapted, rows, 3), gradients(adapted, rows, tmp_path, monkeypatch, 1, 4, weight=3)) < 1e-4
 
 
@@ -128,7 +128,7 @@ def test_the_default_weight_changes_nothing_of_the_path(adapted, rows, tmp_path,
     def fail(*_args):
         raise AssertionError
 
-    monkeypatch.setattr(training, "weighted", fail)
+    monkeypatch.setattr(training, "in_pieces", fail)
     gradients(adapted, rows, tmp_path, monkeypatch, 2, 2, weight=stage2.Settings().answer_weight)
 
 

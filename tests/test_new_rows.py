@@ -1,0 +1,147 @@
+"""New rows beside the frozen matrix: what peft's own way gives, to the last bit but one, and no copy of the matrix."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kmlite import loss, model, new_rows
+
+NEW = list(range(300, 340))
+
+
+def test_the_loss_in_pieces_is_the_loss_in_one(monkeypatch):
+    monkeypatch.setattr(loss, "CHUNK", 3)
+    torch.manual_seed(0)
+    matrix, states, rows = torch.randn(50, 8), torch.randn(10, 8), torch.randn(4, 8)
+    targets, weights = torch.randint(50, (10,)), torch.rand(10)
+    targets[:2] = torch.tensor([20, 23])  # of the trained rows, the first and the last
+    for mine in (None, rows):
+        ours, theirs = ([t.clone().requires_grad_() for t in (states, rows)] for _ in range(2))
+        found = loss.chunked_cross_entropy(ours[0], targets, weights, matrix, None if mine is None else ours[1], 20)
+        whole = matrix if mine is None else torch.cat([matrix[:20], theirs[1], matrix[24:]])
+        expected = (cross_entropy(theirs[0] @ whole.T, targets, reduction="none") * weights).sum()
+        (3 * found).backward()
+        (3 * expected).backward()
+        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+        assert torch.allclose(ours[0].grad, theirs[0].grad, atol=1e-5)
+        if mine is not None:
+            assert torch.allclose(ours[1].grad, theirs[1].grad, atol=1e-5)
+
+
+def adapted(base, embeddings: str = "new"):
+    loaded, tokenizer = model.load(base, "16bit", 64)
+    network = model.add_lora(loaded, r=4, alpha=4, dropout=0, rslora=True, seed=0, embeddings=embeddings, new_ids=NEW)
+    torch.manual_seed(0)
+    for name, weight in network.named_parameters():
+        if weight.requires_grad and "lora_A" not in name:
+            torch.nn.init.normal_(weight, std=0.05)  # rows that differ from those they stand for
+    return network, tokenizer
+
+
+IDS = torch.tensor([[2, 5, 300, 310, 339, 299, 340, 11], [2, 320, 321, 9, 8, 7, 6, 330]])
+
+
+def gradients(network) -> dict:
+    return {name: weight.grad.clone() for name, weight in network.named_parameters() if weight.grad is not None}
+
+
+def pieced(network):
+    with new_rows.states_for_logits(network):
+        states = network(input_ids=IDS, use_cache=False).logits[:, :-1].flatten(0, 1)
+    targets = IDS[:, 1:].flatten()
+    return loss.chunked_cross_entropy(states, targets, torch.ones(len(targets)), *new_rows.head_of(network)) / len(targets)
+
+
+@pytest.fixture(scope="module")
+def ours(base):
+    return adapted(base)[0]
+
+
+@pytest.fixture(scope="module")
+def pefts(base):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "beside", lambda _: None)
+        return adapted(base)[0]
+
+
+def test_logits_and_gradients_are_those_of_pefts_own_way(ours, pefts):
+    logits = [network(input_ids=IDS).logits for network in (ours, pefts)]
+    assert torch.allclose(*logits, atol=1e-6)
+    losses = [pieced(ours), cross_entropy(logits[1][:, :-1].flatten(0, 1), IDS[:, 1:].flatten())]
+    for value in losses:
+        value.backward()
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-5)
+    found, expected = gradients(ours), gradients(pefts)
+    assert found.keys() == expected.keys()
+    assert any("trainable_tokens_delta" in name for name in found)
+    for name, slope in expected.items():
+        assert float(slope.abs().max()) > 0
+        assert torch.allclose(found[name], slope, atol=1e-5 * float(slope.abs().max())), name
+
+
+def test_gradients_come_through_the_logits_too(ours, pefts):
+    for network in (ours, pefts):
+        network.zero_grad()
+        cross_entropy(network(input_ids=IDS).logits[:, :-1].flatten(0, 1), IDS[:, 1:].flatten()).backward()
+    for name, slope in gradients(pefts).items():
+        assert torch.allclose(gradients(ours)[name], slope, atol=1e-5 * float(slope.abs().max())), name
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that an operation wrote into memory of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage().data_ptr() for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for t in torch.utils._pytree.tree_leaves(out):
+            if isinstance(t, torch.Tensor) and t.untyped_storage().data_ptr() not in given:
+                self.seen[t.untyped_storage().nbytes() // t.element_size()] = 1
+        return out
+
+
+def test_a_step_makes_no_copy_of_the_matrix(ours, pefts):
+    matrix = new_rows.head_of(ours)[0].numel()
+    with Largest() as mine:
+        pieced(ours).backward()
+    assert max(mine.seen) < matrix / 2
+    with Largest() as theirs:
+        cross_entropy(pefts(input_ids=IDS).logits[:, :-1].flatten(0, 1), IDS[:, 1:].flatten()).backward()
+    assert matrix in theirs.seen  # the count sees what it should
+
+
+def test_the_model_is_itself_again_afterwards(ours):
+    before = ours(input_ids=IDS).logits
+    with pytest.raises(RuntimeError), new_rows.states_for_logits(ours):
+        assert ours(input_ids=IDS).logits.shape[-1] == ours.config.get_text_config().hidden_size
+        assert ours.get_output_embeddings().weight is new_rows.head_of(ours)[0]
+        raise RuntimeError
+    assert torch.equal(ours(input_ids=IDS).logits, before)
+    rows = new_rows.rows_of(ours.get_output_embeddings().token_adapter)[0]
+    assert torch.equal(ours.get_output_embeddings().weight[NEW], rows.to(torch.float32))
+
+
+def test_without_the_adapter_the_base_answers(ours, pefts):
+    with ours.disable_adapter(), pefts.disable_adapter():
+        assert torch.equal(ours(input_ids=IDS).logits, pefts(input_ids=IDS).logits)
+
+
+def test_ids_with_a_gap_are_refused(base):
+    loaded, _ = model.load(base, "16bit", 64)
+    with pytest.raises(AssertionError, match="not consecutive"):
+        model.add_lora(loaded, r=4, alpha=4, dropout=0, rslora=True, seed=0, embeddings="new", new_ids=[300, 302])
+
+
+def test_in_bfloat16_as_close_as_its_rounding(ours, pefts):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = pieced(ours)
+    with torch.no_grad():
+        expected = cross_entropy(pefts(input_ids=IDS).logits[:, :-1].flatten(0, 1), IDS[:, 1:].flatten())
+    assert found.item() == pytest.approx(expected.item(), rel=0.02)
+    ours.zero_grad()
+    found.backward()
+    assert all(slope.dtype == torch.float32 and slope.isfinite().all() for slope in gradients(ours).values())
