@@ -86,6 +86,28 @@ def lora_parameters(shape: Shape, rank: int) -> int:
     return shape.layers * rank * sum(a + b for a, b in shape.projections)
 
 
+def layer_bytes(shape: Shape, tokens: int, precision: str, dropout: float, recompute: bool, gpu: bool) -> int:
+    """Bytes that decoder layers keep for the backward pass, and what that pass makes in one of them at its worst: of one layer
+    where they are recomputed, else of all. Their inputs are not in it.
+
+    Read off the storages of a whole step of the real shape (benchmarks/peak.py, which compares it).
+    """
+    hidden, wide, queries, keys = shape.hidden, shape.intermediate, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    layers = 1 if recompute else shape.layers
+    if not gpu:  # float32, of one layer on a CPU (2026-11): dropout's mask is as wide as what it drops
+        dropped = 8 * (5 * hidden + queries + wide) if dropout else 0
+        return round((1.5 if recompute else 1) * layers * tokens * (80 * hidden + 16 * wide + dropped))
+    kept = 4 * (4 * hidden + queries + keys)  # float32 inputs of the six norms
+    kept += 2 * 4 * queries  # queries, keys, values and result of attention; padding's mask has keys and values repeated for each head
+    kept += 2 * 3 * wide  # gate, its activation, up
+    # inputs of the LoRAs: each a copy of its own with a mask of bytes, or shared where nothing is dropped
+    kept += (2 + 1) * (5 * hidden + queries + wide) if dropout else 2 * (2 * hidden + wide)
+    norm = tokens * 26 * hidden  # the backward pass of a norm: five float32 arrays, gradients before and after, the layer's result
+    # a quantised matrix written out in 16 bits, in the backward pass of the widest projection
+    widest = 0 if precision == "16bit" else 2 * hidden * wide + 10 * tokens * hidden
+    return layers * tokens * kept + max(norm, widest)
+
+
 def parts(
     shape: Shape,
     *,
@@ -124,12 +146,14 @@ def parts(
     elif embeddings == "all":
         out["trained embedding, gradient, optimizer"] = matrix * (4 + 4 + adam)
         out["copies of the embedding for a moment"] = 2 * matrix * wide
-    # Saved for the backward pass of one decoder layer of Gemma 3 4B under autocast: 184 kB a token, 284 with LoRA dropout (CPU, 2026-11)
-    dropped = 4 * (5 * hidden + shape.heads * shape.head_dim + shape.intermediate) if dropout else 0
-    layer = tokens * (40 * hidden + 8 * shape.intermediate + dropped) * wide // 2
-    inputs = tokens * hidden * wide
-    waiting = 0 if gpu and inputs >= OFFLOADED else shape.layers * inputs
-    out["activations"] = round(1.5 * layer) + waiting if recompute else shape.layers * layer
+    inputs = tokens * hidden * wide  # of a decoder layer
+    out["activations"] = layer_bytes(shape, tokens, precision, dropout, recompute, gpu)
+    if not recompute:
+        out["activations"] += 2 * lora if gpu else 0  # autocast's copies of the LoRA, which the backward pass needs
+    elif gpu and inputs >= OFFLOADED:
+        out["activations"] += inputs  # those of the layer at work
+    else:
+        out["activations"] += shape.layers * inputs
     if embeddings == "new" and new_rows:  # kmlite/loss.py; besides, the states and their gradient in 32 bits
         out["loss"] = min(tokens, CHUNK) * shape.rows * 6 + 12 * tokens * hidden
     else:

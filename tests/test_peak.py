@@ -1,0 +1,78 @@
+"""The count of a step's peak on fake tensors: against real ones, torch's own tracker and a sum by hand; and the planner against it."""
+
+import contextlib
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
+
+from benchmarks import peak, random_model
+from kmlite import memory
+
+SIZE = {"rank": 8, "batch": 4, "length": 256}
+
+
+def two_operations(tracker) -> None:
+    weight = torch.zeros(1000, requires_grad=True)
+    with tracker:
+        kept = (weight * 2).exp()  # 4,000 bytes, then 4,000 that the backward pass needs, when the first are still there
+        other = torch.zeros(500)  # 2,000, when they are not
+        del other
+        kept.sum().backward()  # 4 for the sum; 4 for its gradient, which `exp` multiplies: 4,000; `* 2`: 4,000, the weight's gradient
+
+
+@pytest.mark.parametrize("fake", [True, False])
+def test_a_sum_by_hand(fake):
+    tracker = peak.Alive()
+    with FakeTensorMode() if fake else contextlib.nullcontext():
+        two_operations(tracker)
+    assert tracker.peak == 4000 + 4 + 4 + 4000 + 4000
+    assert tracker.now == 0
+
+
+def test_torchs_own_tracker_counts_the_same_where_it_can():
+    ours, theirs = peak.Alive(), MemTracker()
+    with FakeTensorMode():
+        for tracker in (ours, theirs):
+            net = torch.nn.Sequential(*[torch.nn.Linear(64, 64), torch.nn.GELU()] * 3, torch.nn.LayerNorm(64))
+            ids = torch.zeros(32, 64)
+            tracker.hold([*net.parameters(), ids]) if tracker is ours else tracker.track_external(net, ids)
+            with tracker:
+                net(ids).square().mean().backward()
+    assert ours.peak == sum(part["Total"] for part in theirs.get_tracker_snapshot("peak").values())
+
+
+def eager(q, k, v, is_causal=True, scale=None, **_):
+    k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+    return (q @ k.transpose(2, 3)).softmax(-1) @ v
+
+
+@pytest.mark.parametrize(("precision", "recompute"), [("16bit", False), ("4bit", True)])
+def test_fake_tensors_count_as_real_ones(precision, recompute, monkeypatch):
+    monkeypatch.setattr(peak, "attention", eager)  # the card's kernels have none for a CPU
+    size = {"precision": precision, "rank": 8, "batch": 2, "length": 64, "recompute": recompute}
+    assert peak.count("tiny", **size) == peak.count("tiny", **size, fake=False)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.0])
+@pytest.mark.parametrize("recompute", [True, False])
+def test_the_planners_activations_are_what_a_step_holds(recompute, share):
+    """Within a tenth, on two layers of 256; benchmarks/peak.py has the real shape."""
+    text = random_model.SHAPES["tiny"][0]
+    names = (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "intermediate_size",
+        "vocab_size",
+    )
+    shape = memory.Shape(*(text[name] for name in names), kept=0)
+    found = peak.count("tiny", precision="4bit", **SIZE, recompute=recompute, share=share)
+    planned = memory.parts(shape, precision="4bit", **SIZE, dropout=share, recompute=recompute)
+    assert planned["activations"] == pytest.approx(found["backward"], rel=0.1)
+    assert found["where"] == "layer 1"
+    held = planned["weights"] + planned["embedding"] + 8 * memory.lora_parameters(shape, SIZE["rank"])
+    assert found["held"] > held  # and the vision tower
