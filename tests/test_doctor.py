@@ -73,7 +73,7 @@ def test_packages_that_differ_from_the_lock_are_named(base, refined, tmp_path, m
     assert "make setup" in said
 
 
-@pytest.mark.parametrize(("vram", "rows"), [(8, "no"), (12, "yes"), (24, "yes")])
+@pytest.mark.parametrize(("vram", "rows"), [(6, "no"), (8, "yes"), (24, "yes")])
 def test_a_plan_for_any_card_needs_none_and_checks_nothing(vram, rows, refined, tmp_path):
     said = run("--plan", "--vram", vram, "--refined", refined, "--out", tmp_path)
     line = next(line for line in said.splitlines() if "stage0" in line and "GiB RTX" in line)

@@ -10,7 +10,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from benchmarks import peak, random_model
 from kmlite import memory
 
-SIZE = {"rank": 8, "batch": 4, "length": 256}
+SIZE = {"rank": 32, "batch": 4, "length": 256}
 
 
 def two_operations(tracker) -> None:
@@ -58,7 +58,7 @@ def test_fake_tensors_count_as_real_ones(precision, recompute, monkeypatch):
 @pytest.mark.parametrize("share", [0.05, 0.0])
 @pytest.mark.parametrize("recompute", [True, False])
 def test_the_planners_activations_are_what_a_step_holds(recompute, share):
-    """Within a tenth, on two layers of 256; benchmarks/peak.py has the real shape."""
+    """Within a twentieth, on two layers of 256; benchmarks/peak.py has the real shape."""
     text = random_model.SHAPES["tiny"][0]
     names = (
         "hidden_size",
@@ -72,7 +72,7 @@ def test_the_planners_activations_are_what_a_step_holds(recompute, share):
     shape = memory.Shape(*(text[name] for name in names), kept=0)
     found = peak.count("tiny", precision="4bit", **SIZE, recompute=recompute, share=share)
     planned = memory.parts(shape, precision="4bit", **SIZE, dropout=share, recompute=recompute)
-    assert planned["activations"] == pytest.approx(found["backward"], rel=0.1)
+    assert planned["activations"] == pytest.approx(found["backward"], rel=0.05)
     assert found["where"] == "layer 1"
     held = planned["weights"] + planned["embedding"] + 8 * memory.lora_parameters(shape, SIZE["rank"])
     assert found["held"] > held  # and the vision tower
