@@ -55,24 +55,20 @@ def test_fake_tensors_count_as_real_ones(precision, recompute, monkeypatch):
     assert peak.count("tiny", **size) == peak.count("tiny", **size, fake=False)
 
 
-@pytest.mark.parametrize("share", [0.05, 0.0])
-@pytest.mark.parametrize("recompute", [True, False])
-def test_the_planners_activations_are_what_a_step_holds(recompute, share):
-    """Within a twentieth, on two layers of 256; benchmarks/peak.py has the real shape."""
+@pytest.mark.parametrize(
+    ("recompute", "share", "padded"), [(True, 0.05, False), (True, 0.0, True), (False, 0.05, True), (False, 0.0, False)]
+)
+def test_the_planners_activations_are_what_a_step_holds(recompute, share, padded):
+    """Within a twentieth on two layers of 256, a tenth with padding's masks, which the plan leaves out.
+
+    benchmarks/peak.py has the real shape.
+    """
     text = random_model.SHAPES["tiny"][0]
-    names = (
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-        "intermediate_size",
-        "vocab_size",
-    )
-    shape = memory.Shape(*(text[name] for name in names), kept=0)
-    found = peak.count("tiny", precision="4bit", **SIZE, recompute=recompute, share=share)
+    sizes = "hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size vocab_size"
+    shape = memory.Shape(*(text[name] for name in sizes.split()), kept=0)
+    found = peak.count("tiny", precision="4bit", **SIZE, recompute=recompute, share=share, padded=padded)
     planned = memory.parts(shape, precision="4bit", **SIZE, dropout=share, recompute=recompute)
-    assert planned["activations"] == pytest.approx(found["backward"], rel=0.05)
+    assert planned["activations"] == pytest.approx(found["backward"], rel=0.1 if padded else 0.05)
     assert found["where"] == "layer 1"
     held = planned["weights"] + planned["embedding"] + 8 * memory.lora_parameters(shape, SIZE["rank"])
     assert found["held"] > held  # and the vision tower
