@@ -19,7 +19,7 @@ PRECISION_BYTES = {
     "4bit": 0.5 + 1 / 64 + 4 / (64 * 256),  # NF4 in blocks of 64, their scales in 8 bit in blocks of 256 (arXiv 2305.14314)
 }
 CONTEXT = 0.6 * GIB  # CUDA context and libraries, outside torch's allocator; not measured here
-LOSS_BUDGET = 1.0  # GiB that the chunked loss may take at a time: kmlite.model pins Unsloth's to it, else it takes half of what is free
+LOSS_BUDGET = 0.5  # GiB that Unsloth's chunked loss may take at a time: kmlite.model pins it, else it takes half of what is free
 LOGIT_BYTES = 16  # of a logit while its loss and gradient are made (unsloth_zoo/fused_losses/cross_entropy_loss.py)
 OFFLOADED = 2 << 20  # layer inputs from this size on wait in main memory (unsloth_zoo/gradient_checkpointing.py)
 ROOM = 0.1  # share of the card left free: the allocator's gaps, a desktop, and a plan that no card has confirmed yet

@@ -97,7 +97,7 @@ def test_bytes_of_weights_adapters_and_optimizer(base, precision, embeddings):
 
 @pytest.mark.parametrize(
     ("card", "mode", "precision", "rows"),
-    [(8, "auto", "4bit", "none"), (12, "auto", "4bit", "new"), (24, "auto", "16bit", "new"), (80, "all", "16bit", "all")],
+    [(8, "auto", "4bit", "new"), (12, "auto", "16bit", "new"), (24, "auto", "16bit", "new"), (80, "all", "16bit", "all")],
 )
 def test_what_is_picked_for_a_card(card, mode, precision, rows):
     plan = memory.choose(memory.MEDGEMMA, card * memory.GIB, STAGE, embeddings=mode, new_rows=5000)
