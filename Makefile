@@ -19,7 +19,7 @@ BASE_ARG = $(if $(BASE),--base "$(BASE)")
 FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup extras lock demo doctor data refine stage0 stage1 stage2 eval compare report chat export pipeline bench bench-gpu test-gpu test test-docs docs check format clean
+.PHONY: help setup extras lock demo doctor data refine stage0 stage1 stage2 eval compare report chat export pipeline bench bench-gpu test-gpu rehearse-gpu test test-docs docs check format clean
 
 help: ## this page
 	@echo "kmlite: teach MedGemma Korean medicine on one graphics card"
@@ -101,6 +101,10 @@ bench-gpu: $(STAMP) ## what a CUDA card makes of each stage: fits or not, tokens
 
 test-gpu: $(STAMP) ## the tests that need a CUDA card
 	$(PY) -m pytest tests/gpu $(ARGS)
+
+rehearse-gpu: $(STAMP) ## Unsloth's GPU code, computed on a CPU: the stages' tests and those of test-gpu (slow)
+	test -d .venv/triton || $(PY) -m pip install -q --no-deps --target .venv/triton triton==3.7.1
+	KMLITE_REHEARSE=1 $(PY) -m pytest -p tests.gpu.unsloth_on_cpu tests/gpu tests/test_stages.py tests/test_loss.py tests/test_new_rows.py $(ARGS)
 
 test: $(EXTRAS) ## run the tests
 	$(PY) -m pytest $(ARGS)

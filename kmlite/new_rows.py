@@ -7,6 +7,7 @@ keeps the rows, saves, loads and merges them; only their use is different.
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator
 
 
@@ -60,10 +61,15 @@ def head_of(model):
 
 @contextlib.contextmanager
 def states_for_logits(model) -> Iterator[None]:
-    """While it lasts, calling the model (or what wraps it) gives the last hidden states in the place of its logits."""
+    """While it lasts, calling the model (or what wraps it) gives the last hidden states in the place of its logits.
+
+    Unsloth's rewritten forward on a GPU leaves the head out when told to by a variable; it takes a call without labels for
+    inference otherwise, and stops compiling. Without it, on a CPU, the head hands on what it is given.
+    """
     head = model.get_output_embeddings()
     wrappers = [module for module in model.modules() if hasattr(module, "token_adapter")]
     head.forward = lambda states: states
+    os.environ["UNSLOTH_RETURN_HIDDEN_STATES"] = "1"
     for wrapper in wrappers:
         # whoever asks the wrapper for its weight, if only for the dtype, would be given a copy with the rows written in
         wrapper.token_adapter.get_merged_weights = functools.partial(lambda layer, _: layer.get_base_layer().weight, wrapper.token_adapter)
@@ -71,5 +77,6 @@ def states_for_logits(model) -> Iterator[None]:
         yield
     finally:
         del head.forward
+        del os.environ["UNSLOTH_RETURN_HIDDEN_STATES"]
         for wrapper in wrappers:
             del wrapper.token_adapter.get_merged_weights
