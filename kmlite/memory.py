@@ -6,6 +6,7 @@ the locked libraries. docs/gpu.md says what has been compared with a card.
 """
 
 import itertools
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,15 +69,21 @@ MEDGEMMA = Shape(2560, 34, 8, 4, 256, 10240, 262_208, 416_866_032 + 2_950_272 + 
 
 
 def shape_of(folder: Path) -> Shape:
-    """The shape of a model folder's config.json."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    """The shape of a model folder, from its config.json and the headers of its safetensors files.
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    text = config.get_text_config()
-    kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
-    with torch.device("meta"):
-        whole = sum(weight.numel() for weight in kind.from_config(config).parameters())
+    No class of transformers is asked for: one that was looked up before Unsloth's first load on a GPU stays as it was, and the
+    forward that Unsloth writes anew, with the fused loss, is never used (see kmlite.model.load).
+    """
+    from safetensors import safe_open
+    from transformers import AutoConfig
+
+    text = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    whole = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="np") as file:
+            # a tied head may be stored beside the embedding
+            names = [name for name in file.keys() if not name.endswith("lm_head.weight")]  # noqa: SIM118
+            whole += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
     sizes = (text.hidden_size, text.num_hidden_layers, text.num_attention_heads, text.num_key_value_heads, text.head_dim)
     bare = Shape(*sizes, text.intermediate_size, text.vocab_size, 0)
     return replace(bare, kept=whole - bare.parameters)
@@ -154,8 +161,8 @@ def parts(
         out["activations"] += inputs  # those of the layer at work
     else:
         out["activations"] += shape.layers * inputs
-    if embeddings == "new" and new_rows:  # kmlite/loss.py; besides, the states and their gradient in 32 bits
-        out["loss"] = min(tokens, CHUNK) * shape.rows * 6 + 12 * tokens * hidden
+    if embeddings == "new" and new_rows:  # kmlite/loss.py: besides the logits, states and rows with their gradients in 32 bits
+        out["loss"] = min(tokens, CHUNK) * shape.rows * 6 + 12 * tokens * hidden + 10 * new_rows * hidden
     else:
         logits = tokens * shape.rows * LOGIT_BYTES
         out["loss"] = min(logits, round(LOSS_BUDGET * GIB)) if gpu else logits

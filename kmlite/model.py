@@ -118,9 +118,21 @@ def load(folder: Path, precision: str, length: int, recompute: bool = False):
             use_gradient_checkpointing="unsloth" if recompute else False,
             local_files_only=True,
         )
+    if on_gpu() and not rewritten(model):
+        click.echo("  Unsloth left the model's forward as it was: no fused loss, so it takes more memory than planned", err=True)
     tokenizer = getattr(processor, "tokenizer", processor)  # a processor on a GPU, a tokenizer on a CPU
     tokenizer.padding_side = "right"
     return model, tokenizer
+
+
+def rewritten(model) -> bool:
+    """Whether the model's class is the one that Unsloth writes anew for a GPU, with the fused loss.
+
+    It is not on cards before Turing, and where an Auto class of transformers had looked the class up before Unsloth's first load
+    (unsloth/models/loader.py replaces it in its module, transformers' lazy packages keep what they gave out; found on a CPU
+    by tests/gpu/unsloth_on_cpu.py).
+    """
+    return type(model).forward.__module__.startswith("unsloth_compiled")
 
 
 def load_tokenizer(folder: Path):
