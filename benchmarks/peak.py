@@ -1,11 +1,12 @@
 """The peak of a training step of MedGemma 4B, counted without a card and without its memory, against what kmlite/memory.py plans.
 
 \b
-    python -m benchmarks.peak                         # the table of docs/gpu.md; two minutes
+    python -m benchmarks.peak                         # the tables of docs/gpu.md; five minutes
 
 torch's fake tensors have a shape and no data: transformers' model, peft's LoRA, gradient checkpointing, autocast and autograd run as
-they are, and each storage counts from when it is made to when it is dropped. The gradient of the last hidden states is given, so the
-head and the loss stay out of it; the planner's own figure for the loss is added where it is taken.
+they are, and each storage counts from when it is made to when it is dropped. In the first table the gradient of the last hidden states
+is given, so the head and the loss stay out of it; the planner's own figure for the loss is added where it is taken. The second has
+whole steps with the loss in pieces (of stages 1 and 2 it is Unsloth's on a card, held to memory.LOSS_BUDGET), beside the plain way.
 
 A CPU-only torch can't run autograd on fake CUDA tensors, so they say "cpu". Where a card takes another kernel that keeps other
 tensors, that one is put in place: dropout with a mask of bytes, flash attention (the memory-efficient one where a batch has padding),
@@ -84,7 +85,7 @@ def autocasts(device="cpu", ask=torch.is_autocast_enabled) -> bool:
     return ask(device)
 
 
-def build(shape: str, precision: str, rank: int, share: float, recompute: bool):
+def build(shape: str, precision: str, rank: int, share: float, recompute: bool, new_rows: int = 0):
     """The stages' PeftModel of a SHAPES, weights not yet anywhere."""
     import bitsandbytes
     from peft import LoraConfig, get_peft_model
@@ -102,6 +103,8 @@ def build(shape: str, precision: str, rank: int, share: float, recompute: bool):
                 kind = {"bias": False, "compute_dtype": torch.bfloat16, "quant_type": "nf4"}
                 setattr(block, name, bitsandbytes.nn.Linear4bit(old.in_features, old.out_features, **kind))
         lora = {"r": rank, "lora_alpha": 2 * rank, "lora_dropout": share, "use_rslora": True, "target_modules": TEXT_PROJECTIONS}
+        if new_rows:
+            lora["trainable_token_indices"] = {"embed_tokens": list(range(text["vocab_size"] - new_rows, text["vocab_size"]))}
         model = get_peft_model(model, LoraConfig(**lora, task_type="CAUSAL_LM"))
     if recompute:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -131,20 +134,12 @@ def fill(model) -> list[torch.Tensor]:
     return [*made.values(), *beside]
 
 
-def count(shape: str, *, precision, rank, batch, length, share=0.05, recompute=True, padded=False, copies=False, fake=True) -> dict:
-    """Bytes of a batch: {"held": weights and gradients, and above them "forward": its peak, "loss": what is there when the loss is
-    taken, "backward": its peak, "where": the layer of that}.
-
-    Args:
-        share: that LoRA's dropout drops.
-        padded: with masks, as a batch needs that has padding.
-        copies: peft's 16-bit layers copy their inputs to float32; Unsloth's rewriting of them (unsloth_zoo/compiler.py) does not.
-        fake: False for real tensors, of a small shape.
-    """
+@contextlib.contextmanager
+def on_a_card(fake: bool):
+    """Fake tensors (or real ones, of a small shape), and the card's kernels in the place of the CPU's."""
     import bitsandbytes
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    model, tracker = build(shape, precision, rank, share, recompute), Alive()
     with contextlib.ExitStack() as stack:
         stack.enter_context(FakeTensorMode() if fake else contextlib.nullcontext())
         for place, name, ours in (
@@ -155,6 +150,22 @@ def count(shape: str, *, precision, rank, batch, length, share=0.05, recompute=T
         ):
             stack.enter_context(mock.patch.object(place, name, ours))
         stack.enter_context(mock.patch.dict(bitsandbytes.functional.name2qmap, dynamic=torch.zeros(256)))  # made from data
+        yield
+
+
+def count(shape: str, *, precision, rank, batch, length, share=0.05, recompute=True, padded=False, copies=False, fake=True) -> dict:
+    """Bytes of a batch: {"held": weights and gradients, and above them "forward": its peak, "loss": what is there when the loss is
+    taken, "backward": its peak, "where": the layer of that}.
+
+    Args:
+        share: that LoRA's dropout drops.
+        padded: with masks, as a batch needs that has padding.
+        copies: peft's 16-bit layers copy their inputs to float32; Unsloth's rewriting of them (unsloth_zoo/compiler.py) does not.
+        fake: False for real tensors, of a small shape.
+    """
+    model, tracker = build(shape, precision, rank, share, recompute), Alive()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(on_a_card(fake))
         held = fill(model)
         tracker.hold(held)
         before = tracker.now
@@ -175,6 +186,45 @@ def count(shape: str, *, precision, rank, batch, length, share=0.05, recompute=T
         tracker.peak = 0
         hidden.backward(torch.zeros_like(hidden))
     return {"held": before, "forward": forward, "loss": loss, "backward": tracker.peak - before, "where": tracker.where}
+
+
+def whole_step(shape: str, *, precision, rank, batch, length, new_rows=0, plain=False, share=0.05, fake=True) -> int:
+    """Peak bytes of a batch with its loss, tensors alone: by kmlite's new rows and loss, or by transformers' and peft's own (`plain`).
+
+    The optimizer's state is calculated. Of kmlite's way the layers' inputs are taken out as Unsloth takes them out.
+    """
+    from kmlite.loss import chunked_cross_entropy
+    from kmlite.new_rows import beside, head_of, states_for_logits
+
+    model, tracker = build(shape, precision, rank, share, True, new_rows), Alive()
+    with on_a_card(fake):
+        held = fill(model)
+        if new_rows and not plain:
+            beside(model)
+        for module in model.modules():
+            if hasattr(module, "cast_input_dtype_enabled"):
+                module.cast_input_dtype_enabled = plain
+        ids = torch.zeros(batch, length, dtype=torch.long)
+        asked = {"input_ids": ids, "attention_mask": dict.fromkeys(("full_attention", "sliding_attention")), "use_cache": False}
+        with tracker:
+            tracker.hold([held, ids])
+            with torch.autocast("cpu", dtype=torch.bfloat16), contextlib.nullcontext() if plain else states_for_logits(model):
+                given = model(**asked, **({"labels": ids} if plain else {}))
+            if not plain:
+                states = given.logits[:, :-1].flatten(0, 1).float()  # accelerate's
+                ones = torch.ones(len(states))
+                loss = chunked_cross_entropy(states, ids[:, 1:].flatten(), ones, *head_of(model))
+                del states
+            else:
+                loss = given.loss
+            del given
+            loss.backward()
+    text = SHAPES[shape][0]
+    rows = new_rows * text["hidden_size"]
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    inputs = 2 * batch * length * text["hidden_size"]
+    apart = (text["num_hidden_layers"] - 1) * inputs if not plain and inputs >= memory.OFFLOADED else 0
+    return tracker.peak + 2 * (trained - rows) + 8 * rows - apart  # two moments in 8 bits, of rows in 32
 
 
 def cases():
@@ -210,6 +260,18 @@ def main() -> None:
         where += f", {found['where']}" if where == "backward" else ""
         head = f"{name}: {plan.precision}, {plan.batch} × {plan.length}"
         click.echo(f"| {head} | {cells[0]} | {cells[1]} | {apart / memory.GIB:.2f} | {cells[2]} | {where} |")
+    click.echo("\nA whole step, GiB without CUDA:\n")
+    click.echo("| case | planned | counted | transformers and peft alone | of that |")
+    click.echo("| --- " * 5 + "|")
+    stages = [importlib.import_module(f"recipes.stage{number}").Settings() for number in range(3)]
+    for card, number, new_rows in ((8, 0, 5000), (8, 1, 0), (24, 2, 0)):
+        mode = {"embeddings": "new", "new_rows": new_rows} if new_rows else {}
+        plan = memory.choose(shape, card * memory.GIB, stages[number], **mode)
+        size = {"precision": plan.precision, "rank": stages[number].rank, "batch": plan.batch, "length": plan.length}
+        ours, theirs = (whole_step("medgemma", **size, new_rows=new_rows, plain=plain) for plain in (False, True))
+        head = f"stage {number}, {card} GB{', 5,000 new rows' * bool(new_rows)}: {plan.precision}, {plan.batch} × {plan.length}"
+        sums = " | ".join(f"{part / memory.GIB:.2f}" for part in (plan.total - plan.parts["CUDA"], ours, theirs))
+        click.echo(f"| {head} | {sums} | {ours / theirs:.2f}× |")
 
 
 if __name__ == "__main__":

@@ -55,6 +55,24 @@ def test_fake_tensors_count_as_real_ones(precision, recompute, monkeypatch):
     assert peak.count("tiny", **size) == peak.count("tiny", **size, fake=False)
 
 
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_whole_step_with_new_rows_counts_the_same_on_fake_and_real_tensors(plain, monkeypatch):
+    monkeypatch.setattr(peak, "attention", eager)
+    size = {"precision": "16bit", "rank": 8, "batch": 2, "length": 64, "new_rows": 100, "plain": plain}
+    assert peak.whole_step("tiny", **size) == peak.whole_step("tiny", **size, fake=False)
+
+
+def test_a_step_with_new_rows_is_as_large_as_planned_and_the_plain_one_larger():
+    size = {"precision": "16bit", "rank": 32, "batch": 4, "length": 256}
+    ours, plain = (peak.whole_step("middle", **size, new_rows=2000, plain=plain) for plain in (False, True))
+    text = random_model.SHAPES["middle"][0]
+    sizes = "hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size vocab_size"
+    shape = memory.Shape(*(text[name] for name in sizes.split()), kept=0)
+    planned = memory.parts(shape, **size, embeddings="new", new_rows=2000)
+    assert sum(planned.values()) - planned["CUDA"] == pytest.approx(ours, rel=memory.TOLERANCE)
+    assert plain > 1.5 * ours
+
+
 @pytest.mark.parametrize(
     ("recompute", "share", "padded"), [(True, 0.05, False), (True, 0.0, True), (False, 0.05, True), (False, 0.0, False)]
 )
