@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from forked import Forked
 
 from kmlite import paths, prompts, records, runs
 
@@ -22,6 +23,30 @@ def settle() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def collected() -> None:
     settle()  # all that the test modules imported
+
+
+@pytest.fixture(scope="session", autouse=True)
+def early(request) -> None:
+    """The helpers that a chosen test asks for, started now: they import while other tests run."""
+    wanted = {name for item in request.session.items for name in item.fixturenames}
+    for name in {"warm", "plain"} & wanted:
+        request.getfixturevalue(name)
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory):
+    """A process with all that a recipe imports, which forks children (tests/forked.py)."""
+    helper = Forked("unsloth", tmp_path_factory.mktemp("warm"))
+    yield helper
+    helper.close()
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory):
+    """The same with transformers, peft and lm-eval, into which Unsloth never came."""
+    helper = Forked("plain", tmp_path_factory.mktemp("plain"))
+    yield helper
+    helper.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -103,12 +101,17 @@ def merged(out, refined, tmp_path_factory) -> Path:
     return to
 
 
-def plainly(code: str, *arguments) -> str:
+@pytest.fixture
+def plainly(plain):
     """Run code in a process of its own, in which unsloth must not appear."""
-    code += "\nimport sys\nassert not any(name.startswith('unsloth') for name in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+
+    def run(code: str, *arguments) -> str:
+        code += "\nimport sys\nassert not any(name.startswith('unsloth') for name in sys.modules)"
+        status, said = plain.run(code, *map(str, arguments))
+        assert status == 0, said
+        return said
+
+    return run
 
 
 # ---- merged
@@ -124,7 +127,7 @@ assert not any(info.values()), info
 """
 
 
-def test_plain_transformers_reads_the_merged_folder_and_an_image_changes_what_it_says(merged):
+def test_plain_transformers_reads_the_merged_folder_and_an_image_changes_what_it_says(plainly, merged):
     """The image as the processor would give it: four soft tokens and 3 × 56 × 56 numbers, made here."""
     said = plainly(
         LOAD
@@ -147,7 +150,7 @@ print(float((a - b).abs().max()), turn.shape[1] - ids.shape[1])
     assert 1 <= int(written) <= 3
 
 
-def test_an_image_prompt_through_the_processor(merged):
+def test_an_image_prompt_through_the_processor(plainly, merged):
     pytest.importorskip("PIL")
     said = plainly(
         LOAD
@@ -271,7 +274,7 @@ def test_ids_with_a_gap_are_refused():
 # ---- adapter
 
 
-def test_the_adapter_over_its_base_by_plain_peft(out, refined, tmp_path):
+def test_the_adapter_over_its_base_by_plain_peft(plainly, out, refined, tmp_path):
     said = run(out, refined, "--format", "adapter", "--to", tmp_path / "to")
     assert "10 of 10 greedy answers" in said
     assert sorted(p.name for p in (tmp_path / "to").iterdir()) == [
