@@ -519,6 +519,8 @@ class Pty:
             assert time.monotonic() < end, f"{text!r} never came: {self.shown}{raw.decode(errors='ignore')}"
             if select.select([self.end], [], [], 0.2)[0]:
                 raw += os.read(self.end, 1 << 16)
+            else:
+                assert not self.warm.ended(0), f"it has ended before {text!r}: {self.shown}{raw.decode(errors='ignore')}"
         self.shown += raw.decode(errors="ignore")
         came, self.seen = self.shown[self.seen :], len(self.shown)
         return came
