@@ -2,8 +2,8 @@
 
 `python tests/forked.py unsloth` has the stack as a recipe has it, `python tests/forked.py plain` the same libraries without Unsloth.
 It reads one JSON request a line, {"code", "arguments", "environment", "output", "terminal"}, and answers with {"pid"} and, when the
-child has ended, {"status": its exit status, negative for a signal}. Each child is a process group of its own, and imports kmlite and
-the recipes anew: they see its environment and its standard output from the start.
+child has ended, {"status": its exit status, negative for a signal}. Each child is a process group of its own; one with an
+environment of its own imports kmlite and the recipes anew, so that they see it, and its terminal, from the start.
 """
 
 import contextlib
@@ -159,8 +159,9 @@ def child(request: dict) -> int:
         os.dup2(end, number)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # the old one may hold requests that it has read ahead
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False, buffering=1 if request["terminal"] else -1)  # noqa: SIM115
-    for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
-        del sys.modules[name]
+    if request["environment"]:
+        for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
+            del sys.modules[name]
     sys.argv = ["-c", *request["arguments"]]
     try:
         exec(compile(request["code"], "<code>", "exec"), {"__name__": "__main__", "watch_saving": watch_saving})

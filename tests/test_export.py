@@ -71,7 +71,13 @@ def out(base, texts, tokenizer, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def real(out, tmp_path) -> Path:
+def short(monkeypatch) -> None:
+    """Answers of four tokens are compared, not of 32, where the comparison is not what is tested: it is most of an export's time."""
+    monkeypatch.setattr(export, "MAX_NEW_TOKENS", 4)
+
+
+@pytest.fixture
+def real(short, out, tmp_path) -> Path:
     """The same chain as if it descended from MedGemma: without the stand-in's name."""
     shutil.copytree(out, tmp_path / "real")
     for stage in paths.STAGES:
@@ -188,7 +194,7 @@ def test_old_ids_and_stops(base, merged):
         assert runs.read_json(merged / name)["eos_token_id"] == [1, 106]
 
 
-def test_lengthened_stops_and_a_stale_vocabulary_do_not_travel(out, refined, tmp_path):
+def test_lengthened_stops_and_a_stale_vocabulary_do_not_travel(short, out, refined, tmp_path):
     shutil.copytree(out, tmp_path / "out")
     final = tmp_path / "out" / paths.STAGES[2] / paths.FINAL
     config = runs.read_json(final / "config.json")
@@ -211,7 +217,7 @@ def test_weights_of_32_bits_are_refused(out, refined, tmp_path):
     assert not (tmp_path / "to").exists()
 
 
-def test_an_answer_that_changed_is_refused_and_the_older_export_stays(out, refined, tmp_path, monkeypatch):
+def test_an_answer_that_changed_is_refused_and_the_older_export_stays(short, out, refined, tmp_path, monkeypatch):
     run(out, refined, "--to", tmp_path / "to")
     before = {p.name: p.read_bytes() for p in (tmp_path / "to").iterdir()}
     answers = export.answers
@@ -233,7 +239,7 @@ def test_a_folder_of_something_else_is_never_replaced(out, refined, tmp_path):
     assert (tmp_path / "home" / "thesis.txt").read_text() == "mine"
 
 
-def test_questions_of_the_sample_where_there_are_none(out, tmp_path):
+def test_questions_of_the_sample_where_there_are_none(short, out, tmp_path):
     assert "10 questions of the sample" in run(out, tmp_path / "nothing", "--to", tmp_path / "to", "--stage", 0)
 
 
@@ -253,7 +259,7 @@ def test_a_sentencepiece_vocabulary_cuts_as_the_extended_bpe(merged, texts):
     assert made.IsControl(106) and made.IsByte(made.PieceToId("<0xEA>"))
 
 
-def test_a_vocabulary_that_cuts_otherwise_is_refused(out, refined, tmp_path, monkeypatch):
+def test_a_vocabulary_that_cuts_otherwise_is_refused(short, out, refined, tmp_path, monkeypatch):
     right = llamacpp.pieces
 
     def without_ranks(tokenizer):
@@ -359,7 +365,7 @@ writer.write_header_to_file(); writer.write_kv_data_to_file(); writer.write_tens
 
 
 @pytest.fixture
-def llama(tmp_path, monkeypatch) -> Path:
+def llama(short, tmp_path, monkeypatch) -> Path:
     """A folder LLAMA_CPP with such a converter and a llama-quantize that copies."""
     pytest.importorskip("gguf")
     home = tmp_path / "llama.cpp"
@@ -548,7 +554,7 @@ def test_the_card_names_what_was_trained_on_what(real, refined, tmp_path):
 
 
 @pytest.fixture
-def hub(monkeypatch):
+def hub(short, monkeypatch):
     """An HfApi that keeps what it is asked, and may hold a repository already."""
 
     class Api:
