@@ -1,28 +1,101 @@
-"""One process that imports everything once and forks a child for each run of a recipe: so that killing thirty runs takes seconds.
+"""Processes that are there at once: one that has imported what takes ten seconds, and forks a child for each piece of code.
 
-It reads one JSON request a line, {"recipe", "arguments", "log", "events", "at", "after"}, and answers with {"pid"} and, when
-the child has ended, {"status": its exit status, negative for a signal}. Each child is a process group of its own.
+`python tests/forked.py unsloth` has the stack as a recipe has it, `python tests/forked.py plain` the same libraries without Unsloth.
+It reads one JSON request a line, {"code", "arguments", "environment", "output", "terminal"}, and answers with {"pid"} and, when the
+child has ended, {"status": its exit status, negative for a signal}. Each child is a process group of its own; one with an
+environment of its own imports kmlite and the recipes anew, so that they see it, and its terminal, from the start.
 """
 
+import contextlib
 import gc
 import importlib
 import io
 import json
 import os
+import select
 import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 
 # what a stage would import on the way
-IMPORTED = ("recipes.stage0", "recipes.stage1", "recipes.stage2", "kmlite.training", "kmlite.merging", "kmlite.gauge", "kmlite.exam")
-IMPORTED += ("kmlite.reasoning", "kmlite.definitions", "kmlite.vocabulary", "bitsandbytes", "trl.trainer.sft_trainer", "sacrebleu")
-IMPORTED += ("transformers.models.gemma3.modeling_gemma3", "transformers.models.gemma.tokenization_gemma", "peft.tuners.lora.bnb")
-IMPORTED += ("datasets.io.generator", "datasets.packaged_modules.generator.generator", "transformers.models.siglip.modeling_siglip")
+STACK = ("recipes.stage0", "recipes.stage1", "recipes.stage2", "kmlite.training", "kmlite.merging", "kmlite.gauge", "kmlite.exam")
+STACK += ("kmlite.reasoning", "kmlite.definitions", "kmlite.vocabulary", "bitsandbytes", "trl.trainer.sft_trainer", "sacrebleu")
+GEMMA = ("transformers.models.gemma3.modeling_gemma3", "transformers.models.gemma.tokenization_gemma", "peft.tuners.lora.bnb")
+GEMMA += ("transformers.models.siglip.modeling_siglip", "transformers.models.auto.modeling_auto", "transformers.generation.utils")
+DATASETS = ("datasets.io.generator", "datasets.packaged_modules.generator.generator")
+LM_EVAL = ("lm_eval.models.huggingface", "lm_eval.tasks")
+OURS = ("kmlite", "recipes")
 
 
-def watch_saving(events: Path, at: str, after: bool) -> None:
+class Forked:
+    """The test's end of such a process. `home` is its children's HF_HOME: it is read by an import, so it is the same for all."""
+
+    def __init__(self, kind: str, folder: Path):
+        self.folder, self.home = folder, folder / "hf"
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "HF_HOME": str(self.home)}
+        environment |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        command = [sys.executable, __file__, kind]
+        with open(folder / "stderr", "wb") as errors:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment)
+        self.ready = self.running = False
+
+    def answer(self) -> dict:
+        line = self.process.stdout.readline()
+        assert line, (self.folder / "stderr").read_text()
+        return json.loads(line)
+
+    def start(self, code: str, *arguments: str, output: Path | str = "", terminal: str = "", **environment: str) -> None:
+        """Fork a child that runs `code` as `python -c` does. What it says goes to the file `output`, or it talks to a terminal."""
+        if not self.ready:
+            assert self.answer() == {"ready": True}
+            self.ready = True
+        request = {"code": code, "arguments": arguments, "environment": environment, "output": str(output), "terminal": terminal}
+        self.process.stdin.write((json.dumps(request) + "\n").encode())
+        self.process.stdin.flush()
+        self.pid = self.answer()["pid"]
+        self.running = True
+
+    def ended(self, seconds: float) -> bool:
+        """Whether the child has ended within this time."""
+        return bool(select.select([self.process.stdout], [], [], seconds)[0])
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def status(self, seconds: float = 300) -> int:
+        """The child's exit status; it is killed if it takes longer."""
+        if not self.ended(seconds):
+            self.kill()
+        self.running = False
+        return self.answer()["status"]
+
+    def drop(self) -> None:
+        """End the child, if it is still there."""
+        if self.running:
+            self.kill()
+            self.status()
+
+    def run(self, code: str, *arguments: str, **environment: str) -> tuple[int, str]:
+        """(exit status, all that was printed) of a child."""
+        output = self.folder / "output"
+        output.unlink(missing_ok=True)
+        self.start(code, *arguments, output=output, **environment)
+        return self.status(), output.read_text(encoding="utf-8")
+
+    def close(self) -> None:
+        self.drop()
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+        self.process.stdout.close()
+
+
+def watch_saving(events: str, at: str, after: bool) -> None:
     """Note in the file `events` every write that a run makes (`what path`, a line each); at the line `at` end this process by SIGKILL.
 
     It dies when half of a file is written, or half of a folder is removed, and before a rename; with `after` behind the call.
@@ -73,27 +146,43 @@ def watch_saving(events: Path, at: str, after: bool) -> None:
 
 
 def child(request: dict) -> int:
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    watch_saving(Path(request["events"]), request["at"], request["after"])
-    command = importlib.import_module(f"recipes.{request['recipe']}").command
+    os.environ.update(request["environment"])
+    tempfile.tempdir = None  # TMPDIR may be another now
+    if request["terminal"]:
+        os.setsid()
+        ends = [os.open(request["terminal"], os.O_RDWR)] * 3  # the first terminal that a session opens is the one it is controlled by
+    else:
+        os.setpgid(0, 0)
+        log = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        ends = [os.open(os.devnull, os.O_RDONLY), log, log]
+    for number, end in enumerate(ends):
+        os.dup2(end, number)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # the old one may hold requests that it has read ahead
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False, buffering=1 if request["terminal"] else -1)  # noqa: SIM115
+    if request["environment"]:
+        for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
+            del sys.modules[name]
+    sys.argv = ["-c", *request["arguments"]]
     try:
-        command.main(request["arguments"], prog_name=request["recipe"])
+        exec(compile(request["code"], "<code>", "exec"), {"__name__": "__main__", "watch_saving": watch_saving})
     except SystemExit as end:
-        return end.code or 0
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return int(bool(end.code)) if not isinstance(end.code, int) else end.code
     return 0
 
 
-def main() -> None:
+def main(kind: str) -> None:
     os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # transformers' loading threads now and then meet a thread pool that a fork broke
     import torch
 
     torch.set_num_threads(1)  # before any parallel region: a forked child has no other threads
-    from kmlite import model
+    if kind == "unsloth":
+        from kmlite import model
 
-    model.fast_model()
-    for name in IMPORTED:
+        model.fast_model()
+    names = [*STACK, *GEMMA, *DATASETS] if kind == "unsloth" else [*GEMMA, *(LM_EVAL if find_spec("lm_eval") else ())]
+    for name in names:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a child then collects its own garbage alone
@@ -102,7 +191,6 @@ def main() -> None:
         request = json.loads(line)
         pid = os.fork()
         if not pid:
-            os.setpgid(0, 0)
             status = 70
             try:
                 status = child(request)
@@ -117,4 +205,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

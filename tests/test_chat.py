@@ -462,8 +462,7 @@ def test_leaving(session, state, capsys):
 # ---- as a process
 
 
-def environment(tmp_path, **more) -> dict:
-    return {**os.environ, "XDG_STATE_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1", "TERM": "xterm-256color", **more}
+TERMINAL = {"PYTHONUNBUFFERED": "1", "TERM": "xterm-256color"}
 
 
 def command(out, refined, *more) -> list[str]:
@@ -478,7 +477,7 @@ def test_lines_from_a_pipe(out, refined, tmp_path):
         capture_output=True,
         text=True,
         cwd=paths.ROOT,
-        env=environment(tmp_path),
+        env={**os.environ, **TERMINAL, "XDG_STATE_HOME": str(tmp_path)},
         timeout=300,
         check=False,
     )
@@ -504,13 +503,12 @@ def test_lines_from_a_pipe(out, refined, tmp_path):
 
 
 class Pty:
-    """A program in a terminal of 80 columns."""
+    """Code in a terminal of 80 columns."""
 
-    def __init__(self, argv: list[str], env: dict):
-        self.pid, self.end = pty.fork()
-        if self.pid == 0:
-            os.chdir(paths.ROOT)
-            os.execve(argv[0], argv, env)
+    def __init__(self, warm, code: str, *arguments: str, **environment: str):
+        self.warm = warm
+        self.end, self.other = pty.openpty()
+        warm.start(code, *arguments, terminal=os.ttyname(self.other), **environment)
         self.shown, self.seen = "", 0
 
     def until(self, text: str, seconds: float = 120) -> str:
@@ -521,6 +519,8 @@ class Pty:
             assert time.monotonic() < end, f"{text!r} never came: {self.shown}{raw.decode(errors='ignore')}"
             if select.select([self.end], [], [], 0.2)[0]:
                 raw += os.read(self.end, 1 << 16)
+            else:
+                assert not self.warm.ended(0), f"it has ended before {text!r}: {self.shown}{raw.decode(errors='ignore')}"
         self.shown += raw.decode(errors="ignore")
         came, self.seen = self.shown[self.seen :], len(self.shown)
         return came
@@ -530,28 +530,23 @@ class Pty:
 
     def status(self, seconds: float = 30) -> int:
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.pid = 0
-                return os.waitstatus_to_exitcode(status)
-            if select.select([self.end], [], [], 0.1)[0]:
-                try:
-                    os.read(self.end, 1 << 16)
-                except OSError:
-                    time.sleep(0.1)
-        raise AssertionError("it has not ended")
+        while not self.warm.ended(0.1):
+            assert time.monotonic() < end, "it has not ended"
+            if select.select([self.end], [], [], 0)[0]:
+                os.read(self.end, 1 << 16)
+        return self.warm.status()
 
     def close(self) -> None:
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+        self.warm.drop()
         os.close(self.end)
+        os.close(self.other)
 
 
-def test_control_c_in_a_terminal(out, refined, tmp_path):
+def test_control_c_in_a_terminal(warm, out, refined, tmp_path):
     """It stops an answer and the talk goes on; twice in an answer ends the program, and so does twice at the prompt."""
-    terminal = Pty(command(out, refined, "--max-new-tokens", "4000", "--length", "4096"), environment(tmp_path, NO_COLOR="1"))
+    arguments = command(out, refined, "--max-new-tokens", "4000", "--length", "4096")[3:]
+    where = {**TERMINAL, "XDG_STATE_HOME": str(tmp_path), "NO_COLOR": "1"}
+    terminal = Pty(warm, "from recipes.chat import command; command()", *arguments, **where)
     try:
         start = terminal.until("twice leaves")
         assert "babble" in start

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -73,7 +71,13 @@ def out(base, texts, tokenizer, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def real(out, tmp_path) -> Path:
+def short(monkeypatch) -> None:
+    """Answers of four tokens are compared, not of 32, where the comparison is not what is tested: it is most of an export's time."""
+    monkeypatch.setattr(export, "MAX_NEW_TOKENS", 4)
+
+
+@pytest.fixture
+def real(short, out, tmp_path) -> Path:
     """The same chain as if it descended from MedGemma: without the stand-in's name."""
     shutil.copytree(out, tmp_path / "real")
     for stage in paths.STAGES:
@@ -103,12 +107,17 @@ def merged(out, refined, tmp_path_factory) -> Path:
     return to
 
 
-def plainly(code: str, *arguments) -> str:
+@pytest.fixture
+def plainly(plain):
     """Run code in a process of its own, in which unsloth must not appear."""
-    code += "\nimport sys\nassert not any(name.startswith('unsloth') for name in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+
+    def run(code: str, *arguments) -> str:
+        code += "\nimport sys\nassert not any(name.startswith('unsloth') for name in sys.modules)"
+        status, said = plain.run(code, *map(str, arguments))
+        assert status == 0, said
+        return said
+
+    return run
 
 
 # ---- merged
@@ -124,7 +133,7 @@ assert not any(info.values()), info
 """
 
 
-def test_plain_transformers_reads_the_merged_folder_and_an_image_changes_what_it_says(merged):
+def test_plain_transformers_reads_the_merged_folder_and_an_image_changes_what_it_says(plainly, merged):
     """The image as the processor would give it: four soft tokens and 3 × 56 × 56 numbers, made here."""
     said = plainly(
         LOAD
@@ -147,7 +156,7 @@ print(float((a - b).abs().max()), turn.shape[1] - ids.shape[1])
     assert 1 <= int(written) <= 3
 
 
-def test_an_image_prompt_through_the_processor(merged):
+def test_an_image_prompt_through_the_processor(plainly, merged):
     pytest.importorskip("PIL")
     said = plainly(
         LOAD
@@ -185,7 +194,7 @@ def test_old_ids_and_stops(base, merged):
         assert runs.read_json(merged / name)["eos_token_id"] == [1, 106]
 
 
-def test_lengthened_stops_and_a_stale_vocabulary_do_not_travel(out, refined, tmp_path):
+def test_lengthened_stops_and_a_stale_vocabulary_do_not_travel(short, out, refined, tmp_path):
     shutil.copytree(out, tmp_path / "out")
     final = tmp_path / "out" / paths.STAGES[2] / paths.FINAL
     config = runs.read_json(final / "config.json")
@@ -208,7 +217,7 @@ def test_weights_of_32_bits_are_refused(out, refined, tmp_path):
     assert not (tmp_path / "to").exists()
 
 
-def test_an_answer_that_changed_is_refused_and_the_older_export_stays(out, refined, tmp_path, monkeypatch):
+def test_an_answer_that_changed_is_refused_and_the_older_export_stays(short, out, refined, tmp_path, monkeypatch):
     run(out, refined, "--to", tmp_path / "to")
     before = {p.name: p.read_bytes() for p in (tmp_path / "to").iterdir()}
     answers = export.answers
@@ -230,7 +239,7 @@ def test_a_folder_of_something_else_is_never_replaced(out, refined, tmp_path):
     assert (tmp_path / "home" / "thesis.txt").read_text() == "mine"
 
 
-def test_questions_of_the_sample_where_there_are_none(out, tmp_path):
+def test_questions_of_the_sample_where_there_are_none(short, out, tmp_path):
     assert "10 questions of the sample" in run(out, tmp_path / "nothing", "--to", tmp_path / "to", "--stage", 0)
 
 
@@ -250,7 +259,7 @@ def test_a_sentencepiece_vocabulary_cuts_as_the_extended_bpe(merged, texts):
     assert made.IsControl(106) and made.IsByte(made.PieceToId("<0xEA>"))
 
 
-def test_a_vocabulary_that_cuts_otherwise_is_refused(out, refined, tmp_path, monkeypatch):
+def test_a_vocabulary_that_cuts_otherwise_is_refused(short, out, refined, tmp_path, monkeypatch):
     right = llamacpp.pieces
 
     def without_ranks(tokenizer):
@@ -271,7 +280,7 @@ def test_ids_with_a_gap_are_refused():
 # ---- adapter
 
 
-def test_the_adapter_over_its_base_by_plain_peft(out, refined, tmp_path):
+def test_the_adapter_over_its_base_by_plain_peft(plainly, out, refined, tmp_path):
     said = run(out, refined, "--format", "adapter", "--to", tmp_path / "to")
     assert "10 of 10 greedy answers" in said
     assert sorted(p.name for p in (tmp_path / "to").iterdir()) == [
@@ -356,7 +365,7 @@ writer.write_header_to_file(); writer.write_kv_data_to_file(); writer.write_tens
 
 
 @pytest.fixture
-def llama(tmp_path, monkeypatch) -> Path:
+def llama(short, tmp_path, monkeypatch) -> Path:
     """A folder LLAMA_CPP with such a converter and a llama-quantize that copies."""
     pytest.importorskip("gguf")
     home = tmp_path / "llama.cpp"
@@ -545,7 +554,7 @@ def test_the_card_names_what_was_trained_on_what(real, refined, tmp_path):
 
 
 @pytest.fixture
-def hub(monkeypatch):
+def hub(short, monkeypatch):
     """An HfApi that keeps what it is asked, and may hold a repository already."""
 
     class Api:

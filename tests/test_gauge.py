@@ -1,5 +1,6 @@
 """What a stage is measured by, what counts as worse, and that a worse stage does not pass unnoticed."""
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -116,11 +117,14 @@ def test_merging_in_a_process_of_its_own_writes_the_same_bytes(base, tmp_path, m
     model.save_adapter(model.add_lora(network, r=4, alpha=8, dropout=0, rslora=True, seed=0), tmp_path / "adapter")
     here = model.merge(base, tmp_path / "adapter", tmp_path / "here", ["환자의 혈압이 높다"])
     monkeypatch.setattr(model, "on_gpu", lambda: True)
-    there = model.merge(base, tmp_path / "adapter", tmp_path / "there", ["환자의 혈압이 높다"])
+    with ThreadPoolExecutor() as pool:  # two processes that start at once
+        one = pool.submit(model.merge, base, tmp_path / "adapter", tmp_path / "there", ["환자의 혈압이 높다"])
+        other = pool.submit(model.merge, base, tmp_path / "nowhere", tmp_path / "never", ["가"])
+    there = one.result()
     assert there == pytest.approx(here, abs=1e-3)
     assert (tmp_path / "here" / "model.safetensors").read_bytes() == (tmp_path / "there" / "model.safetensors").read_bytes()
     with pytest.raises(Exception, match="nowhere"):
-        model.merge(base, tmp_path / "nowhere", tmp_path / "never", ["가"])
+        other.result()
 
 
 def test_a_loss_that_is_no_number_stops_the_run(base, refined, tmp_path, monkeypatch):

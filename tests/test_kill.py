@@ -1,13 +1,7 @@
 """SIGKILL at random moments of each stage, and inside its writes: the same command then ends with the bytes of an undisturbed run."""
 
-import contextlib
-import json
-import os
 import random
-import select
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -30,42 +24,32 @@ STAGES["stage2"] += ["--target", "100", "--patience", "2", "--epochs", "2", "--m
 VOLATILE = {"seconds", "tokens_per_second", "padding", "process_peak_bytes"}  # of the part of a run that its last process made
 
 
-@pytest.fixture(scope="module")
-def helper(tmp_path_factory):
-    """The process that forks the runs, and the folder that it logs to."""
-    log = tmp_path_factory.mktemp("forked")
-    environment = {**os.environ, "PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    with open(log / "stderr", "wb") as errors:
-        command = [sys.executable, str(Path(__file__).with_name("forked.py"))]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment)
-    yield process, log
-    process.stdin.close()
-    process.wait(timeout=60)
+CODE = """
+import sys
+watch_saving(sys.argv.pop(), sys.argv.pop(), bool(sys.argv.pop()))
+from recipes.{0} import command
+command(prog_name="{0}")
+"""
 
 
 @pytest.fixture(scope="module")
-def run(helper, base, tiny_refined):
+def run(warm, base, tiny_refined, tmp_path_factory):
     """run(stage, out, seconds, at, after) → (exit status, seconds, what it printed, what it wrote).
 
     It is killed after `seconds`, or at the write `at` (see tests/forked.py), or not at all. -9 is the status of a killed run.
     """
-    process, folder = helper
-    assert json.loads(process.stdout.readline()) == {"ready": True}, (folder / "stderr").read_text()
+    folder = tmp_path_factory.mktemp("forked")
 
     def run(stage: str, out: Path, *, seconds: float | None = None, at: str = "", after: bool = False):
         log, events = folder / "log", folder / "events"
         for path in (log, events):
             path.unlink(missing_ok=True)
         arguments = ["--base", str(base), "--refined", str(tiny_refined), "--out", str(out), *STAGES[stage]]
-        request = {"recipe": stage, "arguments": arguments, "log": str(log), "events": str(events), "at": at, "after": after}
         started = time.monotonic()
-        process.stdin.write((json.dumps(request) + "\n").encode())
-        process.stdin.flush()
-        pid = json.loads(process.stdout.readline())["pid"]
-        if seconds is not None and not select.select([process.stdout], [], [], seconds)[0]:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-        status = json.loads(process.stdout.readline())["status"]
+        warm.start(CODE.format(stage), *arguments, "after" if after else "", at, str(events), output=log)
+        if seconds is not None and not warm.ended(seconds):
+            warm.kill()
+        status = warm.status()
         said = log.read_text()
         assert status in (0, -signal.SIGKILL), said
         return status, time.monotonic() - started, said, events.read_text().splitlines() if events.exists() else []

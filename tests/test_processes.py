@@ -22,15 +22,22 @@ def command(base, refined, out, processes: int, *more: str) -> list[str]:
 
 def test_two_processes_follow_the_curve_of_one(base, refined, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    folders = ["--base", base, "--refined", refined, "--out", one]
-    alone = CliRunner().invoke(stage0.command, [*map(str, folders), *ARGUMENTS.split()])
-    assert alone.exit_code == 0, alone.output
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "UNSLOTH_FORCE_CPU": "1"}
-    shared = subprocess.run(
-        command(base, refined, two, 2), capture_output=True, text=True, cwd=paths.ROOT, env=environment, timeout=600, check=False
-    )
-    assert shared.returncode == 0, shared.stdout + shared.stderr
-    assert shared.stdout.count("written to") == 1
+    with (
+        open(tmp_path / "said", "w+", encoding="utf-8") as said,
+        subprocess.Popen(command(base, refined, two, 2), stdout=said, stderr=said, cwd=paths.ROOT, env=environment) as shared,
+    ):
+        try:  # the one beside the two, who take longer to start than it takes
+            folders = ["--base", base, "--refined", refined, "--out", one]
+            alone = CliRunner().invoke(stage0.command, [*map(str, folders), *ARGUMENTS.split()])
+            shared.wait(600)
+        finally:
+            shared.terminate()  # torchrun ends its workers
+        said.seek(0)
+        printed = said.read()
+    assert alone.exit_code == 0, alone.output
+    assert shared.returncode == 0, printed
+    assert printed.count("written to") == 1
     records = [runs.read_json(out / paths.STAGES[0] / paths.RECORD) for out in (one, two)]
     assert [record["processes"] for record in records] == [1, 2]
     curves = [[e["loss"] for e in record["metrics"]["training"]["curve"] if "loss" in e] for record in records]

@@ -346,7 +346,7 @@ def test_self_reasoning_on_the_embedded_base_keeps_nothing_and_says_so(trained, 
 
 
 def test_an_unfinished_run_of_other_settings_is_refused_and_restart_drops_it(base, tiny_refined, tmp_path, monkeypatch):
-    arguments = ["--base", base, "--refined", tiny_refined, "--out", tmp_path, *STAGE0]
+    arguments = ["--base", base, "--refined", tiny_refined, "--out", tmp_path, *STAGE0, "--questions", "0"]
     with monkeypatch.context() as patch:
         kill_at(patch, 1)
         with pytest.raises(Killed):
@@ -391,7 +391,7 @@ def test_rows_and_recomputed_activations_through_kill_and_merge(base, tiny_refin
 def test_replay_mixes_the_original_language_in(base, tiny_refined, tmp_path):
     folder = tmp_path / "english"
     runs.write_lines(folder / "a.jsonl", runs.read_lines(paths.ENGLISH_GAUGE))
-    arguments = ["--base", base, "--refined", tiny_refined, *STAGE0, "--max-steps", "2", "--gauge-every", "0", "--out"]
+    arguments = ["--base", base, "--refined", tiny_refined, *STAGE0, "--max-steps", "2", "--gauge-every", "0", "--questions", "0", "--out"]
     run(stage0, *arguments, tmp_path / "plain")
     run(stage0, *arguments, tmp_path / "mixed", "--replay", folder, "--replay-share", "0.2")
     plain, mixed = (record(tmp_path / name / paths.STAGES[0])["metrics"]["training"]["rows"] for name in ("plain", "mixed"))
