@@ -217,7 +217,8 @@ def trainable_summary(model) -> dict[str, int]:
     count = {"lora": 0, "embeddings": 0, "frozen": 0}
     for name, weight in model.named_parameters():
         kind = ("embeddings" if is_embedding(name) else "lora") if weight.requires_grad else "frozen"
-        count[kind] += weight.numel()
+        packed = getattr(weight, "quant_state", None)  # 4-bit: two weights a byte
+        count[kind] += packed.shape.numel() if packed else weight.numel()
     return count
 
 

@@ -89,10 +89,33 @@ def test_a_wrong_merge_is_refused(base, tmp_path, monkeypatch):
     texts = ["환자의 혈압이 높다"]
     assert model.merge(base, tmp_path / "adapter", tmp_path / "right", texts) < merging.ROUNDING
     from peft import LoraModel
+    from peft.tuners.lora.layer import Linear
 
-    monkeypatch.setattr(LoraModel, "merge_and_unload", lambda self: self.unload())  # forgets the adapter
-    with pytest.raises(Exception, match="does not do what the adapter does"):
-        model.merge(base, tmp_path / "adapter", tmp_path / "wrong", texts)
+    with monkeypatch.context() as patch:
+        patch.setattr(LoraModel, "merge_and_unload", lambda self: self.unload())  # forgets the adapter
+        with pytest.raises(Exception, match="14 of 14 matrices are not what base and adapter come to"):
+            model.merge(base, tmp_path / "adapter", tmp_path / "wrong", texts)
+    delta = Linear.get_delta_weight
+    with monkeypatch.context() as patch:  # one matrix a twentieth off: less than the logits would show
+        patch.setattr(Linear, "get_delta_weight", lambda self, key: delta(self, key) * (1.05 if self.in_features == 4 * 64 else 1))
+        with pytest.raises(Exception, match=r"2 of 14 matrices are not what base and adapter come to, .*down_proj"):
+            model.merge(base, tmp_path / "adapter", tmp_path / "wrong", texts)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            weight.data.zero_()
+    model.save_adapter(adapted, tmp_path / "still")
+    restore = merging.restore_generation_config
+
+    def squash(source, target):
+        restore(source, target)
+        config = runs.read_json(target / "config.json")
+        config["text_config"]["rms_norm_eps"] = 10.0
+        runs.write_json(target / "config.json", config)
+
+    with monkeypatch.context() as patch:  # right weights, and a configuration that makes something else of them
+        patch.setattr(merging, "restore_generation_config", squash)
+        with pytest.raises(Exception, match=r"does not do what the adapter does: their logits differ by"):
+            model.merge(base, tmp_path / "still", tmp_path / "wrong", texts)
     assert not (tmp_path / "wrong").exists()
 
 

@@ -64,6 +64,7 @@ def test_bytes_of_weights_adapters_and_optimizer(base, precision, embeddings):
     adapted = model.add_lora(
         loaded, r=8, alpha=8, dropout=0.0, rslora=True, seed=0, embeddings=embeddings, new_ids=new_ids if embeddings == "new" else None
     )
+    assert model.trainable_summary(adapted)["frozen"] == memory.shape_of(base).parameters
     trained = {name: weight for name, weight in adapted.named_parameters() if weight.requires_grad}
     frozen = {name: weight for name, weight in adapted.named_parameters() if not weight.requires_grad}
     state = torch.optim.AdamW(trained.values(), lr=1e-3)
