@@ -118,6 +118,11 @@ def load(folder: Path, precision: str, length: int, recompute: bool = False):
             use_gradient_checkpointing="unsloth" if recompute else False,
             local_files_only=True,
         )
+    if precision == "4bit" and not any(hasattr(weight, "quant_state") for weight in model.parameters()):
+        raise click.ClickException(
+            "4-bit weights were asked for and Unsloth loaded 16-bit ones, since bitsandbytes does not run here.\n"
+            "  What it says: .venv/bin/python -m bitsandbytes   Without it: ARGS='--precision 16bit'"
+        )
     if on_gpu() and not rewritten(model):
         click.echo("  Unsloth left the model's forward as it was: no fused loss, so it takes more memory than planned", err=True)
     tokenizer = getattr(processor, "tokenizer", processor)  # a processor on a GPU, a tokenizer on a CPU

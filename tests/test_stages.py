@@ -6,6 +6,7 @@ import traceback
 from itertools import pairwise
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file
@@ -415,6 +416,20 @@ def test_4bit_loading_quantises_the_text_tower_on_a_cpu(base):
     loaded, _ = model.load(base, "4bit", 64)
     kinds = {type(m).__name__ for name, m in loaded.named_modules() if name.endswith("_proj") and "vision" not in name}
     assert kinds == {"Linear4bit"}
+
+
+def test_16bit_weights_in_the_place_of_4bit_are_refused(base, monkeypatch):
+    """What Unsloth does where bitsandbytes does not run: on a small card it would end in full memory, and nobody knew why."""
+    fast = model.fast_model()
+
+    class Silent:
+        @staticmethod
+        def from_pretrained(**given):
+            return fast.from_pretrained(**{**given, "load_in_4bit": False, "load_in_16bit": True})
+
+    monkeypatch.setattr(model, "fast_model", lambda: Silent)
+    with pytest.raises(click.ClickException, match="Unsloth loaded 16-bit ones"):
+        model.load(base, "4bit", 64)
 
 
 def test_the_pipeline_skips_what_is_done_and_stops_where_a_step_fails(tmp_path, monkeypatch):

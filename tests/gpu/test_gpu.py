@@ -154,12 +154,13 @@ def test_a_padded_batch_answers_as_single_prompts_do(small, tiny_refined, precis
     asked = [prompts.exam_prompt(question) for question in questions]
     assert len({len(prompt) for prompt in asked}) > 4  # else nothing is padded
     together, alone = (scoring.letter_answers(loaded, tokenizer, asked, batch) for batch in (8, 1))
-    near = 0.02 if CUDA else 1e-4  # bfloat16 rounds a sum by its order; 8-bit scales a row as a whole
+    exact = not CUDA and precision != "8bit"  # bfloat16 rounds a sum by its order; 8-bit scales a row as a whole
+    near = 1e-4 if exact else 0.02
     for a, b in zip(together, alone, strict=True):
         assert a["probabilities"] == pytest.approx(b["probabilities"], abs=near)
     turns = [evaluation.generate(loaded, tokenizer, asked, max_new_tokens=4, batch=batch) for batch in (8, 1)]
     same = sum(a == b for a, b in zip(*turns, strict=True))
-    assert same == 8 if not CUDA else same >= 6  # random weights: a near tie may fall the other way
+    assert same == 8 if exact else same >= 6  # random weights: a near tie may fall the other way
 
 
 # ---- memory

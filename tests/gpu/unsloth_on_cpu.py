@@ -2,7 +2,7 @@
 
 Its loader, its adapters with what they freeze, the forwards that it writes anew (attention, norms, LoRA, the fused loss) and its
 trainer are Python, and run anywhere once the checks that ask for a card are answered. Not shown by that: Triton kernels,
-torch.compile, flex attention (attention is eager here), 8-bit, bfloat16, speed and memory.
+torch.compile, flex attention (attention is eager here), bfloat16, speed and memory. 4-bit and 8-bit are bitsandbytes' own for a CPU.
 
     make rehearse-gpu
 
@@ -36,6 +36,7 @@ from unsloth_zoo import compiler
 torch.cpu.empty_cache = lambda: None
 compiler.OLD_TRITON_VERSION = False  # decided when triton was not to be had yet
 _utils._flex_attention_gpu_is_supported = lambda: False  # its backward pass needs a card; older cards take eager too
+loader.ALLOW_BITSANDBYTES = True  # its 4-bit runs on a CPU too
 vision.get_device_stats = lambda *_: ("a CPU in the place of a card", "", 0.0)
 loader.is_bfloat16_supported = vision.is_bfloat16_supported = lambda *_: True  # else Gemma is loaded in float16
 rl._patch_trl_rl_trainers("sft_trainer")
