@@ -57,7 +57,7 @@ def merge(base: Path, adapter: Path, final: Path, texts: list[str]) -> float:
     written = AutoModelForCausalLM.from_pretrained(partial, dtype=torch.bfloat16, local_files_only=True)
     found = logits_of(written, partial, texts)
     assert written.get_input_embeddings().weight.data_ptr() == written.get_output_embeddings().weight.data_ptr(), "the tie is lost"
-    weights = dict(written.named_parameters())
+    weights = dict(written.named_parameters(remove_duplicate=False))  # the head as well as the embedding
     wrong = [name for name, (at, values, slack) in rows.items() if not ((weights[name][at].float() - values).abs() <= slack).all()]
     del written, weights
     difference = spread_of(found - expected, expected)
@@ -77,7 +77,7 @@ def expected_rows(adapted) -> dict:
 
     Returns:
         {name of the weight in the plain model: (ids of the rows, float32 values, by how much bfloat16 may be off: half a unit in the
-        last place of the change and of the sum)}; values and slack are [rows, columns].
+        last place of the change, and of the sum)}; values and slack are [rows, columns].
     """
     import torch
     from peft.tuners.lora import LoraLayer
@@ -87,7 +87,7 @@ def expected_rows(adapted) -> dict:
     rows = {}
 
     def note(name: str, at, old, change) -> None:
-        rows[name] = at, old + change, 2**-8 * (old.abs() + change.abs())
+        rows[name] = at, old + change, 2**-8 * (old.abs() + 2 * change.abs())
 
     with torch.no_grad():
         for name, module in adapted.get_base_model().named_modules():
