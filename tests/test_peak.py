@@ -13,6 +13,12 @@ from kmlite import memory
 SIZE = {"rank": 32, "batch": 4, "length": 256}
 
 
+def shape_of(name: str) -> memory.Shape:
+    text = random_model.SHAPES[name][0]
+    sizes = "hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size vocab_size"
+    return memory.Shape(*(text[size] for size in sizes.split()), kept=0)
+
+
 def two_operations(tracker) -> None:
     weight = torch.zeros(1000, requires_grad=True)
     with tracker:
@@ -65,10 +71,7 @@ def test_a_whole_step_with_new_rows_counts_the_same_on_fake_and_real_tensors(pla
 def test_a_step_with_new_rows_is_as_large_as_planned_and_the_plain_one_larger():
     size = {"precision": "16bit", "rank": 32, "batch": 4, "length": 256}
     ours, plain = (peak.whole_step("middle", **size, new_rows=2000, plain=plain) for plain in (False, True))
-    text = random_model.SHAPES["middle"][0]
-    sizes = "hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size vocab_size"
-    shape = memory.Shape(*(text[name] for name in sizes.split()), kept=0)
-    planned = memory.parts(shape, **size, embeddings="new", new_rows=2000)
+    planned = memory.parts(shape_of("middle"), **size, embeddings="new", new_rows=2000)
     assert sum(planned.values()) - planned["CUDA"] == pytest.approx(ours, rel=memory.TOLERANCE)
     assert plain > 1.5 * ours
 
@@ -81,9 +84,7 @@ def test_the_planners_activations_are_what_a_step_holds(recompute, share, padded
 
     benchmarks/peak.py has the real shape.
     """
-    text = random_model.SHAPES["tiny"][0]
-    sizes = "hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size vocab_size"
-    shape = memory.Shape(*(text[name] for name in sizes.split()), kept=0)
+    shape = shape_of("tiny")
     found = peak.count("tiny", precision="4bit", **SIZE, recompute=recompute, share=share, padded=padded)
     planned = memory.parts(shape, precision="4bit", **SIZE, dropout=share, recompute=recompute)
     assert planned["activations"] == pytest.approx(found["backward"], rel=0.1 if padded else 0.05)
