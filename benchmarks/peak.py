@@ -227,9 +227,13 @@ def whole_step(shape: str, *, precision, rank, batch, length, new_rows=0, plain=
     return tracker.peak + 2 * (trained - rows) + 8 * rows - apart  # two moments in 8 bits, of rows in 32
 
 
+def stage_settings() -> list:
+    return [importlib.import_module(f"recipes.stage{number}").Settings() for number in range(3)]
+
+
 def cases():
     """(what it is, the stage's settings, the card's GiB, what else `count` is told): the planner picks precision and batch."""
-    stages = [importlib.import_module(f"recipes.stage{number}").Settings() for number in range(3)]
+    stages = stage_settings()
     for card, number in ((8, 0), (8, 1), (8, 2), (12, 1), (12, 2), (24, 1), (24, 2)):
         yield f"stage {number}, {card} GB", stages[number], card, {"padded": number > 0}
     yield "stage 1, 8 GB, no dropout", dataclasses.replace(stages[1], dropout=0.0), 8, {"padded": True}
@@ -263,7 +267,7 @@ def main() -> None:
     click.echo("\nA whole step, GiB without CUDA:\n")
     click.echo("| case | planned | counted | transformers and peft alone | of that |")
     click.echo("| --- " * 5 + "|")
-    stages = [importlib.import_module(f"recipes.stage{number}").Settings() for number in range(3)]
+    stages = stage_settings()
     for card, number, new_rows in ((8, 0, 5000), (8, 1, 0), (24, 2, 0)):
         mode = {"embeddings": "new", "new_rows": new_rows} if new_rows else {}
         plan = memory.choose(shape, card * memory.GIB, stages[number], **mode)

@@ -6,7 +6,6 @@ keeps the rows, saves, loads and merges them; only their use is different.
 """
 
 import contextlib
-import functools
 import os
 from collections.abc import Iterator
 
@@ -16,6 +15,11 @@ def beside(model) -> None:
     from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
 
     class RowsBeside(TrainableTokensLayer):
+        bare = False  # whoever asks for the weight, if only for its dtype, is given the frozen matrix, not a copy with the rows written in
+
+        def get_merged_weights(self, active_adapters):
+            return self.get_base_layer().weight if self.bare else super().get_merged_weights(active_adapters)
+
         def forward_adapters(self, x, active_adapters, *args, **kwargs):
             import torch
             from torch.nn.functional import embedding, linear
@@ -67,16 +71,15 @@ def states_for_logits(model) -> Iterator[None]:
     inference otherwise, and stops compiling. Without it, on a CPU, the head hands on what it is given.
     """
     head = model.get_output_embeddings()
-    wrappers = [module for module in model.modules() if hasattr(module, "token_adapter")]
+    layers = [use.token_adapter for use in (model.get_input_embeddings(), head) if hasattr(use, "token_adapter")]
     head.forward = lambda states: states
     os.environ["UNSLOTH_RETURN_HIDDEN_STATES"] = "1"
-    for wrapper in wrappers:
-        # whoever asks the wrapper for its weight, if only for the dtype, would be given a copy with the rows written in
-        wrapper.token_adapter.get_merged_weights = functools.partial(lambda layer, _: layer.get_base_layer().weight, wrapper.token_adapter)
+    for layer in layers:
+        layer.bare = True
     try:
         yield
     finally:
         del head.forward
         del os.environ["UNSLOTH_RETURN_HIDDEN_STATES"]
-        for wrapper in wrappers:
-            del wrapper.token_adapter.get_merged_weights
+        for layer in layers:
+            layer.bare = False
