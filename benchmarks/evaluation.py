@@ -16,7 +16,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kmlite import evaluation, model, paths, prompts, records, runs, scoring
+from kmlite import files, paths, prompts, records, runs
+from kmlite.evaluation import generation, scoring
+from kmlite.models import loading
 
 MODEL, REFINED, OUT = Path("model/demo/02_trained/final"), Path("data/demo/02_refined"), Path("model/benchmarks/evaluation.json")
 ROUNDS, QUESTIONS, TOKENS = 3, 16, 500
@@ -51,7 +53,7 @@ def ways(network, tokenizer, questions: list[dict], batch: int) -> dict[str, Cal
     assert as_written == tokenizer.bos_token_id, "this tokenizer puts no <bos> first: here the seed's loop does stop"
 
     def generate(ends: list[int]) -> tuple[list[str | None], int]:
-        turns = evaluation.continued_ids(network, tokenizer, heads, max_new_tokens=TOKENS, batch=batch, ends=ends)
+        turns = generation.continued_ids(network, tokenizer, heads, max_new_tokens=TOKENS, batch=batch, ends=ends)
         return [prompts.read_answer(tokenizer.decode(turn)) for turn in turns], sum(map(len, turns))
 
     def letter() -> tuple[list[str | None], int]:
@@ -72,10 +74,10 @@ def main(folder: Path, count: int) -> None:
     from kmlite.cli import console
 
     questions = records.read_exam(REFINED, "test")[:count]
-    network, tokenizer = model.load(paths.require(folder, "Run first: make demo"), "16bit", 2048)
-    model.for_inference(network, tokenizer)
+    network, tokenizer = loading.load(paths.require(folder, "Run first: make demo"), "16bit", 2048)
+    loading.for_inference(network, tokenizer)
     longest = max(len(prompts.conversation_ids(tokenizer, prompts.exam_prompt(question))[0]) for question in questions)
-    batch = evaluation.default_batch(network, longest + TOKENS)
+    batch = generation.default_batch(network, longest + TOKENS)
     measured = ways(network, tokenizer, questions, batch)
     for name in list(measured)[1:]:
         measured[name]()  # what is slow only once is not measured
@@ -100,7 +102,7 @@ def main(folder: Path, count: int) -> None:
         for name in measured
     }
     about = {"model": str(folder), "questions": len(questions), "batch": batch, "rounds": ROUNDS, **runs.environment()}
-    runs.write_json(OUT, {**about, "ways": result})
+    files.write_json(OUT, {**about, "ways": result})
     title = f"{len(questions)} questions, {ROUNDS} rounds, batches of {batch}, {about['device']}, {about['threads']} threads"
     table = Table("", "median s", "least–most", "questions/s", "tokens written", "times faster", "same letter", title=title)
     for name, part in result.items():

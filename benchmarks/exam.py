@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from kmlite import paths, prompts, runs
+from kmlite import files, paths, prompts
 from recipes.stage2 import Settings
 
 REFINED, BASE, OUT = Path("data/demo/02_refined"), Path("model/demo/01_trained/final"), Path("model/benchmarks/exam")
@@ -33,14 +33,15 @@ T = {3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided 95%, by number of s
 
 def rows_of(tokenizer, questions: list[dict], settings: Settings, full: bool) -> list[dict]:
     """The rows of a run in the order to train on; with `full` the loss counts the question too."""
-    from kmlite import exam
+    from kmlite.training import exam_rows
 
-    rows, _ = exam.rows_of_loop(tokenizer, questions, 1, settings)
+    rows, _ = exam_rows.rows_of_loop(tokenizer, questions, 1, settings)
     return [{**row, "labels": [prompts.IGNORED, *row["input_ids"][1:]]} for row in rows] if full else rows
 
 
 def measured(network, tokenizer, taught: list[dict], dev: list[dict], measured_on) -> dict[str, float]:
-    from kmlite import evaluation, gauge, reasoning, scoring, shuffling
+    from kmlite.evaluation import generation, scoring, suite
+    from kmlite.training import self_training, shuffling
 
     def accuracy(asked: list[dict]) -> float:
         answers = scoring.answer_exam(network, tokenizer, asked, scorer="letter", batch=32)
@@ -48,14 +49,14 @@ def measured(network, tokenizer, taught: list[dict], dev: list[dict], measured_o
 
     free = [question for question in taught if not shuffling.names_places(question)]
     asked = [prompts.exam_prompt(question, reasoned=True) for question in dev]
-    turns = evaluation.generate(network, tokenizer, asked, max_new_tokens=200, batch=32)
-    whole = [reasoning.plain(turn) and prompts.read_answer(turn) for turn in turns]
+    turns = generation.generate(network, tokenizer, asked, max_new_tokens=200, batch=32)
+    whole = [self_training.plain(turn) and prompts.read_answer(turn) for turn in turns]
     return {
         "taught": accuracy(taught),
         "moved": statistics.mean(accuracy([scoring.rotated(question, by) for question in free]) for by in (1, 2, 3, 4)),
         "dev": accuracy(dev),
         "shape": sum(map(bool, whole)) / len(whole),
-        "korean": gauge.bits(network, tokenizer, measured_on)["korean"],
+        "korean": suite.bits(network, tokenizer, measured_on)["korean"],
     }
 
 
@@ -63,7 +64,10 @@ def run(change: dict, seed: int, folder: Path) -> dict:
     """Train one way from the demo's stage 1 and measure what came out, without a merge."""
     import shutil
 
-    from kmlite import exam, gauge, model, records, stages, training
+    from kmlite import records
+    from kmlite.evaluation import suite
+    from kmlite.models import loading
+    from kmlite.training import exam_rows, stages, trainer
 
     change = dict(change)
     full = change.pop("full", False)
@@ -73,15 +77,15 @@ def run(change: dict, seed: int, folder: Path) -> dict:
     )
     settings = dataclasses.replace(settings, **change)
     questions, dev = (records.read_exam(REFINED, split) for split in ("train", "dev"))
-    questions, _ = exam.without_leaks(questions, dev)
-    measured_on = gauge.prepare(REFINED, texts=200, entries=0, questions=0, length=128)
-    network, tokenizer = model.load(BASE, "16bit", settings.length)
+    questions, _ = exam_rows.without_leaks(questions, dev)
+    measured_on = suite.prepare(REFINED, texts=200, entries=0, questions=0, length=128)
+    network, tokenizer = loading.load(BASE, "16bit", settings.length)
     before = measured(network, tokenizer, questions, dev, measured_on)
     adapted = stages.adapt(network, settings, recompute=False)
     shutil.rmtree(folder, ignore_errors=True)
     started = time.time()
     rows = rows_of(tokenizer, questions, settings, full)
-    result = training.train(adapted, tokenizer, rows, folder, settings, order="sequential", epochs=1)
+    result = trainer.train(adapted, tokenizer, rows, folder, settings, order="sequential", epochs=1)
     seconds = round(time.time() - started, 1)
     shutil.rmtree(folder, ignore_errors=True)
     after = measured(adapted, tokenizer, questions, dev, measured_on)
@@ -100,7 +104,7 @@ def study() -> None:
         for way, change in WAYS.items():
             result = OUT / "study" / f"{way}-{seed}.json"
             if not result.exists():
-                runs.write_json(result, {"way": way, "seed": seed, **run(change, seed, OUT / "work")})
+                files.write_json(result, {"way": way, "seed": seed, **run(change, seed, OUT / "work")})
     table()
 
 
@@ -108,7 +112,7 @@ def results() -> dict[str, dict[int, dict]]:
     """Way → seed → result, for the seeds that all ways have been run with."""
     found: dict[str, dict[int, dict]] = {way: {} for way in WAYS}
     for path in sorted((OUT / "study").glob("*.json")):
-        result = runs.read_json(path)
+        result = files.read_json(path)
         found[result["way"]][result["seed"]] = result
     shared = set.intersection(*(set(by_seed) for by_seed in found.values()))
     if len(shared) not in T:

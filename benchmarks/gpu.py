@@ -7,7 +7,7 @@
 
 Cases run in order of importance in processes of their own kind (with Unsloth, and without); one that fails ends its process and
 is a result. Each is printed and saved as it comes; those that the time did not reach are listed. A cap is a card's size: torch
-may take that much less the CUDA context (kmlite/memory.py).
+may take that much less the CUDA context (kmlite/models/memory.py).
 """
 
 import json
@@ -20,7 +20,8 @@ from pathlib import Path
 
 import click
 
-from kmlite import memory, paths, runs
+from kmlite import files, paths
+from kmlite.models import memory
 
 OUT = Path("model/benchmarks/gpu.json")
 DOC = paths.ROOT / "docs/gpu.md"
@@ -204,7 +205,7 @@ def write_table(record: dict) -> None:
     text = DOC.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    runs.write_text(DOC, f"{head}{BEGIN}\n{table(record)}\n{END}{tail}")
+    files.write_text(DOC, f"{head}{BEGIN}\n{table(record)}\n{END}{tail}")
     click.echo(f"written to {DOC}")
 
 
@@ -239,7 +240,7 @@ def refined_sample(folder: Path) -> Path:
 def main(minutes, shape, rehearse, only, out, as_table) -> None:
     out = out or (OUT.with_name("rehearsal.json") if rehearse else OUT)
     if as_table:
-        return write_table(runs.read_json(paths.require(out, "Run first: make bench-gpu")))
+        return write_table(files.read_json(paths.require(out, "Run first: make bench-gpu")))
     if rehearse:
         shape = "tiny"
         os.environ |= {"UNSLOTH_FORCE_CPU": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -269,11 +270,11 @@ def main(minutes, shape, rehearse, only, out, as_table) -> None:
             result = workers.run(asked, min(left, CASE_SECONDS))
             result["whole_seconds"] = round(time.monotonic() - begun, 1)
             record["results"].append(result)
-            runs.write_json(out, record)
+            files.write_json(out, record)
             click.echo(f"{result['name']} | {label(result)} | {in_words(result)} | {result['whole_seconds']:.0f} s")
     finally:
         workers.stop()
-        runs.write_json(out, record)
+        files.write_json(out, record)
     click.echo("\n" + "\n".join(answers(record["results"])))
     for line in record["not_run"]:
         click.echo(f"not run: {line}")

@@ -13,7 +13,8 @@ from unittest import mock
 
 import click
 
-from kmlite import memory, paths
+from kmlite import paths
+from kmlite.models import memory
 
 NEW_ROWS = 5000
 KEPT = ["lm_head", "vision_tower", "multi_modal_projector"]  # stay in 16-bit, as Unsloth keeps them
@@ -41,16 +42,18 @@ def recipe_settings(asked: dict):
 
 def rows_of(asked: dict, tokenizer, refined: Path, count: int) -> list[dict]:
     """`count` rows of the sample as the stage would train on them, repeated where there are too few."""
-    from kmlite import definitions, exam, packing, records, training
+    from kmlite import records
+    from kmlite.evaluation import dictionary
+    from kmlite.training import exam_rows, packing, trainer
 
     if asked["stage"] == 0:
         texts = list(records.read_texts(paths.text_shards(refined)))
         rows = [{"input_ids": ids} for ids in packing.packed(tokenizer, texts * 4, asked["length"])]
     else:
-        teaching = definitions.pairs(records.read_dictionary(refined))
+        teaching = dictionary.pairs(records.read_dictionary(refined))
         if asked["stage"] == 2:
-            teaching = exam.turns(records.read_exam(refined, "train"), 0.05, 0)[0]
-        rows, _ = training.conversation_rows(tokenizer, teaching, asked["length"])
+            teaching = exam_rows.turns(records.read_exam(refined, "train"), 0.05, 0)[0]
+        rows, _ = trainer.conversation_rows(tokenizer, teaching, asked["length"])
     return [{**row, "record": n} for n, row in enumerate((rows * (count // len(rows) + 1))[:count])]
 
 
@@ -90,10 +93,10 @@ def synchronize() -> None:
 
 
 def trained_here(asked: dict, model: Path, refined: Path) -> dict:
-    """A few optimizer steps by kmlite's own way: Unsloth's loader, kmlite.training's trainer."""
+    """A few optimizer steps by kmlite's own way: Unsloth's loader, kmlite.training.trainer's trainer."""
     from benchmarks.padding import fixed
-    from kmlite import model as loading
-    from kmlite import packing, shuffling, training
+    from kmlite.models import loading
+    from kmlite.training import packing, shuffling, trainer
 
     settings = recipe_settings(asked)
     recompute = loading.recomputes(settings.checkpointing)
@@ -107,7 +110,7 @@ def trained_here(asked: dict, model: Path, refined: Path) -> dict:
         apart = packing.keeps_texts_apart(adapted, tokenizer)
     elif not asked["padded"]:
         rows, order = shuffling.in_order([rows], asked["batch"], 0), "sequential"
-    whole = training.collate
+    whole = trainer.collate
     if asked["padded"]:
 
         def whole(batch, tokenizer, *others):
@@ -115,8 +118,8 @@ def trained_here(asked: dict, model: Path, refined: Path) -> dict:
 
     clock = Clock(whole, warm=ACCUMULATION)
     settings = dataclasses.replace(settings, batch=asked["batch"], accumulation=ACCUMULATION, max_steps=STEPS)
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(training, "collate", clock):
-        result = training.train(
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(trainer, "collate", clock):
+        result = trainer.train(
             adapted,
             tokenizer,
             rows,
@@ -140,7 +143,7 @@ def new_ids(loaded) -> list[int]:
 
 
 def parts_of(asked: dict, settings, model: Path) -> dict:
-    from kmlite.model import recomputes
+    from kmlite.models.loading import recomputes
 
     return memory.parts(
         memory.shape_of(model),
@@ -162,8 +165,8 @@ def trained_plainly(asked: dict, model: Path, refined: Path) -> dict:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText, AutoTokenizer, BitsAndBytesConfig, Trainer, TrainingArguments
 
-    from kmlite import shuffling, training
-    from kmlite.model import TEXT_PROJECTIONS
+    from kmlite.models.loading import TEXT_PROJECTIONS
+    from kmlite.training import shuffling, trainer
 
     settings, gpu = recipe_settings(asked), torch.cuda.is_available()
     quantised = None
@@ -199,7 +202,7 @@ def trained_plainly(asked: dict, model: Path, refined: Path) -> dict:
     rows = rows_of(asked, tokenizer, refined, STEPS * ACCUMULATION * asked["batch"])
     if asked["stage"]:
         rows = shuffling.in_order([rows], asked["batch"], 0)
-    clock = Clock(training.collate, warm=ACCUMULATION)
+    clock = Clock(trainer.collate, warm=ACCUMULATION)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -235,8 +238,9 @@ def answered(asked: dict, model: Path, refined: Path) -> dict:
     """Exam questions answered by a scorer. A random model never ends its turn: `generate` writes all its 32 tokens."""
     import torch
 
-    from kmlite import model as loading
-    from kmlite import records, scoring
+    from kmlite import records
+    from kmlite.evaluation import scoring
+    from kmlite.models import loading
 
     loaded, tokenizer = loading.load(model, asked["precision"], asked["length"])
     questions = (records.read_exam(refined, "train") * 2)[:64]
@@ -254,7 +258,7 @@ def measured(asked: dict, model: Path, refined: Path) -> dict:
     import torch
 
     if asked["with"] == "kmlite":
-        from kmlite.model import fast_model
+        from kmlite.models.loading import fast_model
 
         fast_model()  # before transformers
     shape = memory.shape_of(model)

@@ -38,22 +38,26 @@ def fixed(rows: list[dict], tokenizer, length: int) -> dict:
 
 def rows_of(stage: int, tokenizer, refined: Path, settings) -> list[dict]:
     """The rows of STEPS optimizer steps, numbered."""
-    from kmlite import definitions, exam, records, training
+    from kmlite import records
+    from kmlite.evaluation import dictionary
+    from kmlite.training import exam_rows, trainer
 
     pairs = (
-        definitions.pairs(records.read_dictionary(refined)) if stage == 1 else exam.turns(records.read_exam(refined, "train"), 0.05, 0)[0]
+        dictionary.pairs(records.read_dictionary(refined))
+        if stage == 1
+        else exam_rows.turns(records.read_exam(refined, "train"), 0.05, 0)[0]
     )
-    rows, _ = training.conversation_rows(tokenizer, pairs, settings.length)
+    rows, _ = trainer.conversation_rows(tokenizer, pairs, settings.length)
     wanted = STEPS[stage] * settings.batch * settings.accumulation
     return [{**row, "record": number} for number, row in enumerate((rows * (wanted // len(rows) + 1))[:wanted])]
 
 
 def run(stage: int, adapted, tokenizer, rows: list[dict], settings, padded: bool) -> dict:
     """{"tokens_per_second": useful ones from the first batch to the end of the last step, "padding": its share}."""
-    from kmlite import shuffling, training
+    from kmlite.training import shuffling, trainer
 
     begun: list[float] = []
-    ours = training.collate
+    ours = trainer.collate
 
     def collate(batch, tokenizer, multiple, apart):
         begun.append(time.perf_counter())
@@ -62,8 +66,8 @@ def run(stage: int, adapted, tokenizer, rows: list[dict], settings, padded: bool
     order = "random" if padded else "group_by_length"
     if stage == 2 and not padded:
         rows, order = shuffling.in_order([rows], settings.batch, settings.seed), "sequential"
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(training, "collate", collate):
-        result = training.train(adapted, tokenizer, rows, Path(folder), settings, save="no", order=order, epochs=1)
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(trainer, "collate", collate):
+        result = trainer.train(adapted, tokenizer, rows, Path(folder), settings, save="no", order=order, epochs=1)
         seconds = time.perf_counter() - begun[0]
     useful = sum(len(row["input_ids"]) for row in rows)
     return {"tokens_per_second": useful / seconds, "padding": result["padding"]}
@@ -73,7 +77,8 @@ def run(stage: int, adapted, tokenizer, rows: list[dict], settings, padded: bool
 @click.option("--base", type=click.Path(path_type=Path), default=Path("model/demo/base"))
 @click.option("--refined", type=click.Path(path_type=Path), default=Path("data/demo/02_refined"))
 def main(base: Path, refined: Path) -> None:
-    from kmlite import model, paths
+    from kmlite import paths
+    from kmlite.models import loading
     from recipes import stage1, stage2
 
     for path in (base / "config.json", refined / paths.DICTIONARY):
@@ -81,9 +86,9 @@ def main(base: Path, refined: Path) -> None:
     found = []
     for stage, recipe in ((1, stage1), (2, stage2)):
         settings = replace(recipe.Settings(), log_every=1000, base=str(base), refined=refined)
-        loaded, tokenizer = model.load(base, "16bit", settings.length)
+        loaded, tokenizer = loading.load(base, "16bit", settings.length)
         how = {"r": settings.rank, "alpha": settings.alpha, "dropout": settings.dropout, "rslora": settings.rslora}
-        adapted = model.add_lora(loaded, seed=settings.seed, **how)
+        adapted = loading.add_lora(loaded, seed=settings.seed, **how)
         rows = rows_of(stage, tokenizer, refined, settings)
         lengths = sorted(len(row["input_ids"]) for row in rows)
         run(stage, adapted, tokenizer, rows[: settings.batch * settings.accumulation], settings, False)  # warms up
@@ -95,7 +100,7 @@ def main(base: Path, refined: Path) -> None:
         ratios = sorted(b["tokens_per_second"] / a["tokens_per_second"] for a, b in runs)
         found.append((stage, len(rows), statistics.median(lengths), lengths[-1], settings, plain, ours, ratios))
         del loaded, adapted
-        model.free()
+        loading.free()
     click.echo(
         "| stage | rows: number, median and longest tokens | padded to | useful tokens/s, share of padding | ours | ratio |\n"
         + "| --- " * 6

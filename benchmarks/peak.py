@@ -1,4 +1,4 @@
-"""The peak of a training step of MedGemma 4B, counted without a card and without its memory, against what kmlite/memory.py plans.
+"""The peak of a training step of MedGemma 4B, counted without a card and without its memory, against what kmlite/models/memory.py plans.
 
 \b
     python -m benchmarks.peak                         # the tables of docs/gpu.md; five minutes
@@ -30,8 +30,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from benchmarks.random_model import SHAPES
-from kmlite import memory
-from kmlite.model import TEXT_PROJECTIONS
+from kmlite.models import memory
+from kmlite.models.loading import TEXT_PROJECTIONS
 
 
 class Alive(TorchDispatchMode):
@@ -193,8 +193,8 @@ def whole_step(shape: str, *, precision, rank, batch, length, new_rows=0, plain=
 
     The optimizer's state is calculated. Of kmlite's way the layers' inputs are taken out as Unsloth takes them out.
     """
-    from kmlite.loss import chunked_cross_entropy
-    from kmlite.new_rows import beside, head_of, states_for_logits
+    from kmlite.models.new_rows import beside, head_of, states_for_logits
+    from kmlite.training.loss import chunked_cross_entropy
 
     model, tracker = build(shape, precision, rank, share, True, new_rows), Alive()
     with on_a_card(fake):

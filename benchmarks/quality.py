@@ -34,9 +34,9 @@ def verdicts(rows: list[dict], name: str) -> list[tuple[str, str]]:
     """(keep or the reason, the cleaned text or "") of each row, by the whole refine: one shard after the other, then duplicates."""
     import numpy as np
 
-    from kmlite.refine.dedup import REASONS, find_duplicates
-    from kmlite.refine.kernel import Task, refine_shard
+    from kmlite.refine.duplicates import REASONS, find_duplicates
     from kmlite.refine.shards import Piece
+    from kmlite.refine.worker import Task, refine_shard
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)

@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-from kmlite import memory, paths, prompts, records, tiny
-from kmlite.runs import put_in_place, write_json, write_text
+from kmlite import paths, prompts, records
+from kmlite.files import put_in_place, write_json, write_text
+from kmlite.models import memory, tiny
 
 SHARD = 2 << 30  # bytes of a weights file: no more than that is held at once
 # text tower, vision tower, tokens an image takes

@@ -159,7 +159,7 @@ def refine_all(corpus: Path, out: Path) -> dict:
 
 def tasks_of(corpus: Path, out: Path) -> list:
     from kmlite.refine import shards
-    from kmlite.refine.kernel import Task
+    from kmlite.refine.worker import Task
 
     files = records.raw_files(corpus / paths.RAW_TEXT)
     (out / "stems.json").write_text("[]")
@@ -170,7 +170,7 @@ def tasks_of(corpus: Path, out: Path) -> list:
 
 
 def kernel(corpus: Path, out: Path) -> None:
-    from kmlite.refine.kernel import refine_shard
+    from kmlite.refine.worker import refine_shard
 
     for task in tasks_of(corpus, out):
         refine_shard(task)
@@ -297,7 +297,7 @@ def stages(corpus: Path, size: float) -> dict[str, float]:
     """Milliseconds per MB of each step of refine on the same texts, one step after the other."""
     import orjson
 
-    from kmlite.refine import batch, cleaning, kernel, markup, text
+    from kmlite.refine import batch, cleaning, markup, text, worker
 
     taken: dict[str, float] = {}
 
@@ -312,7 +312,7 @@ def stages(corpus: Path, size: float) -> dict[str, float]:
         for one in texts:
             out[-1].append(one)
             size += len(one)
-            if size > kernel.BATCH:
+            if size > worker.BATCH:
                 out, size = [*out, []], 0
         return out
 

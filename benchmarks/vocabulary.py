@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from kmlite import paths, runs
+from kmlite import files, paths
 
 REFINED, BASE, OUT = Path("data/demo/02_refined"), Path("model/demo/base"), Path("model/benchmarks/vocabulary")
 TOKENS, SEEDS, STEPS = 256, (0, 1, 2), 20
@@ -32,7 +32,8 @@ def speed() -> None:
     """Time and memory of 10,000 merges over 1,000,000 distinct words made of the sample's stems and endings."""
     from transformers import AutoTokenizer
 
-    from kmlite import records, vocabulary
+    from kmlite import records
+    from kmlite.models import vocabulary
 
     chance = random.Random(0)
     words = list(vocabulary.count_words(records.read_texts(paths.text_shards(REFINED))))
@@ -51,11 +52,13 @@ def speed() -> None:
 
 def starts() -> None:
     """Bits per character on held-out text right after extension, before any training."""
-    from kmlite import gauge, model, records, vocabulary
+    from kmlite import records
+    from kmlite.evaluation import suite
+    from kmlite.models import loading, vocabulary
 
-    measured_on = gauge.prepare(REFINED, texts=200, entries=0, questions=0, length=128)
-    base, tokenizer = model.load(BASE, "16bit", 128)
-    before = gauge.bits(base, tokenizer, measured_on)["korean"]
+    measured_on = suite.prepare(REFINED, texts=200, entries=0, questions=0, length=128)
+    base, tokenizer = loading.load(BASE, "16bit", 128)
+    before = suite.bits(base, tokenizer, measured_on)["korean"]
     print(f"base {before:.4f}")
     counted = vocabulary.count_words(records.read_texts(paths.text_shards(REFINED)))
     for count in (TOKENS, 1000):
@@ -63,7 +66,7 @@ def starts() -> None:
         for start in vocabulary.STARTS:
             folder = OUT / "starts" / start
             vocabulary.extend_model(BASE, folder, merges, tokenizer, start)
-            after = gauge.bits(*model.load(folder, "16bit", 128), measured_on)["korean"]
+            after = suite.bits(*loading.load(folder, "16bit", 128), measured_on)["korean"]
             print(f"{len(merges):5} new tokens, {start:8} {after:.4f}  {after / before - 1:+.2%}")
 
 
@@ -71,7 +74,8 @@ def add_words(base: Path, target: Path, merges, tokenizer, start: str) -> list[i
     """As many of the most frequent words as there are merges, by `add_tokens`: the nearest rival's way."""
     from transformers import AutoTokenizer
 
-    from kmlite import records, vocabulary
+    from kmlite import records
+    from kmlite.models import vocabulary
 
     counted = vocabulary.count_words(records.read_texts(paths.text_shards(REFINED)))
     korean = [w.lstrip("▁") for w, _ in counted.most_common() if any("가" <= c <= "힣" for c in w) and len(w) > 2]
@@ -91,7 +95,7 @@ def add_words(base: Path, target: Path, merges, tokenizer, start: str) -> list[i
 def study() -> None:
     """Each way and seed through stage 0: the same text, the same settings; held-out bits on the way and at the end."""
     global original_extend
-    from kmlite import vocabulary
+    from kmlite.models import vocabulary
     from recipes import stage0
 
     original_extend = vocabulary.extend_model
@@ -108,12 +112,12 @@ def study() -> None:
                 **{"accept_regression": True, **change},
             }
             stage0.main(stage0.Settings(**settings))
-            metrics = runs.read_json(OUT / "work" / paths.STAGES[0] / paths.RECORD)["metrics"]
+            metrics = files.read_json(OUT / "work" / paths.STAGES[0] / paths.RECORD)["metrics"]
             curve = {0: metrics["gauge"]["extended"]["bits"]["korean"]}
             curve |= {int(step): point["korean"] for step, point in metrics["training"]["measured"].items()}
             curve[metrics["training"]["steps"]] = metrics["gauge"]["after"]["bits"]["korean"]
             tokens = metrics["gain"]["by_text"]["held-out Korean"]
-            runs.write_json(
+            files.write_json(
                 result, {"way": name, "seed": seed, "base": metrics["gauge"]["base"]["bits"]["korean"], "curve": curve, **tokens}
             )
     table()
@@ -122,7 +126,7 @@ def study() -> None:
 def results() -> dict[str, list[dict]]:
     found: dict[str, list[dict]] = {}
     for path in sorted((OUT / "study").glob("*.json")):
-        result = runs.read_json(path)
+        result = files.read_json(path)
         found.setdefault(result["way"], []).append(result)
     return {way: found[way] for way in WAYS if way in found}
 

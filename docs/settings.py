@@ -3,7 +3,7 @@
 from dataclasses import MISSING, Field, fields
 from importlib import import_module
 
-from kmlite import paths, runs
+from kmlite import files, paths
 
 # recipe → the make target that runs it
 RECIPES = {
@@ -63,4 +63,4 @@ def said(default: object) -> str:
 
 
 if __name__ == "__main__":
-    runs.write_text(paths.ROOT / "docs/settings.md", page())
+    files.write_text(paths.ROOT / "docs/settings.md", page())

@@ -13,7 +13,7 @@ import click
 import orjson
 
 from kmlite import paths, prompts
-from kmlite.runs import read_json
+from kmlite.files import read_json
 
 READABLE = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".parquet", ".arrow", ".csv", ".txt", ".txt.gz", ".txt.zst")
 REJECTED_CHARACTERS = 2000  # of a record that is set aside: enough to see why

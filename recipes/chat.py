@@ -23,8 +23,8 @@ from typing import Any
 import click
 
 from kmlite.cli import console, recipe, setting
-from kmlite.model import PRECISIONS
-from kmlite.terminal import WIDEST, Flow, note, piped, show_probabilities, stoppable, text_width, typed
+from kmlite.models.loading import PRECISIONS
+from kmlite.sharing.terminal import WIDEST, Flow, note, piped, show_probabilities, stoppable, text_width, typed
 
 SIDE_BY_SIDE = 120  # columns from which two answers stand beside each other
 
@@ -67,25 +67,25 @@ def main(settings: Settings) -> None:
     if settings.temperature < 0:
         raise click.ClickException(f"--temperature {settings.temperature}: 0 or more.")
 
-    from kmlite import chat
+    from kmlite.sharing import chat
 
     if settings.web:
-        from kmlite import web
+        from kmlite.sharing import web
 
         web.require()
     name, folder = chat.find(settings.model, settings.out)
     console.print(f"[bold]chat[/]  {name}")
     console.print(f"  model        {folder}", soft_wrap=True)
     with console.status("loading"):
-        from kmlite import model
+        from kmlite.models import loading
 
-        model.fast_model()
+        loading.fast_model()
         from transformers import set_seed
 
         set_seed(settings.seed)
         speaker = chat.load(name, folder, settings.precision, settings.length)
     how = "the likeliest token each time" if settings.temperature == 0 else f"drawn at temperature {settings.temperature}"
-    console.print(f"  device       {'GPU' if model.on_gpu() else 'CPU'}, {speaker.precision} weights; {how}")
+    console.print(f"  device       {'GPU' if loading.on_gpu() else 'CPU'}, {speaker.precision} weights; {how}")
     console.print(f"  length       {speaker.length:,} tokens of conversation, {settings.max_new_tokens:,} of them for the answer")
     console.print()
     for line in chat.WARNING:
@@ -144,7 +144,7 @@ def message(session: Session, text: str) -> None:
 
 
 def stream(session: Session, speaker, messages: list[dict]) -> dict:
-    from kmlite import chat
+    from kmlite.sharing import chat
 
     flow = Flow()
     with stoppable(session) as stop:
@@ -169,7 +169,7 @@ def footer(session: Session, found: dict) -> str:
 
 def exam(session: Session, argument: str) -> None:
     """a question of the dev split: its probabilities, then the truth"""
-    from kmlite import chat
+    from kmlite.sharing import chat
 
     if not session.drawn:
         session.drawn = dev_questions(session.settings)
@@ -203,7 +203,7 @@ def dev_questions(settings: Settings) -> list[dict]:
 
 def compare(session: Session, argument: str) -> None:
     """let another model answer the last message or exam question"""
-    from kmlite import chat
+    from kmlite.sharing import chat
 
     if not argument:
         raise click.ClickException(f"/compare with which? {', '.join(comparable(session)) or 'a model folder or a hub name'}")
@@ -242,7 +242,7 @@ def beside(session: Session, other, asked: list[dict], known: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from kmlite import chat
+    from kmlite.sharing import chat
 
     said: list[str] = []
 
@@ -268,7 +268,7 @@ def completions(session: Session) -> list[str]:
 
 def comparable(session: Session) -> list[str]:
     """The other models of OUT by name."""
-    from kmlite import chat
+    from kmlite.sharing import chat
 
     names = [*chat.finished(session.settings.out), *(["base"] if chat.beginning(session.settings.out) else [])]
     return [name for name in names if name != session.speaker.name]
@@ -276,7 +276,8 @@ def comparable(session: Session) -> list[str]:
 
 def history(session: Session, _: str) -> None:
     """the conversation, and how much of its room it takes"""
-    from kmlite import chat, prompts
+    from kmlite import prompts
+    from kmlite.sharing import chat
 
     if not session.messages:
         note("nothing was said yet")

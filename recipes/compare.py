@@ -21,13 +21,14 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    from kmlite import runs, scoring
+    from kmlite import files, runs
+    from kmlite.evaluation import scoring
 
     found = []
     for folder in (settings.a, settings.b):
         hint = "make eval writes it; name the folder that holds it: make compare A=… B=…"
-        record = runs.read_json(paths.require(folder / paths.EVALUATION, hint))
-        found.append((record, runs.read_lines(paths.require(folder / paths.PREDICTIONS, hint))))
+        record = files.read_json(paths.require(folder / paths.EVALUATION, hint))
+        found.append((record, files.read_lines(paths.require(folder / paths.PREDICTIONS, hint))))
     (first, a), (second, b) = found
     unlike = runs.differences(asked_how(first), asked_how(second))
     if unlike or [p["question"] for p in a] != [p["question"] for p in b]:

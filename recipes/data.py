@@ -71,7 +71,7 @@ def main(settings: Settings) -> None:
 
 def fetch(name: str, settings: Settings) -> None:
     """Write all splits of one set. A split that is there whole, at the same revision, is left as it is."""
-    from kmlite import runs
+    from kmlite import files
 
     source = SOURCES[name]
     try:
@@ -80,7 +80,7 @@ def fetch(name: str, settings: Settings) -> None:
             file = settings.raw / target
             note = file.with_name(f".{file.name}.fetched")  # beside it; refine reads no hidden file
             plan = {"repository": source.repository, "revision": revision, "split": split, "most": settings.most}
-            record = runs.read_record(note) or {}
+            record = files.read_record(note) or {}
             if record.get("plan") == plan and record.get("done"):
                 console.print(f"  {split}: there already, {record['records']:,} records")
                 continue
@@ -124,12 +124,12 @@ def write(file: Path, note: Path, plan: dict, records: Callable[[int], Iterator[
     """Append records to `file` from number `start` on, and note after each PIECE how far it got; the number in the end."""
     import os
 
-    from kmlite import runs
+    from kmlite import files
 
     file.parent.mkdir(parents=True, exist_ok=True)
     if start == 0:
         file.unlink(missing_ok=True)
-    size = (runs.read_record(note) or {}).get("bytes", 0) if start else 0
+    size = (files.read_record(note) or {}).get("bytes", 0) if start else 0
     n = start
     with open(file, "ab") as out:
         out.truncate(size)  # what stands behind the note may be half a line
@@ -137,7 +137,7 @@ def write(file: Path, note: Path, plan: dict, records: Callable[[int], Iterator[
         def keep(done: bool) -> None:
             out.flush()
             os.fsync(out.fileno())
-            runs.write_json(note, {"plan": plan, "records": n, "bytes": out.tell(), "done": done})
+            files.write_json(note, {"plan": plan, "records": n, "bytes": out.tell(), "done": done})
 
         for row in records(start):
             if n >= most:

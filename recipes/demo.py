@@ -34,7 +34,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    from kmlite import runs
+    from kmlite import files
 
     started = time.time()
     console.print("[bold]demo[/]  sample data of our own, and an embedded base of 1.4 M parameters in MedGemma's place")
@@ -53,7 +53,7 @@ def main(settings: Settings) -> None:
             stage2_args=STAGE2,
         )
     )
-    metrics = [runs.read_json(settings.out / stage / paths.RECORD)["metrics"] for stage in paths.STAGES]
+    metrics = [files.read_json(settings.out / stage / paths.RECORD)["metrics"] for stage in paths.STAGES]
     show(*metrics)
     pipeline.run("report", "--refined", settings.refined, "--out", settings.out)
     console.print(f"  {time.time() - started:.0f} s. The real run is in README.md, “On your GPU”. All of it on one page, any time:")
@@ -62,21 +62,22 @@ def main(settings: Settings) -> None:
 
 def build_base(settings: Settings, base: Path) -> None:
     """Build the embedded base, or keep it where it was built from the same data."""
-    from kmlite import prompts, records, runs, tiny
+    from kmlite import files, prompts, records
+    from kmlite.models import tiny
 
     console.print(f"[bold]embedded base[/]  → {base}")
     check_writable(settings.out)
     shards = paths.text_shards(settings.refined)
-    plan = {"steps": settings.steps, "data": runs.fingerprint(*shards, settings.refined / paths.DICTIONARY), "version": tiny.VERSION}
+    plan = {"steps": settings.steps, "data": files.fingerprint(*shards, settings.refined / paths.DICTIONARY), "version": tiny.VERSION}
     note = settings.out / "base.json"
-    if base.is_dir() and note.exists() and runs.read_json(note)["plan"] == plan:
+    if base.is_dir() and note.exists() and files.read_json(note)["plan"] == plan:
         console.print("  built before, nothing changed")
         return
     # Half of the training text and a quarter of the dictionary warm it up; held-out text and exam never do.
     texts = list(records.read_texts(shards))[::2]
     turns = [(prompts.dictionary_prompt(e["term"]), e["definition"]) for e in records.read_dictionary(settings.refined)[::4]]
     built = tiny.build(base, texts, turns, steps=settings.steps)
-    runs.write_json(note, {"plan": plan, **built})
+    files.write_json(note, {"plan": plan, **built})
     console.print(
         f"  {built['parameters']:,} parameters, {built['tokens']:,} tokens in {built['rows']:,} rows, "
         f"warmed up to a loss of {built['warm_up_loss']:.2f} nats a token"

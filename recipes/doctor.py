@@ -117,12 +117,12 @@ def card(say) -> None:
 
 def find_base(settings: Settings, say, needed: bool) -> Path | None:
     """The base's folder where it is at hand; else whether it could be fetched."""
-    from kmlite import bases
+    from kmlite.models import folders
 
     try:
-        folder = bases.at_hand(settings.base)
+        folder = folders.at_hand(settings.base)
         if not folder:
-            bases.can_be_fetched(settings.base)
+            folders.can_be_fetched(settings.base)
     except click.ClickException as error:
         what, _, mend = error.message.partition("\n")
         say(
@@ -132,7 +132,7 @@ def find_base(settings: Settings, say, needed: bool) -> Path | None:
             mend.strip() or "Name another one: BASE=…",
         )
         return None
-    stand_in = folder and bases.is_stand_in(folder)
+    stand_in = folder and folders.is_stand_in(folder)
     note = " (the embedded base: a stand-in)" if stand_in else ""
     say("base", f"{settings.base}{note}" if folder else f"{settings.base} can be fetched; stage 0 will do it")
     return folder
@@ -142,7 +142,7 @@ def room(settings: Settings, say, base: Path | None, step: str) -> None:
     """Disk for what the next stage writes, and main memory for its merge."""
     import psutil
 
-    from kmlite import memory
+    from kmlite.models import memory
     from recipes import stage0
 
     shape = memory.shape_of(base) if base else memory.MEDGEMMA
@@ -183,7 +183,7 @@ def data(settings: Settings, say, step: str) -> None:
 
 def counts(refined: Path) -> dict[str, int]:
     """Records kept by refine: {"text", "dictionary", "train", "dev", "test"}, and "…_characters" of the first two and of the exam."""
-    from kmlite.runs import read_record
+    from kmlite.files import read_record
 
     funnel = (read_record(refined / paths.REFINE_RECORD) or {}).get("funnel", {})
     out = {name: funnel.get(name, {}).get("kept", 0) for name in ("text", "dictionary")}
@@ -200,11 +200,11 @@ def show_plan(settings: Settings) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from kmlite import bases, memory
+    from kmlite.models import folders, memory
     from recipes import stage0, stage1, stage2
 
-    base = bases.at_hand(settings.base)
-    if base and bases.is_stand_in(base):
+    base = folders.at_hand(settings.base)
+    if base and folders.is_stand_in(base):
         console.print("\nNo plan: the embedded base fits any machine.")
         return
     shape = memory.shape_of(base) if base else memory.MEDGEMMA
@@ -258,7 +258,7 @@ def show_plan(settings: Settings) -> None:
 
 def plan_of(shape, gib: float, step: str, values):
     """The plan of a stage's own settings on a card with `gib` GiB free."""
-    from kmlite import memory
+    from kmlite.models import memory
 
     if step == "stage0":
         return memory.choose(shape, gib * memory.GIB, values, embeddings=values.embeddings, new_rows=int(values.new_tokens))
@@ -280,8 +280,8 @@ def tokens_of(settings: Settings) -> dict[str, float]:
 
 def rate_of(out: Path, step: str, shape, card: str, precision: str) -> tuple[float | None, bool]:
     """(tokens per second, whether measured): this stage's own on the same card, else an estimate from the card's published peak."""
-    from kmlite import memory
-    from kmlite.runs import read_record
+    from kmlite.files import read_record
+    from kmlite.models import memory
 
     record = read_record(out / paths.STAGES[int(step[-1])] / paths.RECORD)
     if record and record.get("device") == card:

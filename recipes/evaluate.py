@@ -15,9 +15,9 @@ import click
 
 from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
-from kmlite.model import PRECISIONS
+from kmlite.evaluation.scoring import SCORERS
+from kmlite.models.loading import PRECISIONS
 from kmlite.prompts import PROMPTS
-from kmlite.scoring import SCORERS
 
 TEMPLATE_TOKENS = 32  # what a chat template adds to a prompt, generously
 
@@ -65,7 +65,9 @@ def main(settings: Settings) -> None:
         raise click.ClickException(f"{paths.exam_split(settings.refined, settings.split)} is empty.")
     fewshot = records.read_exam(settings.refined, "fewshot") if settings.shots else []
 
-    from kmlite import bases, evaluation, model, prompts, runs, scoring
+    from kmlite import files, prompts, runs
+    from kmlite.evaluation import generation, scoring
+    from kmlite.models import folders, loading
 
     questions, examples, among = without_examples(questions, fewshot, settings.shots)
     max_new_tokens = settings.max_new_tokens or prompts.TOKENS[settings.prompt]
@@ -78,30 +80,30 @@ def main(settings: Settings) -> None:
             "max_new_tokens": max_new_tokens,
         },
         "prompt": prompt_record(settings),
-        "model": {"folder": str(base), "fingerprint": runs.model_fingerprint(base)},
-        "data": runs.fingerprint(paths.exam_split(settings.refined, settings.split)),
-        **({"fewshot": runs.fingerprint(paths.exam_split(settings.refined, "fewshot"))} if settings.shots else {}),
+        "model": {"folder": str(base), "fingerprint": files.model_fingerprint(base)},
+        "data": files.fingerprint(paths.exam_split(settings.refined, settings.split)),
+        **({"fewshot": files.fingerprint(paths.exam_split(settings.refined, "fewshot"))} if settings.shots else {}),
     }
     result_path = folder / paths.EVALUATION
-    if result_path.exists() and not settings.restart and runs.read_json(result_path)["plan"] == runs.as_stored(plan):
-        result = runs.read_json(result_path)
+    if result_path.exists() and not settings.restart and files.read_json(result_path)["plan"] == runs.as_stored(plan):
+        result = files.read_json(result_path)
         console.print("  done before, nothing changed (ARGS=--restart evaluates again)")
         show(result["summary"])
         show_published(result)
         return
-    precision = model.pick_precision(settings.precision)
-    stand_in = bases.is_stand_in(base)
-    console.print(f"  model        {base}{bases.said_of(base)}")
-    console.print(f"  device       {'GPU' if model.on_gpu() else 'CPU'}, {precision} weights")
+    precision = loading.pick_precision(settings.precision)
+    stand_in = folders.is_stand_in(base)
+    console.print(f"  model        {base}{folders.said_of(base)}")
+    console.print(f"  device       {'GPU' if loading.on_gpu() else 'CPU'}, {precision} weights")
     console.print(f"  questions    {len(questions):,}, {in_words(plan['prompt'])}, scorer {settings.scorer}")
     if among:
         console.print(f"  left out     {among} questions that are few-shot examples themselves")
-    model.fast_model()  # before transformers, which it changes
-    tokenizer = model.load_tokenizer(base)
+    loading.fast_model()  # before transformers, which it changes
+    tokenizer = loading.load_tokenizer(base)
     asked = scoring.exam_prompts(questions, settings.prompt, examples)
     tokens = max(len(tokenizer(text)["input_ids"]) for text in asked) + TEMPLATE_TOKENS + max_new_tokens
-    loaded, tokenizer = model.load(base, precision, tokens)
-    batch = settings.batch or evaluation.default_batch(loaded, tokens)
+    loaded, tokenizer = loading.load(base, precision, tokens)
+    batch = settings.batch or generation.default_batch(loaded, tokens)
     console.print(f"  batch        {batch} questions at once, the longest {tokens:,} tokens with its answer")
     started = time.time()
     how: dict = {"scorer": settings.scorer, "max_new_tokens": max_new_tokens, "batch": batch}
@@ -112,7 +114,7 @@ def main(settings: Settings) -> None:
         predictions = scoring.answer_exam(loaded, tokenizer, questions, **how)
     summary = scoring.summarise(predictions)
     openings = scoring.log_opening(folder, "eval", summary) if settings.split == "test" else None
-    runs.write_lines(folder / paths.PREDICTIONS, predictions)
+    files.write_lines(folder / paths.PREDICTIONS, predictions)
     record = {
         "plan": plan,
         "summary": summary,
@@ -122,7 +124,7 @@ def main(settings: Settings) -> None:
         "seconds": round(time.time() - started, 1),
         **runs.environment(),
     }
-    runs.write_json(result_path, record)
+    files.write_json(result_path, record)
     show(summary)
     console.print(f"  {len(predictions) / max(time.time() - started, 1e-9):.1f} questions/s; every answer: {folder / paths.PREDICTIONS}")
     if openings:
@@ -134,13 +136,13 @@ def main(settings: Settings) -> None:
 
 def model_and_folder(base: str, out: Path, split: str) -> tuple[Path, Path]:
     """(the folder of the model to evaluate, the folder for its results): `base`, or where it is empty stage 2's final model."""
-    from kmlite import bases
+    from kmlite.models import folders
 
     if base:
-        found, folder = bases.resolve(base), out / "eval" / base.strip("/").replace("/", "--")
+        found, folder = folders.resolve(base), out / "eval" / base.strip("/").replace("/", "--")
     else:
         hint = f"Run first: make stage2 OUT={out}   (or name a model as BASE=…)"
-        found, folder = bases.final_folder(out, 2, hint), out / paths.STAGES[2]
+        found, folder = folders.final_folder(out, 2, hint), out / paths.STAGES[2]
     return found, folder / paths.ON_DEV if split == "dev" else folder
 
 
@@ -149,8 +151,8 @@ def without_examples(questions: list[dict], fewshot: list[dict], shots: int) -> 
 
     KorMedMCQA's few-shot rows stand in its dev split; in test there are none, and nothing is left out.
     """
-    from kmlite import scoring
-    from kmlite.refine.mcq import stem_key
+    from kmlite.evaluation import scoring
+    from kmlite.refine.exam import stem_key
 
     examples = scoring.examples_of(fewshot, questions, shots)
     shown = {stem_key(row) for rows in examples.values() for row in rows}
@@ -177,7 +179,7 @@ def in_words(prompt: dict) -> str:
 
 def show_published(record: dict) -> None:
     """The published figure nearest to this one, and why the two may not be compared."""
-    from kmlite import published
+    from kmlite.evaluation import published
 
     settings = record["plan"]["settings"]
     if settings["split"] != "test":
@@ -190,7 +192,7 @@ def show_published(record: dict) -> None:
 def show(summary: dict) -> None:
     from rich.table import Table
 
-    from kmlite import scoring
+    from kmlite.evaluation import scoring
 
     years = summary.get("by_year", {})
     years = [(f"year {name}", part) for name, part in years.items()] if len(years) > 1 else []

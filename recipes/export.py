@@ -36,7 +36,9 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    from kmlite import bases, export, llamacpp, prompts, records
+    from kmlite import prompts, records
+    from kmlite.models import folders
+    from kmlite.sharing import export, gguf
 
     if settings.stage not in range(len(paths.STAGES)):
         raise click.ClickException(f"--stage {settings.stage}: there are 0 (Korean text), 1 (dictionary) and 2 (exam questions).")
@@ -48,11 +50,11 @@ def main(settings: Settings) -> None:
 
     # ---- refuse early
     source = export.source(settings.out, settings.stage)
-    console.print(f"  model        {source.final}{bases.said_of(source.final)}")
+    console.print(f"  model        {source.final}{folders.said_of(source.final)}")
     if settings.push:
         check_push(settings, source)
     if settings.format == "gguf":
-        llamacpp.require(llamacpp.CONVERTER, settings.out)
+        gguf.require(gguf.CONVERTER, settings.out)
     export.check_target(target)
     check_writable(target.parent)
     partial = target.with_name(target.name + ".partial")
@@ -93,7 +95,7 @@ def main(settings: Settings) -> None:
         if settings.dry_run:
             said = (
                 "A stand-in is not uploaded: without --dry-run this is refused."
-                if bases.is_stand_in(source.final)
+                if folders.is_stand_in(source.final)
                 else "Nothing was uploaded."
             )
             console.print(f"  dry run      {len(files)} files, {sum(size for _, size in files):,} bytes. {said}")
@@ -103,7 +105,7 @@ def main(settings: Settings) -> None:
 
 def check_push(settings: Settings, source) -> None:
     """Refuse what must not or can't be uploaded, before anything is written."""
-    from kmlite import export
+    from kmlite.sharing import export
 
     export.check_repository(settings.push)
     if source.stand_in and not settings.dry_run:
@@ -120,42 +122,43 @@ def check_push(settings: Settings, source) -> None:
 
 def write_gguf(settings: Settings, source, partial: Path, asked: list[str], expected: list[str]) -> str:
     """Convert the merged folder inside `partial`, check the vocabulary, ask the files; returns what was found, in words."""
-    from kmlite import card, export, llamacpp, prompts, runs
+    from kmlite import files, prompts
+    from kmlite.sharing import export, gguf, model_card
 
     model = partial / "model"
-    if not llamacpp.layers_fit(runs.read_json(model / "config.json")):
+    if not gguf.layers_fit(files.read_json(model / "config.json")):
         console.print(
             "  note         llama.cpp takes each sixth layer for a global one, as Gemma's are; this model's are others: answers differ"
         )
-    written = llamacpp.convert(model, partial, settings.out)
+    written = gguf.convert(model, partial, settings.out)
     vision = written[-1].name.startswith("mmproj")
     weights = written[:-1] if vision else written
-    tokenizer = runs.read_json(model / "tokenizer.json")
-    said = [f"The vocabulary in each file is tokenizer.json's, {llamacpp.check_vocabulary(file, tokenizer):,} ids." for file in weights][:1]
+    tokenizer = files.read_json(model / "tokenizer.json")
+    said = [f"The vocabulary in each file is tokenizer.json's, {gguf.check_vocabulary(file, tokenizer):,} ids." for file in weights][:1]
     if len(weights) == 1:
         said.append("llama-quantize was not found, so there is no q4_k_m; with it in LLAMA_CPP or on PATH the same command makes one.")
-    if program := llamacpp.find("llama-completion") or llamacpp.find("llama-cli"):
+    if program := gguf.find("llama-completion") or gguf.find("llama-cli"):
         loaded = export.plain_tokenizer(model)
         heads = [loaded.decode(prompts.conversation_ids(loaded, prompt)[0]).removeprefix("<bos>") for prompt in asked]
         wanted = [prompts.ENDS.split(turn)[0].strip() for turn in expected]
         for file in weights:
-            found = llamacpp.answers(program, file, heads, export.MAX_NEW_TOKENS)
+            found = gguf.answers(program, file, heads, export.MAX_NEW_TOKENS)
             same = sum(a == b for a, b in zip(wanted, found, strict=True))
             said.append(
                 f"{file.name}: {same} of {len(asked)} greedy answers are those of the 16-bit model; rounded weights may answer otherwise."
             )
     else:
         said.append("The answers of the GGUF files were not compared: neither llama-completion nor llama-cli was found.")
-    llamacpp.write_modelfile(partial, weights[0].name, vision, card.notice(source.base_name))
+    gguf.write_modelfile(partial, weights[0].name, vision, model_card.notice(source.base_name))
     shutil.rmtree(model)
     return " ".join(said)
 
 
 def sample_questions() -> list[dict]:
     """Ten questions of the sample, for who trained on text alone."""
-    from kmlite import prompts, runs
+    from kmlite import files, prompts
 
-    raw = runs.read_lines(paths.SAMPLE_RAW / paths.RAW_EXAM / "dev.jsonl")
+    raw = files.read_lines(paths.SAMPLE_RAW / paths.RAW_EXAM / "dev.jsonl")
     return [q for q in raw if all(isinstance(q.get(key), str) and q[key] for key in ("question", *prompts.LETTERS))][:10]
 
 

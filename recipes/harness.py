@@ -34,7 +34,8 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    from kmlite import harness, prompts, records, scoring
+    from kmlite import prompts, records
+    from kmlite.evaluation import harness, scoring
 
     console.print("[bold]lm-eval[/]  test split")
     harness.require()
@@ -48,25 +49,26 @@ def main(settings: Settings) -> None:
     if questions is not None:
         scoring.examples_of(fewshot, questions, settings.shots)
 
-    from kmlite import bases, runs
+    from kmlite import files, runs
+    from kmlite.models import folders
 
     base, folder = evaluate.model_and_folder(settings.base, settings.out, "test")
     check_writable(folder)
     plan: dict = {
         "settings": {"split": "test", "scorer": "generate", **{k: asdict(settings)[k] for k in ("base", "shots", "chat")}},
         "prompt": {"name": "lm-eval", **prompts.HARNESS, "shots": settings.shots, "chat_template": settings.chat},
-        "model": {"folder": str(base), "fingerprint": runs.model_fingerprint(base)},
-        "data": runs.fingerprint(*(path for path in (test, examples) if path.exists())) if questions else "sean0042/KorMedMCQA",
+        "model": {"folder": str(base), "fingerprint": files.model_fingerprint(base)},
+        "data": files.fingerprint(*(path for path in (test, examples) if path.exists())) if questions else "sean0042/KorMedMCQA",
     }
     result_path = folder / paths.HARNESS
-    if result_path.exists() and not settings.restart and runs.read_json(result_path)["plan"] == runs.as_stored(plan):
-        result = runs.read_json(result_path)
+    if result_path.exists() and not settings.restart and files.read_json(result_path)["plan"] == runs.as_stored(plan):
+        result = files.read_json(result_path)
         console.print("  done before, nothing changed (ARGS=--restart evaluates again)")
         evaluate.show(result["summary"])
         evaluate.show_published(result)
         return
-    stand_in = bases.is_stand_in(base)
-    console.print(f"  model        {base}{bases.said_of(base)}")
+    stand_in = folders.is_stand_in(base)
+    console.print(f"  model        {base}{folders.said_of(base)}")
     where = f"{len(questions):,} refined questions" if questions else "sean0042/KorMedMCQA from the hub"
     console.print(f"  questions    {where}, {evaluate.in_words(plan['prompt'])}")
     started = time.time()
@@ -76,7 +78,7 @@ def main(settings: Settings) -> None:
         )
     summary = scoring.summarise(predictions)
     openings = scoring.log_opening(folder, "lm-eval", summary)
-    runs.write_lines(folder / paths.HARNESS_PREDICTIONS, predictions)
+    files.write_lines(folder / paths.HARNESS_PREDICTIONS, predictions)
     record = {
         "plan": plan,
         "summary": summary,
@@ -87,7 +89,7 @@ def main(settings: Settings) -> None:
         "seconds": round(time.time() - started, 1),
         **runs.environment(),
     }
-    runs.write_json(result_path, record)
+    files.write_json(result_path, record)
     evaluate.show(summary)
     console.print(f"  every answer: {folder / paths.HARNESS_PREDICTIONS}")
     console.print(f"  test has been scored {openings} {'time' if openings == 1 else 'times'} for this model")

@@ -18,6 +18,7 @@ import click
 
 from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
+from kmlite.files import fingerprint, read_record, write_json, write_lines
 
 PARTIAL = ".partial"  # below the refined folder, until all of it is there
 SHARDS = "shards"  # below that: what a killed run has finished
@@ -111,17 +112,17 @@ def main(settings: Settings) -> None:
     rules["versions"] = {"text": text.VERSION, "batch": batch.VERSION, "unicode": unicodedata.unidata_version}
     plan = {
         "rules": rules,
-        "inputs": {str(f.relative_to(raw)): runs.fingerprint(f) for files in kinds.values() for f in files},
+        "inputs": {str(f.relative_to(raw)): fingerprint(f) for files in kinds.values() for f in files},
     }
     record_path = refined / paths.REFINE_RECORD
-    before = runs.read_record(record_path)
+    before = read_record(record_path)
     if (
         before
         and not settings.restart
         and before["plan"] == runs.as_stored(plan)
         and all((refined / name).exists() for name in before["wrote"])
     ):
-        if runs.read_record(refined / PARTIAL / paths.PLAN) == before["plan"]:
+        if read_record(refined / PARTIAL / paths.PLAN) == before["plan"]:
             clear(refined / PARTIAL)  # killed after its last word
         console.print("  done before, nothing changed (ARGS=--restart refines again)")
         show(before["funnel"])
@@ -133,7 +134,7 @@ def main(settings: Settings) -> None:
     if settings.restart:
         clear(partial)
     partial.mkdir(exist_ok=True)
-    runs.write_json(partial / paths.PLAN, plan)
+    write_json(partial / paths.PLAN, plan)
     for name in (paths.TEXT, paths.DICTIONARY, paths.EXAM, paths.REJECTED):
         remove(partial / name)
     funnel: dict[str, dict] = {}
@@ -151,7 +152,7 @@ def main(settings: Settings) -> None:
         remove(refined / name)
         if name in wrote:
             (partial / name).rename(refined / name)
-    runs.write_json(record_path, {"plan": plan, "funnel": funnel, "wrote": wrote})
+    write_json(record_path, {"plan": plan, "funnel": funnel, "wrote": wrote})
     clear(partial, settings.keep_shards)
     show(funnel)
     console.print(f"  written to {refined}; what was set aside, with its reason, file and line: {refined / paths.REJECTED}")
@@ -178,9 +179,8 @@ def remove(path: Path) -> None:
 
 def refine_exam(files: list[Path], settings: Settings, out: Path, funnel: dict) -> dict[str, list[dict]]:
     """Check questions, drop duplicates, and set aside a train question that stands in dev or test."""
-    from kmlite import runs
     from kmlite.records import read_raw
-    from kmlite.refine import mcq
+    from kmlite.refine import exam
 
     splits: dict[str, list[dict]] = {"train": [], "dev": [], "test": [], "fewshot": []}
     if not files:
@@ -188,15 +188,15 @@ def refine_exam(files: list[Path], settings: Settings, out: Path, funnel: dict) 
     counts = Funnel("exam", out / paths.REJECTED, settings.rejected_most)
     seen: dict[tuple, str] = {}
     order = {"test": 0, "dev": 1, "fewshot": 2, "train": 3}  # what must stay clean is read first
-    known = [(mcq.SPLITS.get(f.name.split(".")[0].split("-")[0].lower()), f) for f in files]
+    known = [(exam.SPLITS.get(f.name.split(".")[0].split("-")[0].lower()), f) for f in files]
     for _, file in [pair for pair in known if pair[0] is None]:
         counts.reject("unknown_split", str(file.relative_to(settings.raw)), 0, "name it train, dev, test or fewshot")
     for split, file in sorted([(split, file) for split, file in known if split], key=lambda pair: order[pair[0]]):
         for source, line, value, problem in read_raw(file, settings.raw):
             counts.read += 1
-            question, reason = (None, problem) if problem else mcq.check(value)
+            question, reason = (None, problem) if problem else exam.check(value)
             if question:
-                key = mcq.stem_key(question)
+                key = exam.stem_key(question)
                 earlier = seen.get(key)
                 # few-shot examples stand in dev as well in KorMedMCQA: they are examples, never trained on
                 if earlier and not (split == "fewshot" and earlier == "dev"):
@@ -210,16 +210,15 @@ def refine_exam(files: list[Path], settings: Settings, out: Path, funnel: dict) 
             splits[split].append(question)
     for split, questions in splits.items():
         if questions:
-            runs.write_lines(out / paths.EXAM / f"{split}.jsonl", questions)
+            write_lines(out / paths.EXAM / f"{split}.jsonl", questions)
     funnel["exam"] = {**counts.result(), "splits": {k: len(v) for k, v in splits.items()}}
     return splits
 
 
 def refine_dictionary(files: list[Path], settings: Settings, out: Path, stems: list[str], funnel: dict) -> None:
-    from kmlite import runs
     from kmlite.records import read_raw
     from kmlite.refine import dictionary
-    from kmlite.refine.dedup import ExamStems
+    from kmlite.refine.duplicates import ExamStems
 
     if not files:
         return
@@ -241,7 +240,7 @@ def refine_dictionary(files: list[Path], settings: Settings, out: Path, stems: l
             counts.keep(len(entry["term"]) + len(entry["definition"]))
     joined = dictionary.join_senses(list(entries.values()))
     if joined:
-        runs.write_json(out / paths.DICTIONARY, joined)
+        write_json(out / paths.DICTIONARY, joined)
     funnel["dictionary"] = {**counts.result(), "terms": len(joined)}
 
 
@@ -249,9 +248,8 @@ def refine_text(files: list[Path], settings: Settings, out: Path, stems: list[st
     """Clean and judge shard by shard, then find duplicates over all of them and hold some texts out."""
     from functools import partial
 
-    from kmlite import runs
     from kmlite.refine import corpus, engine, shards
-    from kmlite.refine.kernel import Task, refine_shard
+    from kmlite.refine.worker import Task, refine_shard
 
     if not files:
         return
@@ -262,9 +260,9 @@ def refine_text(files: list[Path], settings: Settings, out: Path, stems: list[st
     run = partial(engine.run, workers=workers, engine=settings.engine, address=settings.address)
     finished = out / SHARDS
     finished.mkdir(exist_ok=True)
-    runs.write_json(finished / "stems.json", stems)
+    write_json(finished / "stems.json", stems)
     told = {**rules, "stems": stems}
-    prints = {str(file.relative_to(settings.raw)): runs.fingerprint(file) for file in files}
+    prints = {str(file.relative_to(settings.raw)): fingerprint(file) for file in files}
     raw, columns = str(settings.raw.absolute()), settings.text_column.split(",")
     tasks = [
         Task(

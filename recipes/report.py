@@ -23,8 +23,8 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    from kmlite import runs
-    from kmlite.report import page
+    from kmlite import files
+    from kmlite.sharing.report import page
 
     started = time.time()
     console.print(f"[bold]report[/]  {settings.refined}, {settings.out} → {settings.out / paths.REPORT}")
@@ -36,7 +36,7 @@ def main(settings: Settings) -> None:
         )
     check_writable(settings.out)
     html = page.build(settings.refined, settings.out, settings.language, defaults())
-    runs.write_text(settings.out / paths.REPORT, html)
+    files.write_text(settings.out / paths.REPORT, html)
     size = (settings.out / paths.REPORT).stat().st_size
     console.print(f"  {size / 1e6:.1f} MB, {time.time() - started:.1f} s. Open it in a browser: {settings.out / paths.REPORT}")
 

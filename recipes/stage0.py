@@ -14,8 +14,8 @@ import click
 
 from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
-from kmlite.model import CHECKPOINTING, EMBEDDINGS, PRECISIONS
-from kmlite.stages import TRACKERS
+from kmlite.models.loading import CHECKPOINTING, EMBEDDINGS, PRECISIONS
+from kmlite.training.stages import TRACKERS
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,12 @@ def main(settings: Settings) -> None:
     replay = replay_shards(settings)
     tokens_wanted = new_tokens(settings.new_tokens)
 
-    from kmlite import bases, gauge, merging, model, packing, runs, stages, training, vocabulary
+    from kmlite import files, runs
+    from kmlite.evaluation import suite
+    from kmlite.models import folders, loading, merging, vocabulary
+    from kmlite.training import packing, stages, trainer
 
-    base = bases.resolve(settings.base)
+    base = folders.resolve(settings.base)
     folder = settings.out / paths.STAGES[0]
     check_writable(folder)
     data = {"text": shards, "heldout": [heldout_path], "replay": replay}
@@ -108,12 +111,12 @@ def main(settings: Settings) -> None:
     precision = fitted.precision
     if fitted.embeddings == "none" and settings.embeddings == "auto":
         tokens_wanted = 0  # rows that do not train would stay averages
-    measured_on = gauge.prepare(
+    measured_on = suite.prepare(
         settings.refined, texts=settings.heldout, entries=settings.entries, questions=settings.questions, length=settings.length
     )
     stages.describe(
         {
-            "base": f"{settings.base}{bases.said_of(base)}",
+            "base": f"{settings.base}{folders.said_of(base)}",
             **stages.fitted_in_words(fitted, settings, "rows"),
             "text": f"{len(shards)} shards, {sum(s.stat().st_size for s in shards) / 1e6:.1f} MB",
             "gauge": f"{len(measured_on.korean)} held-out texts, {len(measured_on.dictionary)} dictionary entries, "
@@ -127,28 +130,28 @@ def main(settings: Settings) -> None:
     extended = folder / paths.EXTENDED
     note = folder / paths.CHECKPOINTS / "extension.json"
     if not note.exists() and not runs.rank():
-        plain, tokenizer = model.load(base, precision, settings.length)
-        point = gauge.measure(plain, tokenizer, measured_on)
+        plain, tokenizer = loading.load(base, precision, settings.length)
+        point = suite.measure(plain, tokenizer, measured_on)
         del plain
-        model.free()
+        loading.free()
         terms = [entry["term"] for entry in records.read_dictionary(settings.refined)] if dictionary.exists() else []
         words = word_counts(shards, terms, settings.dictionary_weight) if tokens_wanted else {}
         merges = vocabulary.choose_merges(words, tokenizer, tokens_wanted, settings.min_count)
         ids = vocabulary.extend_model(base, extended, merges, tokenizer, settings.start)
-        after = model.load_tokenizer(extended)
+        after = loading.load_tokenizer(extended)
         kinds = {
             "held-out Korean": measured_on.korean,
             "dictionary": [answer for _, answer in measured_on.dictionary],
             "exam": [question["question"] for question in measured_on.dev],
         }
-        runs.write_json(note, {"new_ids": ids, "base": point, "gain": vocabulary.gain(tokenizer, after, kinds, ids)})
+        files.write_json(note, {"new_ids": ids, "base": point, "gain": vocabulary.gain(tokenizer, after, kinds, ids)})
     runs.wait()
-    extension = runs.read_json(note)
+    extension = files.read_json(note)
     ids = extension["new_ids"]
     show_gain(extension["gain"], len(ids))
-    recompute = model.recomputes(settings.checkpointing)
-    trained, tokenizer = model.load(extended, precision, settings.length, recompute)
-    points = {"base": extension["base"], "extended": gauge.measure(trained, tokenizer, measured_on)}
+    recompute = loading.recomputes(settings.checkpointing)
+    trained, tokenizer = loading.load(extended, precision, settings.length, recompute)
+    points = {"base": extension["base"], "extended": suite.measure(trained, tokenizer, measured_on)}
     rise = points["extended"]["bits"]["korean"] / points["base"]["bits"]["korean"] - 1
     console.print(f"  extension    held-out text costs {rise:+.1%} bits per character before any training")
 
@@ -161,13 +164,13 @@ def main(settings: Settings) -> None:
     embeddings = fitted.embeddings if ids or fitted.embeddings == "all" else "none"
     adapted = stages.adapt(trained, settings, recompute, embeddings=embeddings, new_ids=ids)
     apart = packing.keeps_texts_apart(adapted, tokenizer)
-    count = model.trainable_summary(adapted)
+    count = loading.trainable_summary(adapted)
     weights = f"{count['lora']:,} LoRA and {count['embeddings']:,} embedding weights of {sum(count.values()):,}"
     console.print(f"  training     {len(rows):,} rows, {len(rows) * settings.length:,} tokens; {weights}")
     console.print(
         f"  attention    {'stays inside each text of a row' if apart else 'crosses the texts of a row: this backend has no mask for it'}"
     )
-    result = training.train(
+    result = trainer.train(
         adapted,
         tokenizer,
         rows,
@@ -176,21 +179,21 @@ def main(settings: Settings) -> None:
         embeddings=embeddings,
         embedding_learning_rate=settings.embedding_learning_rate,
         apart=apart,
-        every=(settings.gauge_every, partial(gauge.bits, adapted, tokenizer, measured_on)) if settings.gauge_every else None,
+        every=(settings.gauge_every, partial(suite.bits, adapted, tokenizer, measured_on)) if settings.gauge_every else None,
     )
     if runs.rank():
         return  # what is left is for one process
     used = stages.memory_record(fitted, result["peak_bytes"])
     adapter = folder / paths.CHECKPOINTS / "adapter"
-    model.save_adapter(adapted, adapter)
+    loading.save_adapter(adapted, adapter)
     del trained, adapted
-    model.free()
+    loading.free()
 
     # ---- hand over, and measure what is handed over
-    difference = model.merge(extended, adapter, folder / paths.FINAL, measured_on.korean[:3])
-    final, tokenizer = model.load(folder / paths.FINAL, precision, settings.length)
-    points["after"] = gauge.measure(final, tokenizer, measured_on)
-    worse = gauge.is_worse(points["base"], points["after"])
+    difference = loading.merge(extended, adapter, folder / paths.FINAL, measured_on.korean[:3])
+    final, tokenizer = loading.load(folder / paths.FINAL, precision, settings.length)
+    points["after"] = suite.measure(final, tokenizer, measured_on)
+    worse = suite.is_worse(points["base"], points["after"])
     metrics = {
         "gauge": points,
         "gain": extension["gain"],
@@ -202,10 +205,10 @@ def main(settings: Settings) -> None:
         "worse": worse,
         "precision": precision,
         "memory": used,
-        "stand_in": bases.is_stand_in(base),
+        "stand_in": folders.is_stand_in(base),
     }
     runs.finish(folder, plan, started, metrics)
-    gauge.show(points, "Stage 0, before and after")
+    suite.show(points, "Stage 0, before and after")
     console.print(f"  merge        logits within {difference:.4f} of their spread of the adapter's (rounding, up to {merging.ROUNDING})")
     console.print(f"  written to {folder / paths.FINAL}, {time.time() - started:.0f} s")
     stages.verdict(worse, "stage0", settings)
@@ -234,7 +237,8 @@ def replay_shards(settings: Settings) -> list[Path]:
 
 def word_counts(shards: list[Path], terms: list[str], weight: int) -> dict[str, int]:
     """Words of the text with their counts, those of dictionary terms `weight` times more."""
-    from kmlite import records, vocabulary
+    from kmlite import records
+    from kmlite.models import vocabulary
 
     words = vocabulary.count_words(records.read_texts(shards))
     if weight:
@@ -245,7 +249,7 @@ def word_counts(shards: list[Path], terms: list[str], weight: int) -> dict[str, 
 
 def show_gain(gain: dict, count: int) -> None:
     """What the new tokens save, on each kind of text, and whether it is worth it."""
-    from kmlite.vocabulary import WORTH
+    from kmlite.models.vocabulary import WORTH
 
     for name, part in gain["by_text"].items():
         before, after = part["tokens_before"], part["tokens_after"]

@@ -13,8 +13,8 @@ import click
 
 from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
-from kmlite.model import CHECKPOINTING, PRECISIONS
-from kmlite.stages import TRACKERS
+from kmlite.models.loading import CHECKPOINTING, PRECISIONS
+from kmlite.training.stages import TRACKERS
 
 
 @dataclass(frozen=True)
@@ -51,23 +51,27 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    from kmlite import definitions, records
+    from kmlite import records
+    from kmlite.evaluation import dictionary
 
     console.print(f"[bold]stage 1[/]  medical dictionary → {settings.out / paths.STAGES[1]}")
     started = time.time()
 
     # ---- what there is to learn
     entries = records.read_dictionary(settings.refined)
-    taught, heldout = definitions.split(entries, settings.heldout_share)
+    taught, heldout = dictionary.split(entries, settings.heldout_share)
     if not taught:
         raise click.ClickException(f"{settings.refined / paths.DICTIONARY} holds no entry to teach.")
 
-    from kmlite import bases, evaluation, model, runs, stages, training
+    from kmlite import files, runs
+    from kmlite.evaluation import generation
+    from kmlite.models import folders, loading
+    from kmlite.training import stages, trainer
 
     if settings.base:
-        base = bases.resolve(settings.base)
+        base = folders.resolve(settings.base)
     else:
-        base = bases.final_folder(settings.out, 0, f"Run first: make stage0 OUT={settings.out}   (or name another model as BASE=…)")
+        base = folders.final_folder(settings.out, 0, f"Run first: make stage0 OUT={settings.out}   (or name another model as BASE=…)")
     folder = settings.out / paths.STAGES[1]
     check_writable(folder)
     plan = stages.plan_of("stage1", settings, base, settings.base or "stage 0", {"dictionary": [settings.refined / paths.DICTIONARY]})
@@ -77,7 +81,7 @@ def main(settings: Settings) -> None:
     precision = fitted.precision
     stages.describe(
         {
-            "base": f"{base}{bases.said_of(base)}",
+            "base": f"{base}{folders.said_of(base)}",
             **stages.fitted_in_words(fitted, settings, "entries"),
             "dictionary": f"{len(taught):,} terms to teach, {len(heldout):,} held out",
             "learning": f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}, {settings.epochs:g} epochs",
@@ -85,45 +89,45 @@ def main(settings: Settings) -> None:
     )
 
     # ---- before
-    recompute = model.recomputes(settings.checkpointing)
-    trained, tokenizer = model.load(base, precision, settings.length, recompute)
+    recompute = loading.recomputes(settings.checkpointing)
+    trained, tokenizer = loading.load(base, precision, settings.length, recompute)
 
     measure = partial(
-        definitions.measure,
+        dictionary.measure,
         taught=taught,
         heldout=heldout,
         measured=settings.measured,
         recalled=settings.recalled,
         chosen=settings.chosen,
         length=settings.length,
-        batch=evaluation.default_batch(),
+        batch=generation.default_batch(),
     )
     before_path = folder / paths.CHECKPOINTS / "before.json"
     if not before_path.exists():
-        runs.write_json(before_path, measure(trained, tokenizer))
-    before = runs.read_json(before_path)
+        files.write_json(before_path, measure(trained, tokenizer))
+    before = files.read_json(before_path)
     console.print(f"  before       {before['taught']:.4f} bits per character on taught definitions")
 
     # ---- train
-    rows, left_out = training.conversation_rows(tokenizer, definitions.pairs(taught), settings.length)
+    rows, left_out = trainer.conversation_rows(tokenizer, dictionary.pairs(taught), settings.length)
     if left_out:
         console.print(f"  {left_out:,} entries are longer than {settings.length} tokens and are left out")
-    heldout_rows, _ = training.conversation_rows(tokenizer, definitions.pairs(heldout[: settings.measured]), settings.length)
+    heldout_rows, _ = trainer.conversation_rows(tokenizer, dictionary.pairs(heldout[: settings.measured]), settings.length)
     adapted = stages.adapt(trained, settings, recompute)
-    count = model.trainable_summary(adapted)
+    count = loading.trainable_summary(adapted)
     on_card = replace(settings, batch=fitted.batch, accumulation=fitted.accumulation)
-    result = training.train(
+    result = trainer.train(
         adapted, tokenizer, rows, folder / paths.CHECKPOINTS, on_card, save="epoch", eval_rows=heldout_rows, order="group_by_length"
     )
     used = stages.memory_record(fitted, result["peak_bytes"])
     adapter = folder / paths.CHECKPOINTS / "adapter"
-    model.save_adapter(adapted, adapter)
+    loading.save_adapter(adapted, adapter)
     del trained, adapted
-    model.free()
+    loading.free()
 
     # ---- hand over, and measure what is handed over
-    difference = model.merge(base, adapter, folder / paths.FINAL, [definition for _, definition in definitions.pairs(taught[:3])])
-    final, tokenizer = model.load(folder / paths.FINAL, precision, settings.length)
+    difference = loading.merge(base, adapter, folder / paths.FINAL, [definition for _, definition in dictionary.pairs(taught[:3])])
+    final, tokenizer = loading.load(folder / paths.FINAL, precision, settings.length)
     after = measure(final, tokenizer)
     worse = []
     if after["taught"] > before["taught"]:
@@ -138,10 +142,10 @@ def main(settings: Settings) -> None:
         "merge_difference": difference,
         "precision": precision,
         "memory": used,
-        "stand_in": bases.is_stand_in(base),
+        "stand_in": folders.is_stand_in(base),
     }
     runs.finish(folder, plan, started, metrics)
-    definitions.show(before, after)
+    dictionary.show(before, after)
     console.print(f"  [bold]bits per character of taught definitions: {before['taught']:.4f} → {after['taught']:.4f}[/]")
     console.print(f"  written to {folder / paths.FINAL}, {time.time() - started:.0f} s")
     stages.verdict(worse, "stage1", settings)

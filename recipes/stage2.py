@@ -13,8 +13,8 @@ import click
 
 from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
-from kmlite.model import CHECKPOINTING, PRECISIONS
-from kmlite.stages import TRACKERS
+from kmlite.models.loading import CHECKPOINTING, PRECISIONS
+from kmlite.training.stages import TRACKERS
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,15 @@ def main(settings: Settings) -> None:
     if settings.answer_weight <= 0:
         raise click.ClickException(f"--answer-weight {settings.answer_weight:g}: a number above 0; 1 is the plain loss.")
 
-    from kmlite import bases, evaluation, exam, gauge, loops, model, reasoning, runs, scoring, shuffling, stages, training
+    from kmlite import files, runs
+    from kmlite.evaluation import generation, scoring, suite
+    from kmlite.models import folders, loading
+    from kmlite.training import exam_rows, loops, self_training, shuffling, stages, trainer
 
     if settings.base:
-        base = bases.resolve(settings.base)
+        base = folders.resolve(settings.base)
     else:
-        base = bases.final_folder(settings.out, 1, f"Run first: make stage1 OUT={settings.out}   (or name another model as BASE=…)")
+        base = folders.final_folder(settings.out, 1, f"Run first: make stage1 OUT={settings.out}   (or name another model as BASE=…)")
     folder = settings.out / paths.STAGES[2]
     check_writable(folder)
     data = {split: [paths.exam_split(settings.refined, split)] for split in ("train", "dev")}
@@ -104,18 +107,18 @@ def main(settings: Settings) -> None:
     plan = stages.plan_of("stage2", settings, base, settings.base or "stage 1", data)
     if stages.skip_or_begin(folder, plan, settings):
         return
-    stand_in = bases.is_stand_in(base)
+    stand_in = folders.is_stand_in(base)
     fitted = stages.fit(settings, base, folder / paths.CHECKPOINTS)
     precision = fitted.precision
     on_card = replace(settings, batch=fitted.batch, accumulation=fitted.accumulation)
     test = records.read_exam(settings.refined, "test") if test_path.exists() else []  # here for its stems alone
-    questions, leaked = exam.without_leaks(questions, dev, test, fewshot)
-    pairs, reasoned = exam.turns(questions, settings.reasoned_share, settings.seed)
-    measured_on = gauge.prepare(settings.refined, texts=settings.heldout, entries=settings.entries, questions=0, length=settings.length)
+    questions, leaked = exam_rows.without_leaks(questions, dev, test, fewshot)
+    pairs, reasoned = exam_rows.turns(questions, settings.reasoned_share, settings.seed)
+    measured_on = suite.prepare(settings.refined, texts=settings.heldout, entries=settings.entries, questions=0, length=settings.length)
     places = sum(shuffling.names_places(question) for question in questions)
     stages.describe(
         {
-            "base": f"{base}{bases.said_of(base)}",
+            "base": f"{base}{folders.said_of(base)}",
             **stages.fitted_in_words(fitted, settings, "questions"),
             "questions": f"{len(questions):,} to teach ({reasoned} of {len(pairs):,} rows reasoned), {len(dev):,} in dev",
             "leakage": f"{leaked} train questions stand in dev, test or few-shot" + (" and are left out" if leaked else ""),
@@ -131,31 +134,31 @@ def main(settings: Settings) -> None:
             "until": f"dev accuracy {settings.target:g}%; at most {settings.loops} loops, patience {settings.patience}",
         },
     )
-    batch = settings.eval_batch or evaluation.default_batch()
+    batch = settings.eval_batch or generation.default_batch()
 
     def accuracy(measured, asked: list[dict]) -> dict:
         answers = scoring.answer_exam(measured, tokenizer, asked, max_new_tokens=settings.max_new_tokens, batch=batch)
         return {**scoring.summarise(answers), "predictions": answers}
 
     # ---- before, then loop: train, ask dev, keep the best
-    recompute = model.recomputes(settings.checkpointing)
-    trained, tokenizer = model.load(base, precision, settings.length, recompute)
+    recompute = loading.recomputes(settings.checkpointing)
+    trained, tokenizer = loading.load(base, precision, settings.length, recompute)
     before_path = folder / paths.CHECKPOINTS / "before.json"
     if not before_path.exists():
         measured = {"dev": accuracy(trained, dev), "taught": accuracy(trained, questions[: settings.measured])}
-        runs.write_json(before_path, {"exam": measured, "gauge": {"bits": gauge.bits(trained, tokenizer, measured_on)}})
-    came_with = runs.read_json(before_path)
+        files.write_json(before_path, {"exam": measured, "gauge": {"bits": suite.bits(trained, tokenizer, measured_on)}})
+    came_with = files.read_json(before_path)
     before, points = {name: without_predictions(part) for name, part in came_with["exam"].items()}, {"before": came_with["gauge"]}
     console.print(f"  before       dev {scoring.in_words(before['dev'])}; taught {scoring.in_words(before['taught'])}")
-    _, left_out = training.conversation_rows(tokenizer, pairs, settings.length)
+    _, left_out = trainer.conversation_rows(tokenizer, pairs, settings.length)
     if left_out:
         console.print(f"  {left_out:,} rows are longer than {settings.length} tokens and are left out")
-    dev_rows, _ = training.conversation_rows(tokenizer, exam.turns(dev, 0, settings.seed)[0], settings.length)
+    dev_rows, _ = trainer.conversation_rows(tokenizer, exam_rows.turns(dev, 0, settings.seed)[0], settings.length)
     adapted = stages.adapt(trained, settings, recompute)
-    count = model.trainable_summary(adapted)
+    count = loading.trainable_summary(adapted)
     done = loops.finished(folder)
     if done:
-        model.load_adapter(adapted, folder / f"loop_{len(done)}")
+        loading.load_adapter(adapted, folder / f"loop_{len(done)}")
         console.print(f"  going on after loop {len(done)}")
     start = before["dev"]["accuracy"]
     while not (reason := loops.why_stop(done, start, settings)):
@@ -163,7 +166,7 @@ def main(settings: Settings) -> None:
         checkpoints = folder / paths.CHECKPOINTS / f"loop_{number}"
         teaching, asked = questions, []
         if settings.self_reason:
-            asked = reasoning.ask(
+            asked = self_training.ask(
                 adapted,
                 tokenizer,
                 questions,
@@ -177,15 +180,15 @@ def main(settings: Settings) -> None:
                 batch=batch,
                 seed=f"{settings.seed} {number}",
             )
-            teaching = reasoning.with_reasonings(questions, asked)
-            console.print(f"  loop {number}       {reasoning.in_words(reasoning.counts(asked))}")
+            teaching = self_training.with_reasonings(questions, asked)
+            console.print(f"  loop {number}       {self_training.in_words(self_training.counts(asked))}")
             if stand_in and number == 1:
-                console.print(f"  {reasoning.OF_THIS_SIZE}")
-        rows, balance = exam.rows_of_loop(tokenizer, teaching, number, on_card)
+                console.print(f"  {self_training.OF_THIS_SIZE}")
+        rows, balance = exam_rows.rows_of_loop(tokenizer, teaching, number, on_card)
         if settings.shuffle and number == 1:
             shares = ", ".join(f"{letter} {share:.1%}" for letter, share in balance.items())
             console.print(f"  letters      right answers after shuffling: {shares}")
-        result = training.train(
+        result = trainer.train(
             adapted,
             tokenizer,
             rows,
@@ -198,14 +201,14 @@ def main(settings: Settings) -> None:
         )
         dev_score = accuracy(adapted, dev)
         record: dict = {"loop": number, "dev": without_predictions(dev_score), "letters": balance, "training": result}
-        record["reasoned_rows"] = exam.turns(teaching, settings.reasoned_share, settings.seed)[1]
+        record["reasoned_rows"] = exam_rows.turns(teaching, settings.reasoned_share, settings.seed)[1]
         target = folder / f"loop_{number}"
-        model.save_adapter(adapted, target)
-        runs.write_lines(target / "dev_predictions.jsonl", dev_score["predictions"])
+        loading.save_adapter(adapted, target)
+        files.write_lines(target / "dev_predictions.jsonl", dev_score["predictions"])
         if settings.self_reason:
-            record["self_reasons"] = reasoning.counts(asked)
-            runs.write_lines(target / paths.SELF_REASONS, asked)
-        runs.write_json(target / paths.RECORD, record)  # last: the loop is done
+            record["self_reasons"] = self_training.counts(asked)
+            files.write_lines(target / paths.SELF_REASONS, asked)
+        files.write_json(target / paths.RECORD, record)  # last: the loop is done
         done.append(record)
         shutil.rmtree(checkpoints, ignore_errors=True)
         loops.prune(folder, done, start)
@@ -215,25 +218,25 @@ def main(settings: Settings) -> None:
     peaks = [loop["training"]["peak_bytes"] for loop in done]
     used = stages.memory_record(fitted, max(filter(None, peaks), default=None))
     del trained, adapted
-    model.free()
+    loading.free()
 
     # ---- hand over the best loop; measure it; only now open test
     if best:
-        difference = model.merge(base, folder / f"loop_{best}", folder / paths.FINAL, [q["question"] for q in dev[:3]])
+        difference = loading.merge(base, folder / f"loop_{best}", folder / paths.FINAL, [q["question"] for q in dev[:3]])
     else:
         copy_model(base, folder / paths.FINAL)
         difference = 0.0
-    final, tokenizer = model.load(folder / paths.FINAL, precision, settings.length)
+    final, tokenizer = loading.load(folder / paths.FINAL, precision, settings.length)
     measured = {"dev": accuracy(final, dev), "taught": accuracy(final, questions[: settings.measured])}
     if test_path.exists():
         measured["test"] = accuracy(final, test)
-        runs.write_lines(folder / "test_predictions.jsonl", measured["test"]["predictions"])
+        files.write_lines(folder / "test_predictions.jsonl", measured["test"]["predictions"])
         scoring.log_opening(folder, "stage2", measured["test"])
-    runs.write_lines(folder / paths.DEV_BEFORE, came_with["exam"]["dev"].get("predictions", []))
-    runs.write_lines(folder / paths.DEV_AFTER, measured["dev"]["predictions"])
+    files.write_lines(folder / paths.DEV_BEFORE, came_with["exam"]["dev"].get("predictions", []))
+    files.write_lines(folder / paths.DEV_AFTER, measured["dev"]["predictions"])
     after = {name: without_predictions(part) for name, part in measured.items()}
-    points["after"] = {"bits": gauge.bits(final, tokenizer, measured_on)}
-    price = gauge.price(points["before"], points["after"], after["dev"]["accuracy"] > start)
+    points["after"] = {"bits": suite.bits(final, tokenizer, measured_on)}
+    price = suite.price(points["before"], points["after"], after["dev"]["accuracy"] > start)
     reached = after["dev"]["accuracy"] >= settings.target
     worse = []
     if after["dev"]["accuracy"] < before["dev"]["interval"][0]:  # the merge of a model trained in 4-bit may lose what it had
@@ -262,7 +265,7 @@ def main(settings: Settings) -> None:
     console.print(f"  target of {settings.target:g}% on dev reached: {'yes' if reached else 'no'}")
     if "test" in after:
         console.print(f"  [bold]test, opened only now: {scoring.in_words(after['test'])}[/]")
-    gauge.show(points, "Stage 2, the language before and after")
+    suite.show(points, "Stage 2, the language before and after")
     if price:
         console.print(f"  [bold]{price}[/]")
     if stand_in:
@@ -286,7 +289,7 @@ def without_predictions(part: dict) -> dict:
 
 
 def copy_model(base: Path, final: Path) -> None:
-    from kmlite.runs import put_in_place
+    from kmlite.files import put_in_place
 
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from forked import Forked
 
-from kmlite import paths, prompts, records, runs
+from kmlite import files, paths, prompts, records
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch comes later; matrices this small cost more in threads than they gain
 
@@ -70,17 +70,17 @@ def tiny_refined(refined, tmp_path_factory) -> Path:
     """A part of the refined sample, so that a stage takes seconds."""
     folder = tmp_path_factory.mktemp("작은 자료")  # Korean and a space in the path
     shutil.copytree(refined / paths.TEXT, folder / paths.TEXT)
-    runs.write_json(folder / paths.DICTIONARY, runs.read_json(refined / paths.DICTIONARY)[:60])
+    files.write_json(folder / paths.DICTIONARY, files.read_json(refined / paths.DICTIONARY)[:60])
     for split, n in (("train", 20), ("dev", 6), ("test", 6)):
         lines = paths.exam_split(refined, split).read_text(encoding="utf-8").splitlines(keepends=True)
-        runs.write_text(paths.exam_split(folder, split), "".join(lines[:n]))
+        files.write_text(paths.exam_split(folder, split), "".join(lines[:n]))
     return folder
 
 
 def minimal(folder: Path, texts: list[str], refined: Path, text_only: bool) -> Path:
-    from kmlite import model, tiny
+    from kmlite.models import loading, tiny
 
-    model.fast_model()  # before transformers, as in a recipe
+    loading.fast_model()  # before transformers, as in a recipe
     settle()
     turns = [(prompts.dictionary_prompt(e["term"]), e["definition"]) for e in records.read_dictionary(refined)[:20]]
     tiny.build(folder, texts, turns, pieces=1500, hidden=64, layers=2, steps=0, text_only=text_only)
@@ -112,13 +112,13 @@ def out(base, text_base, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("out")
     for stage, source, ended in (("00_trained", text_base, "2026-01-01T10:00:00+0900"), ("02_trained", base, "2026-01-02T03:00:00+0000")):
         shutil.copytree(source, folder / stage / paths.FINAL)
-        runs.write_json(folder / stage / paths.RECORD, {"finished": ended, "plan": {"base": {"name": str(base)}}})
+        files.write_json(folder / stage / paths.RECORD, {"finished": ended, "plan": {"base": {"name": str(base)}}})
     return folder
 
 
 @pytest.fixture(scope="session")
 def speaker(out):
     """The newest of `out`, loaded to talk to."""
-    from kmlite import chat
+    from kmlite.sharing import chat
 
     return chat.load(*chat.find("", out), "16bit", 1024)

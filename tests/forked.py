@@ -23,8 +23,23 @@ from importlib.util import find_spec
 from pathlib import Path
 
 # what a stage would import on the way
-STACK = ("recipes.stage0", "recipes.stage1", "recipes.stage2", "kmlite.training", "kmlite.merging", "kmlite.gauge", "kmlite.exam")
-STACK += ("kmlite.reasoning", "kmlite.definitions", "kmlite.vocabulary", "bitsandbytes", "trl.trainer.sft_trainer", "sacrebleu")
+STACK = (
+    "recipes.stage0",
+    "recipes.stage1",
+    "recipes.stage2",
+    "kmlite.training.trainer",
+    "kmlite.models.merging",
+    "kmlite.evaluation.suite",
+    "kmlite.training.exam_rows",
+)
+STACK += (
+    "kmlite.training.self_training",
+    "kmlite.evaluation.dictionary",
+    "kmlite.models.vocabulary",
+    "bitsandbytes",
+    "trl.trainer.sft_trainer",
+    "sacrebleu",
+)
 GEMMA = ("transformers.models.gemma3.modeling_gemma3", "transformers.models.gemma.tokenization_gemma", "peft.tuners.lora.bnb")
 GEMMA += ("transformers.models.siglip.modeling_siglip", "transformers.models.auto.modeling_auto", "transformers.generation.utils")
 DATASETS = ("datasets.io.generator", "datasets.packaged_modules.generator.generator")
@@ -178,9 +193,9 @@ def main(kind: str) -> None:
 
     torch.set_num_threads(1)  # before any parallel region: a forked child has no other threads
     if kind == "unsloth":
-        from kmlite import model
+        from kmlite.models import loading
 
-        model.fast_model()
+        loading.fast_model()
     names = [*STACK, *GEMMA, *DATASETS] if kind == "unsloth" else [*GEMMA, *(LM_EVAL if find_spec("lm_eval") else ())]
     for name in names:
         importlib.import_module(name)

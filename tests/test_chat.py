@@ -15,8 +15,10 @@ from click.testing import CliRunner
 from rich.cells import cell_len
 from rich.console import Console
 
-from kmlite import chat, evaluation, paths, prompts, runs
-from kmlite import terminal as screen
+from kmlite import files, paths, prompts
+from kmlite.evaluation import generation
+from kmlite.sharing import chat
+from kmlite.sharing import terminal as screen
 from recipes import chat as recipe
 
 
@@ -69,7 +71,7 @@ def test_the_oldest_turns_give_way(tokenizer):
 def test_the_stream_is_what_evaluation_generates(speaker):
     pieces = []
     found = say(speaker, user("혈압이란?"), tokens=24, said=pieces.append)
-    [turn] = evaluation.generate(speaker.model, speaker.tokenizer, ["혈압이란?"], max_new_tokens=24, batch=1)
+    [turn] = generation.generate(speaker.model, speaker.tokenizer, ["혈압이란?"], max_new_tokens=24, batch=1)
     assert len(pieces) > 3
     assert "".join(pieces) == found["text"] == prompts.ENDS.split(turn)[0]
     assert found["ended"] == ("turn" if "<end_of_turn>" in turn else "length")
@@ -140,7 +142,7 @@ def test_no_room_on_the_card_is_said_in_words(speaker, out, monkeypatch):
     monkeypatch.setattr(speaker.model, "generate", full)
     with pytest.raises(click.ClickException, match="/reset"):
         say(speaker, user("안녕"))
-    monkeypatch.setattr(chat.model, "load", full)
+    monkeypatch.setattr(chat.loading, "load", full)
     with pytest.raises(click.ClickException, match="--precision 4bit"):
         chat.load("00_trained", out / "00_trained/final", "16bit", 512)
 
@@ -167,9 +169,9 @@ def test_find(out, base, monkeypatch):
 def test_the_newest_goes_by_time_not_by_name(out, tmp_path):
     for stage, ended in (("00_trained", "2026-03-01T00:30:00+0900"), ("02_trained", "2026-02-28T16:00:00+0000")):
         (tmp_path / stage / paths.FINAL).mkdir(parents=True)
-        runs.write_json(tmp_path / stage / paths.RECORD, {"finished": ended})
+        files.write_json(tmp_path / stage / paths.RECORD, {"finished": ended})
     assert chat.finished(tmp_path)[0] == "02_trained"  # 16:00 UTC is half past nine hours later than 15:30 UTC
-    runs.write_json(tmp_path / "00_trained" / paths.RECORD, {"finished": "2026-03-01T01:30:00+0900"})
+    files.write_json(tmp_path / "00_trained" / paths.RECORD, {"finished": "2026-03-01T01:30:00+0900"})
     assert chat.finished(tmp_path)[0] == "00_trained"
 
 
@@ -265,7 +267,8 @@ def test_exam_shows_probabilities_then_the_truth(session, capsys):
 
 
 def test_exam_asks_with_the_prompt_of_evaluation(session, speaker):
-    from kmlite import records, scoring
+    from kmlite import records
+    from kmlite.evaluation import scoring
 
     question = records.read_exam(session.settings.refined, "dev")[0]
     [scored] = scoring.answer_exam(speaker.model, speaker.tokenizer, [question], scorer="letter", batch=1)

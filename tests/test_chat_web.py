@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from click.testing import CliRunner
 
-from kmlite import chat, web
+from kmlite.sharing import chat, web
 from recipes import chat as recipe
 
 HOSTILE = "<script>document.title='stolen'</script><img src=x onerror=alert(1)>"

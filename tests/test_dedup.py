@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kmlite.refine import batch, dedup
-from kmlite.refine.dedup import ExamStems, find_duplicates
+from kmlite.refine import batch, duplicates
+from kmlite.refine.duplicates import ExamStems, find_duplicates
 
 
 def keys_of(texts):
@@ -22,7 +22,7 @@ def reasons(texts, *cuts):
     bounds = [0, *cuts, len(texts)]
     parts = [keys_of(texts[low:high]) for low, high in itertools.pairwise(bounds)]
     with tempfile.TemporaryDirectory() as work:
-        return [dedup.REASONS.get(verdict) for verdict in find_duplicates(parts, Path(work)).tolist()]
+        return [duplicates.REASONS.get(verdict) for verdict in find_duplicates(parts, Path(work)).tolist()]
 
 
 class Duplicates:
@@ -149,8 +149,8 @@ def test_the_bounds_of_shards_change_nothing(cuts):
 
 def test_sorting_in_slices_changes_nothing(monkeypatch):
     found = reasons(MIXED)
-    monkeypatch.setattr(dedup, "AT_ONCE", 13)
-    monkeypatch.setattr(dedup, "BLOCK", 7)
+    monkeypatch.setattr(duplicates, "AT_ONCE", 13)
+    monkeypatch.setattr(duplicates, "BLOCK", 7)
     assert reasons(MIXED, 50) == found
 
 
@@ -251,12 +251,12 @@ def test_disk_for_a_text_is_188_bytes_even_where_every_text_shares_every_bucket(
     keys = np.repeat(np.arange(n // 2, dtype=np.uint64), 2)[None].repeat(1 + batch.BANDS, axis=0)
     keys[0] = np.arange(n)  # no text is the same as another
     used = []
-    compare = dedup.near_duplicates
+    compare = duplicates.near_duplicates
     monkeypatch.setattr(
-        dedup, "near_duplicates", lambda *args: (used.append(sum(f.stat().st_size for f in tmp_path.iterdir())), compare(*args))
+        duplicates, "near_duplicates", lambda *args: (used.append(sum(f.stat().st_size for f in tmp_path.iterdir())), compare(*args))
     )
     verdicts = find_duplicates([keys], tmp_path)
-    assert verdicts.tolist() == [dedup.KEPT, dedup.NEAR_DUPLICATE] * (n // 2)
+    assert verdicts.tolist() == [duplicates.KEPT, duplicates.NEAR_DUPLICATE] * (n // 2)
     assert keys[:, 0].nbytes + 8 + used[0] / n <= 188.1  # the 8 are `places` of the kernel; the files have heads of 128 bytes
     assert not list(tmp_path.iterdir())
 
@@ -268,4 +268,9 @@ def test_a_text_is_not_dropped_for_one_that_was_dropped_itself(tmp_path):
     bands[2:4, 2] = 2  # C alone
     bands[:, 3] = bands[:, 2]
     keys = np.concatenate([np.arange(4, dtype=np.uint64)[None], np.where(bands > 0, bands * np.uint64(0x0101010101010101), bands)])
-    assert find_duplicates([keys], tmp_path).tolist() == [dedup.KEPT, dedup.NEAR_DUPLICATE, dedup.KEPT, dedup.NEAR_DUPLICATE]
+    assert find_duplicates([keys], tmp_path).tolist() == [
+        duplicates.KEPT,
+        duplicates.NEAR_DUPLICATE,
+        duplicates.KEPT,
+        duplicates.NEAR_DUPLICATE,
+    ]

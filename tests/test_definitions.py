@@ -2,7 +2,9 @@
 
 import pytest
 
-from kmlite import definitions, evaluation, model, prompts
+from kmlite import prompts
+from kmlite.evaluation import dictionary, generation
+from kmlite.models import loading
 
 ENTRIES = [
     {"term": f"용어{i}", "definition": f"{word}이 붓고 아픈 병"} for i, word in enumerate(("위", "간", "폐", "콩팥", "심장", "뇌", "눈"))
@@ -11,40 +13,40 @@ ENTRIES = [
 
 @pytest.fixture(scope="module")
 def loaded(base):
-    return model.load(base, "16bit", 256)
+    return loading.load(base, "16bit", 256)
 
 
 @pytest.mark.parametrize(
     ("found", "expected", "f1"), [("혈압", "혈압", 1.0), ("혈 압", "혈압", 1.0), ("혈당", "혈압", 0.5), ("", "혈압", 0.0)]
 )
 def test_character_f1(found, expected, f1):
-    assert definitions.character_f1(found, expected) == pytest.approx(f1)
+    assert dictionary.character_f1(found, expected) == pytest.approx(f1)
 
 
 def test_recall_takes_what_stands_before_the_end_of_the_turn(loaded, monkeypatch):
     def says(change):
         turns = [change(entry["definition"]) + "<end_of_turn>쓸데없는 말" for entry in ENTRIES]
-        monkeypatch.setattr(evaluation, "generate", lambda *a, **k: turns)
-        return definitions.recall(*loaded, ENTRIES, batch=8)
+        monkeypatch.setattr(generation, "generate", lambda *a, **k: turns)
+        return dictionary.recall(*loaded, ENTRIES, batch=8)
 
     right, backwards, nothing = says(str), says(lambda text: text[::-1]), says(lambda text: "")
     assert right == {"n": 7, "f1": pytest.approx(1.0), "chrf": pytest.approx(100.0)}
     assert backwards["f1"] == pytest.approx(1.0)  # the same characters
     assert backwards["chrf"] < 30  # in no order
     assert (nothing["f1"], nothing["chrf"]) == (0, 0)
-    assert definitions.recall(*loaded, [], batch=8) == {"n": 0, "f1": 0.0, "chrf": 0.0}
+    assert dictionary.recall(*loaded, [], batch=8) == {"n": 0, "f1": 0.0, "chrf": 0.0}
 
 
 def test_five_different_definitions_the_right_one_first_and_the_same_each_time():
     again = [*ENTRIES, {"term": "다른 이름", "definition": ENTRIES[0]["definition"]}]
     for entry in ENTRIES:
-        found = definitions.candidates(entry, again)
+        found = dictionary.candidates(entry, again)
         assert found[0] == entry["definition"]
         assert len(set(found)) == 5
-        assert found == definitions.candidates(entry, again)
-    assert len({tuple(definitions.candidates(entry, again)[1:]) for entry in ENTRIES}) > 1
-    assert definitions.candidates(ENTRIES[0], ENTRIES[:4]) is None
-    assert definitions.candidates(ENTRIES[0], [*ENTRIES[:4], again[-1]]) is None  # five terms, four definitions
+        assert found == dictionary.candidates(entry, again)
+    assert len({tuple(dictionary.candidates(entry, again)[1:]) for entry in ENTRIES}) > 1
+    assert dictionary.candidates(ENTRIES[0], ENTRIES[:4]) is None
+    assert dictionary.candidates(ENTRIES[0], [*ENTRIES[:4], again[-1]]) is None  # five terms, four definitions
 
 
 def test_the_choice_is_by_nats_a_character_behind_the_terms_own_prompt(loaded, monkeypatch):
@@ -61,8 +63,8 @@ def test_the_choice_is_by_nats_a_character_behind_the_terms_own_prompt(loaded, m
             out.append(len(definition) * (1.0 if not right else 1.1 if term == "용어3" else 0.9))
         return out
 
-    monkeypatch.setattr(evaluation, "row_losses", costs)
-    found = definitions.choice(*loaded, long, long, 256)
+    monkeypatch.setattr(generation, "row_losses", costs)
+    found = dictionary.choice(*loaded, long, long, 256)
     assert (found["n"], found["right"]) == (7, 6)
     assert found["interval"][0] < found["accuracy"] < found["interval"][1]
 
@@ -74,23 +76,23 @@ def test_a_model_that_learned_the_definitions_chooses_them(loaded):
     import torch
 
     network, tokenizer = copy.deepcopy(loaded[0]), loaded[1]
-    before = definitions.choice(network, tokenizer, ENTRIES, ENTRIES, 256)
+    before = dictionary.choice(network, tokenizer, ENTRIES, ENTRIES, 256)
     weights = [p for name, p in network.named_parameters() if "layers" in name and "vision" not in name and p.is_floating_point()]
     for p in weights:
         p.requires_grad_(True)
     optimizer = torch.optim.Adam(weights, lr=3e-3)
     for _ in range(60):
-        for prompt, definition in definitions.pairs(ENTRIES):
+        for prompt, definition in dictionary.pairs(ENTRIES):
             ids, labels = prompts.conversation_ids(tokenizer, prompt, definition)
             network(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    after = definitions.choice(network, tokenizer, ENTRIES, ENTRIES, 256)
+    after = dictionary.choice(network, tokenizer, ENTRIES, ENTRIES, 256)
     assert before["right"] <= 5
     assert after["right"] == 7
 
 
 def test_too_few_or_too_long_is_not_measured(loaded):
-    assert definitions.choice(*loaded, ENTRIES[:3], ENTRIES[:3], 256) is None
-    assert definitions.choice(*loaded, [], [], 256) is None
-    assert definitions.choice(*loaded, ENTRIES, ENTRIES, 5) is None
+    assert dictionary.choice(*loaded, ENTRIES[:3], ENTRIES[:3], 256) is None
+    assert dictionary.choice(*loaded, [], [], 256) is None
+    assert dictionary.choice(*loaded, ENTRIES, ENTRIES, 5) is None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kmlite.refine import dictionary, mcq
+from kmlite.refine import dictionary, exam
 
 # ---- dictionary
 
@@ -152,7 +152,7 @@ def test_several_senses_of_a_term_are_numbered_in_one_entry():
     ],
 )
 def test_read_letter(answer, letter):
-    assert mcq.read_letter(answer) == letter
+    assert exam.read_letter(answer) == letter
 
 
 RAW = {"question": "금기인 약물은?", "A": "가", "B": "나", "C": "다", "D": "라", "E": "마", "answer": 2}
@@ -180,7 +180,7 @@ REFINED = RAW | {"answer": "B"}
 )
 def test_why_a_question_is_set_aside(change, reason):
     record = {key: value for key, value in (RAW | change).items() if value is not ...}
-    assert mcq.check(record) == (None, reason)
+    assert exam.check(record) == (None, reason)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_why_a_question_is_set_aside(change, reason):
     ],
 )
 def test_a_good_question(change, expected):
-    assert mcq.check(RAW | change) == (REFINED | expected, "")
+    assert exam.check(RAW | change) == (REFINED | expected, "")
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_a_good_question(change, expected):
     ],
 )
 def test_a_reasoning_that_ends_in_another_letter_is_dropped_the_question_stays(cot, kept):
-    question, reason = mcq.check(RAW | {"cot": cot})
+    question, reason = exam.check(RAW | {"cot": cot})
     assert reason == ""
     assert question == (REFINED | {"cot": cot} if kept else REFINED)
 
@@ -240,4 +240,4 @@ def test_a_reasoning_that_ends_in_another_letter_is_dropped_the_question_stays(c
     ],
 )
 def test_stem_key(change, same):
-    assert (mcq.stem_key(REFINED) == mcq.stem_key(REFINED | change)) is same
+    assert (exam.stem_key(REFINED) == exam.stem_key(REFINED | change)) is same

@@ -15,7 +15,7 @@ import pytest
 
 from docs import settings
 from kmlite import paths
-from kmlite.published import PUBLISHED
+from kmlite.evaluation.published import PUBLISHED
 
 NOTEBOOK = paths.ROOT / "docs/colab.ipynb"
 READMES = [paths.ROOT / "README.md", paths.ROOT / "README.ko.md"]
@@ -188,10 +188,11 @@ def test_paths_and_links_exist(page):
 @pytest.mark.parametrize("page", READMES, ids=name_of)
 def test_the_tree_is_the_tree(page):
     block = page.read_text(encoding="utf-8").split("```\nMakefile")[1].split("```")[0]
-    for name in re.findall(r"[\w/]+\.py", block):
-        assert any((paths.ROOT / folder / name).exists() for folder in ("kmlite", "recipes")), name
-    for file in (*(paths.ROOT / "kmlite").glob("[a-z]*.py"), *(paths.ROOT / "recipes").glob("[a-z]*.py")):
-        assert file.name in block, file.name
+    named = set(re.findall(r"^  (\w+/|\w+\.py(?:  \w+\.py)*)", block, re.MULTILINE))
+    shown = {name for line in named for name in line.split()}
+    there = {p.name for p in (paths.ROOT / "kmlite").glob("[a-z]*.py")}
+    there |= {f"{p.name}/" for p in (paths.ROOT / "kmlite").glob("[a-z]*") if (p / "__init__.py").exists()}
+    assert shown == there
 
 
 def test_both_readmes_show_the_same_figures():
@@ -252,12 +253,6 @@ def test_help_answers_without_loading_the_stack(recipe):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def test_only_model_py_imports_unsloth():
-    files = [p for folder in ("kmlite", "recipes") for p in (paths.ROOT / folder).rglob("*.py")]
-    importing = {p.relative_to(paths.ROOT) for p in files if re.search(r"^\s*(?:from|import) unsloth", p.read_text(), re.MULTILINE)}
-    assert importing == {Path("kmlite/model.py")}
 
 
 @pytest.mark.parametrize("lock", ["cpu", "gpu"])

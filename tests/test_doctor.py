@@ -7,7 +7,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from kmlite import bases, memory, paths, runs
+from kmlite import files, paths
+from kmlite.models import folders, memory
 from recipes import doctor
 
 
@@ -24,7 +25,7 @@ def no_hub(monkeypatch):
     def unreachable(base):
         raise click.ClickException(f"{base} is not on this machine.\nWith a network: hf download {base}")
 
-    monkeypatch.setattr(bases, "can_be_fetched", unreachable)
+    monkeypatch.setattr(folders, "can_be_fetched", unreachable)
 
 
 def test_ready_names_the_next_step(base, refined, tmp_path):
@@ -47,9 +48,9 @@ def test_a_base_that_is_not_there_stops_stage_0_with_the_command_that_mends_it(r
 
 
 def test_data_that_the_next_stage_lacks_is_named(base, refined, tmp_path):
-    funnel = runs.read_json(refined / paths.REFINE_RECORD)
+    funnel = files.read_json(refined / paths.REFINE_RECORD)
     funnel["funnel"]["text"]["kept"] = 0
-    runs.write_json(tmp_path / "refined" / paths.REFINE_RECORD, funnel)
+    files.write_json(tmp_path / "refined" / paths.REFINE_RECORD, funnel)
     said = run("--base", base, "--refined", tmp_path / "refined", "--out", tmp_path, status=1)
     assert "holds no text for stage0" in said
 
@@ -97,7 +98,7 @@ def test_a_measured_rate_replaces_the_estimate(refined, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA GeForce RTX 4090")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (23 * memory.GIB, 24 * memory.GIB))
     record = {"device": "NVIDIA GeForce RTX 4090", "metrics": {"training": {"tokens_per_second": 4321.0}}}
-    runs.write_json(tmp_path / paths.STAGES[1] / paths.RECORD, record)
+    files.write_json(tmp_path / paths.STAGES[1] / paths.RECORD, record)
     said = run("--plan", "--refined", refined, "--out", tmp_path)
     assert re.search(r"stage1 .* 4,321", said)
     assert "~4,321" not in said

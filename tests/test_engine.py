@@ -236,7 +236,7 @@ def test_finished_shards_are_not_done_again(large, undisturbed, tmp_path, monkey
         )
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / ".partial/shards").glob("*.npy")}
     assert before
-    monkeypatch.setattr("kmlite.refine.kernel.clean_all", fail)  # nothing may be cleaned again
+    monkeypatch.setattr("kmlite.refine.worker.clean_all", fail)  # nothing may be cleaned again
     run(large, tmp_path, "--workers", 1, "--shard-mb", 1)
     assert content(tmp_path) == content(undisturbed)
 

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kmlite import evaluation, model, prompts, scoring
+from kmlite import prompts
+from kmlite.evaluation import generation, scoring
+from kmlite.models import loading
 
 
 @pytest.fixture(scope="module")
 def loaded(base):
-    return model.load(base, "16bit", 256)
+    return loading.load(base, "16bit", 256)
 
 
 ASKED = [
@@ -26,18 +28,18 @@ HEADS = [[1] * n for n in (3, 9, 1, 5, 7, 2, 4)]
 
 
 def test_a_padded_batch_answers_as_single_prompts_do(loaded):
-    one = evaluation.generate(*loaded, ASKED, max_new_tokens=6, batch=1)
-    assert evaluation.generate(*loaded, ASKED, max_new_tokens=6, batch=4) == one
-    assert evaluation.generate(*loaded, ASKED[::-1], max_new_tokens=6, batch=3)[::-1] == one
+    one = generation.generate(*loaded, ASKED, max_new_tokens=6, batch=1)
+    assert generation.generate(*loaded, ASKED, max_new_tokens=6, batch=4) == one
+    assert generation.generate(*loaded, ASKED[::-1], max_new_tokens=6, batch=3)[::-1] == one
     assert len(set(one)) > 1
 
 
 def test_generation_stops_at_the_end_of_turn(loaded, monkeypatch):
-    whole = evaluation.generate(*loaded, ASKED[:1], max_new_tokens=6, batch=1)[0]
+    whole = generation.generate(*loaded, ASKED[:1], max_new_tokens=6, batch=1)[0]
     tokenizer = loaded[1]
     third = tokenizer(whole, add_special_tokens=False)["input_ids"][2]
     monkeypatch.setattr(prompts, "stop_ids", lambda tokenizer: [third])
-    cut = evaluation.generate(*loaded, ASKED[:1], max_new_tokens=6, batch=1)[0]
+    cut = generation.generate(*loaded, ASKED[:1], max_new_tokens=6, batch=1)[0]
     assert whole.startswith(cut)
     assert len(cut) < len(whole)
 
@@ -46,9 +48,9 @@ def test_a_stop_ends_its_own_row_only(loaded):
     """Text may run on behind a stop, but only until all rows of a batch are done; what stands before it is the same."""
     network, tokenizer = loaded
     heads = [tokenizer(text)["input_ids"] for text in ASKED]
-    free = evaluation.continued_ids(network, tokenizer, heads, max_new_tokens=12, batch=4, ends=[1])
+    free = generation.continued_ids(network, tokenizer, heads, max_new_tokens=12, batch=4, ends=[1])
     stop = tokenizer.decode(free[0][1:2])
-    stopped = evaluation.continued_ids(network, tokenizer, heads, max_new_tokens=12, batch=4, ends=[1], stops=[stop])
+    stopped = generation.continued_ids(network, tokenizer, heads, max_new_tokens=12, batch=4, ends=[1], stops=[stop])
     assert len(stopped[0]) <= 2
     assert len({len(turn) for turn in stopped}) > 1
     for long, short in zip(free, stopped, strict=True):
@@ -59,9 +61,9 @@ def test_a_stop_ends_its_own_row_only(loaded):
 def test_lm_evals_text_holds_no_special_tokens(tokenizer, monkeypatch):
     """As lm-eval decodes: a letter that the model ends its turn behind is a letter alone."""
     turn = tokenizer("B", add_special_tokens=False)["input_ids"] + prompts.stop_ids(tokenizer)
-    monkeypatch.setattr(evaluation, "continued_ids", lambda *arguments, **how: [turn])
+    monkeypatch.setattr(generation, "continued_ids", lambda *arguments, **how: [turn])
     network = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[1, 106]))
-    assert evaluation.generate_plain(network, tokenizer, ["가"], max_new_tokens=2, batch=1) == ["B"]
+    assert generation.generate_plain(network, tokenizer, ["가"], max_new_tokens=2, batch=1) == ["B"]
 
 
 def test_a_batch_that_does_not_fit_is_halved():
@@ -74,31 +76,31 @@ def test_a_batch_that_does_not_fit_is_halved():
         assert mask.sum(1).tolist() == [len(HEADS[i]) for i in chosen]
         done.extend(chosen)
 
-    evaluation.left_padded(HEADS, 0, 5, "cpu", work)
+    generation.left_padded(HEADS, 0, 5, "cpu", work)
     assert tried == [5, 2, 2, 2, 1]
     assert done == sorted(range(len(HEADS)), key=lambda i: -len(HEADS[i]))
     with pytest.raises(torch.OutOfMemoryError):
-        evaluation.left_padded(HEADS, 0, 5, "cpu", lambda *_: exec("raise torch.OutOfMemoryError", {"torch": torch}))
+        generation.left_padded(HEADS, 0, 5, "cpu", lambda *_: exec("raise torch.OutOfMemoryError", {"torch": torch}))
 
 
 def test_the_batch_is_what_the_free_memory_holds(loaded, monkeypatch):
     network = loaded[0]
-    row = evaluation.row_bytes(network, 100)
-    assert 2 * row < evaluation.row_bytes(network, 300)
-    for memory, batch in ((0, 1), (6 * row, 4), (10**15, evaluation.MOST_AT_ONCE["cpu"])):
-        monkeypatch.setattr(evaluation, "free_memory", lambda memory=memory: memory)
-        assert evaluation.default_batch(network, 100) == batch
+    row = generation.row_bytes(network, 100)
+    assert 2 * row < generation.row_bytes(network, 300)
+    for memory, batch in ((0, 1), (6 * row, 4), (10**15, generation.MOST_AT_ONCE["cpu"])):
+        monkeypatch.setattr(generation, "free_memory", lambda memory=memory: memory)
+        assert generation.default_batch(network, 100) == batch
 
 
 def test_free_memory_is_read():
-    assert 2**20 < evaluation.free_memory() < 2**50
+    assert 2**20 < generation.free_memory() < 2**50
 
 
 def test_loss_does_not_depend_on_the_batches(loaded, monkeypatch):
     texts = ["혈압이 높다.", "맥박이 빠르다. " * 9, "끝"]
-    together = evaluation.bits_per_character(*loaded, texts, 64)
-    monkeypatch.setattr(evaluation, "TOKENS_A_PASS", 1)
-    assert evaluation.bits_per_character(*loaded, texts, 64) == pytest.approx(together, rel=1e-5)
+    together = generation.bits_per_character(*loaded, texts, 64)
+    monkeypatch.setattr(generation, "TOKENS_A_PASS", 1)
+    assert generation.bits_per_character(*loaded, texts, 64) == pytest.approx(together, rel=1e-5)
 
 
 def test_bits_per_character_is_the_mean_over_characters(loaded):
@@ -108,7 +110,7 @@ def test_bits_per_character_is_the_mean_over_characters(loaded):
     with torch.no_grad():
         logits = network(input_ids=ids).logits.double().log_softmax(-1)
     nats = -sum(logits[0, i, ids[0, i + 1]].item() for i in range(ids.shape[1] - 1))
-    assert evaluation.bits_per_character(network, tokenizer, [text], 64) == pytest.approx(nats / math.log(2) / len(text), rel=1e-4)
+    assert generation.bits_per_character(network, tokenizer, [text], 64) == pytest.approx(nats / math.log(2) / len(text), rel=1e-4)
 
 
 def test_the_loss_of_each_row_is_what_it_is_by_itself(loaded, monkeypatch):
@@ -117,29 +119,29 @@ def test_the_loss_of_each_row_is_what_it_is_by_itself(loaded, monkeypatch):
         prompts.conversation_ids(tokenizer, f"Meaning of word {term}:", answer)
         for term, answer in (("열", "체온이 오른 것"), ("맥박", "심장이 뛰는 것" * 5))
     ]
-    together = evaluation.row_losses(network, tokenizer, rows)
-    assert together == pytest.approx([evaluation.total_loss(network, tokenizer, [row]) for row in rows], rel=1e-4)
-    assert together == pytest.approx(evaluation.row_losses(network, tokenizer, rows[::-1])[::-1], rel=1e-5)
-    assert sum(together) == pytest.approx(evaluation.total_loss(network, tokenizer, rows), rel=1e-4)
-    assert evaluation.row_losses(network, tokenizer, []) == []
+    together = generation.row_losses(network, tokenizer, rows)
+    assert together == pytest.approx([generation.total_loss(network, tokenizer, [row]) for row in rows], rel=1e-4)
+    assert together == pytest.approx(generation.row_losses(network, tokenizer, rows[::-1])[::-1], rel=1e-5)
+    assert sum(together) == pytest.approx(generation.total_loss(network, tokenizer, rows), rel=1e-4)
+    assert generation.row_losses(network, tokenizer, []) == []
 
 
 def test_a_long_text_is_measured_in_windows_that_lose_no_token(loaded, monkeypatch):
     seen = []
-    monkeypatch.setattr(evaluation, "total_loss", lambda model, tokenizer, rows: seen.extend(rows) or 1.0)
+    monkeypatch.setattr(generation, "total_loss", lambda model, tokenizer, rows: seen.extend(rows) or 1.0)
     text = "맥박이 빠르다. " * 20
-    evaluation.bits_per_character(*loaded, [text], 16)
+    generation.bits_per_character(*loaded, [text], 16)
     tokenizer = loaded[1]
     assert [i for ids, _ in seen for i in ids[1:]] == tokenizer(text, add_special_tokens=False)["input_ids"]
     assert all(ids[0] == tokenizer.bos_token_id and len(ids) <= 16 for ids, _ in seen)
 
 
 def test_answer_bits_counts_answers_alone(loaded):
-    one = evaluation.answer_bits(*loaded, [("가", "혈압")], 64)
-    other = evaluation.answer_bits(*loaded, [("나는 다른 물음", "혈압")], 64)
+    one = generation.answer_bits(*loaded, [("가", "혈압")], 64)
+    other = generation.answer_bits(*loaded, [("나는 다른 물음", "혈압")], 64)
     assert 0 < one != other
     # an answer's bits are those of its tokens and <end_of_turn>, not of the prompt: twice as many prompts, the same mean
-    assert evaluation.answer_bits(*loaded, [("가", "혈압"), ("가", "혈압")], 64) == pytest.approx(one, rel=1e-5)
+    assert generation.answer_bits(*loaded, [("가", "혈압"), ("가", "혈압")], 64) == pytest.approx(one, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,16 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from kmlite import card, export, llamacpp, merging, model, paths, prompts, runs, vocabulary
+from kmlite import files, paths, prompts
+from kmlite.models import loading, merging, vocabulary
+from kmlite.sharing import export, gguf, model_card
 from recipes import export as recipe
 
 VERSIONS = dict.fromkeys(("torch", "transformers", "trl", "peft", "unsloth"), "1")
 
 
 def score(right: int, n: int) -> dict:
-    from kmlite.scoring import score
+    from kmlite.evaluation.scoring import score
 
     return {**score(right, n), "by_subject": {"doctor": score(right, n)}}
 
@@ -25,7 +27,7 @@ def score(right: int, n: int) -> dict:
 def record(step: int, base: Path, name: str, metrics: dict) -> dict:
     settings = {"rank": 8, "alpha": 8, "learning_rate": 1e-4, "epochs": 1}
     plan = {"step": f"stage{step}", "settings": settings, "data": {"text": "0123"}}
-    plan["base"] = {"name": name, "fingerprint": runs.model_fingerprint(base)}
+    plan["base"] = {"name": name, "fingerprint": files.model_fingerprint(base)}
     return {"plan": plan, "metrics": {"precision": "16bit", **metrics}, "versions": VERSIONS, "commit": "abc1234"}
 
 
@@ -48,7 +50,9 @@ def out(base, texts, tokenizer, tmp_path_factory) -> Path:
     shutil.copytree(finals[0], finals[1])
     torch.manual_seed(0)
     plain = AutoModelForCausalLM.from_pretrained(finals[1], dtype=torch.float32)
-    adapted = get_peft_model(plain, LoraConfig(r=4, target_modules=model.TEXT_PROJECTIONS, init_lora_weights=False, task_type="CAUSAL_LM"))
+    adapted = get_peft_model(
+        plain, LoraConfig(r=4, target_modules=loading.TEXT_PROJECTIONS, init_lora_weights=False, task_type="CAUSAL_LM")
+    )
     adapted.save_pretrained(out / paths.STAGES[2] / "loop_1")
     merging.merge(finals[1], out / paths.STAGES[2] / "loop_1", finals[2], texts[:2])
     bits = {"korean": 5.0, "english": 4.0}
@@ -66,7 +70,7 @@ def out(base, texts, tokenizer, tmp_path_factory) -> Path:
     }
     chain = ((base, "google/medgemma-4b-it", stage0), (finals[0], "stage 0", stage1), (finals[1], "stage 1", stage2))
     for step, (before, name, metrics) in enumerate(chain):
-        runs.write_json(out / paths.STAGES[step] / paths.RECORD, record(step, before, name, metrics))
+        files.write_json(out / paths.STAGES[step] / paths.RECORD, record(step, before, name, metrics))
     return out
 
 
@@ -82,14 +86,14 @@ def real(short, out, tmp_path) -> Path:
     shutil.copytree(out, tmp_path / "real")
     for stage in paths.STAGES:
         path = tmp_path / "real" / stage / paths.FINAL / "config.json"
-        config = runs.read_json(path)
+        config = files.read_json(path)
         del config["kmlite"]
-        runs.write_json(path, config)
+        files.write_json(path, config)
     before = tmp_path / "real" / paths.STAGES[1] / paths.FINAL
     path = tmp_path / "real" / paths.STAGES[2] / paths.RECORD
-    changed = runs.read_json(path)
-    changed["plan"]["base"]["fingerprint"] = runs.model_fingerprint(before)
-    runs.write_json(path, changed)
+    changed = files.read_json(path)
+    changed["plan"]["base"]["fingerprint"] = files.model_fingerprint(before)
+    files.write_json(path, changed)
     return tmp_path / "real"
 
 
@@ -191,20 +195,20 @@ def test_old_ids_and_stops(base, merged):
     assert len(new) == len(old) + 60
     assert {name: new.get_vocab()[name] for name in old.get_vocab()} == old.get_vocab()
     for name in ("config.json", "generation_config.json"):
-        assert runs.read_json(merged / name)["eos_token_id"] == [1, 106]
+        assert files.read_json(merged / name)["eos_token_id"] == [1, 106]
 
 
 def test_lengthened_stops_and_a_stale_vocabulary_do_not_travel(short, out, refined, tmp_path):
     shutil.copytree(out, tmp_path / "out")
     final = tmp_path / "out" / paths.STAGES[2] / paths.FINAL
-    config = runs.read_json(final / "config.json")
-    runs.write_json(final / "config.json", config | {"eos_token_id": [1, 106, 106, 1]})
-    runs.write_json(final / "generation_config.json", {"eos_token_id": 1, "do_sample": True})
+    config = files.read_json(final / "config.json")
+    files.write_json(final / "config.json", config | {"eos_token_id": [1, 106, 106, 1]})
+    files.write_json(final / "generation_config.json", {"eos_token_id": 1, "do_sample": True})
     (final / "tokenizer.model").write_text("stale")
     (final / "added_tokens.json").write_text('{"<mask>": 4}')
     run(tmp_path / "out", refined, "--to", tmp_path / "to")
-    assert runs.read_json(tmp_path / "to/config.json")["eos_token_id"] == [1, 106]
-    assert runs.read_json(tmp_path / "to/generation_config.json") == {"eos_token_id": [1, 106], "do_sample": True}
+    assert files.read_json(tmp_path / "to/config.json")["eos_token_id"] == [1, 106]
+    assert files.read_json(tmp_path / "to/generation_config.json") == {"eos_token_id": [1, 106], "do_sample": True}
     assert not (tmp_path / "to/added_tokens.json").exists()
     assert (tmp_path / "to/tokenizer.model").read_bytes()[:5] != b"stale"
 
@@ -249,23 +253,23 @@ def test_questions_of_the_sample_where_there_are_none(short, out, tmp_path):
 def test_a_sentencepiece_vocabulary_cuts_as_the_extended_bpe(merged, texts):
     lines = [line for text in texts for line in text.split("\n")]
     assert len(lines) > 300
-    assert llamacpp.read_apart(merged, lines) == []
+    assert gguf.read_apart(merged, lines) == []
     from sentencepiece import SentencePieceProcessor
 
     made = SentencePieceProcessor(model_file=str(merged / "tokenizer.model"))
-    vocab = runs.read_json(merged / "tokenizer.json")["model"]["vocab"]
+    vocab = files.read_json(merged / "tokenizer.json")["model"]["vocab"]
     assert all(made.IdToPiece(id) == name for name, id in vocab.items())
     assert (made.bos_id(), made.eos_id(), made.pad_id(), made.unk_id()) == (2, 1, 0, 3)
     assert made.IsControl(106) and made.IsByte(made.PieceToId("<0xEA>"))
 
 
 def test_a_vocabulary_that_cuts_otherwise_is_refused(short, out, refined, tmp_path, monkeypatch):
-    right = llamacpp.pieces
+    right = gguf.pieces
 
     def without_ranks(tokenizer):
-        return [(name, -1.0 if kind == llamacpp.NORMAL else score, kind) for name, score, kind in right(tokenizer)]
+        return [(name, -1.0 if kind == gguf.NORMAL else score, kind) for name, score, kind in right(tokenizer)]
 
-    monkeypatch.setattr(llamacpp, "pieces", without_ranks)
+    monkeypatch.setattr(gguf, "pieces", without_ranks)
     said = run(out, refined, "--to", tmp_path / "to", status=1)
     assert "texts otherwise" in said
     assert not (tmp_path / "to").exists()
@@ -274,7 +278,7 @@ def test_a_vocabulary_that_cuts_otherwise_is_refused(short, out, refined, tmp_pa
 def test_ids_with_a_gap_are_refused():
     tokenizer = {"model": {"vocab": {"<unk>": 0, "a": 2}, "merges": [], "unk_token": "<unk>"}, "added_tokens": []}
     with pytest.raises(Exception, match="without a gap"):
-        llamacpp.pieces(tokenizer)
+        gguf.pieces(tokenizer)
 
 
 # ---- adapter
@@ -321,10 +325,10 @@ def test_a_stage_that_keeps_no_adapter_says_what_there_is(out, refined, tmp_path
 def test_no_better_loop_and_a_base_made_anew(out, refined, tmp_path):
     shutil.copytree(out, tmp_path / "out")
     path = tmp_path / "out" / paths.STAGES[2] / paths.RECORD
-    was = runs.read_json(path)
-    runs.write_json(path, was | {"metrics": {**was["metrics"], "best_loop": 0}})
+    was = files.read_json(path)
+    files.write_json(path, was | {"metrics": {**was["metrics"], "best_loop": 0}})
     assert "there is no adapter" in run(tmp_path / "out", refined, "--format", "adapter", status=1)
-    runs.write_json(path, was)
+    files.write_json(path, was)
     config = tmp_path / "out" / paths.STAGES[1] / paths.FINAL / "generation_config.json"
     config.write_text(config.read_text() + "\n")
     assert "made anew since" in run(tmp_path / "out", refined, "--format", "adapter", status=1)
@@ -370,7 +374,7 @@ def llama(short, tmp_path, monkeypatch) -> Path:
     pytest.importorskip("gguf")
     home = tmp_path / "llama.cpp"
     (home / "build/bin").mkdir(parents=True)
-    (home / llamacpp.CONVERTER).write_text(CONVERTER)
+    (home / gguf.CONVERTER).write_text(CONVERTER)
     quantize = home / "build/bin/llama-quantize"
     quantize.write_text('#!/bin/sh\ncp "$1" "$2"\n')
     quantize.chmod(0o755)
@@ -390,13 +394,13 @@ def test_gguf_files_with_the_right_vocabulary(out, refined, llama, tmp_path):
     assert "FROM ./model-q4_k_m.gguf\n" in (tmp_path / "to/Modelfile").read_text()
     fields = GGUFReader(tmp_path / "to/model-q8_0.gguf").fields
     tokens = fields["tokenizer.ggml.tokens"].contents()
-    vocab = runs.read_json(out / paths.STAGES[2] / paths.FINAL / "tokenizer.json")["model"]["vocab"]
+    vocab = files.read_json(out / paths.STAGES[2] / paths.FINAL / "tokenizer.json")["model"]["vocab"]
     assert all(tokens[id] == name for name, id in vocab.items())
-    assert fields["tokenizer.ggml.token_type"].contents()[106] == llamacpp.CONTROL
+    assert fields["tokenizer.ggml.token_type"].contents()[106] == gguf.CONTROL
 
 
 def test_a_converted_vocabulary_that_is_not_the_models_is_refused(out, refined, llama, tmp_path):
-    (llama / llamacpp.CONVERTER).write_text(CONVERTER.replace("model.IdToPiece(i), model.GetScore(i)", "model.IdToPiece(i), 0.0"))
+    (llama / gguf.CONVERTER).write_text(CONVERTER.replace("model.IdToPiece(i), model.GetScore(i)", "model.IdToPiece(i), 0.0"))
     assert "in tokenizer.json" in run(out, refined, "--format", "gguf", "--to", tmp_path / "to", status=1)
     assert not (tmp_path / "to").exists()
 
@@ -419,7 +423,7 @@ def test_without_a_converter_three_lines_say_what_to_do(out, refined, tmp_path, 
 
 
 def test_a_converter_that_fails_says_its_last_words(out, refined, llama, tmp_path):
-    (llama / llamacpp.CONVERTER).write_text("raise SystemExit('this model is not known')")
+    (llama / gguf.CONVERTER).write_text("raise SystemExit('this model is not known')")
     assert "this model is not known" in run(out, refined, "--format", "gguf", "--to", tmp_path / "to", status=1)
 
 
@@ -431,8 +435,8 @@ def test_the_real_converter(out, refined, tmp_path):
 
 def test_layers_as_llama_cpp_expects_them():
     six = [*["sliding_attention"] * 5, "full_attention"]
-    assert llamacpp.layers_fit({"text_config": {"layer_types": six * 5 + six[:4]}})
-    assert not llamacpp.layers_fit({"text_config": {"layer_types": six[2:]}})
+    assert gguf.layers_fit({"text_config": {"layer_types": six * 5 + six[:4]}})
+    assert not gguf.layers_fit({"text_config": {"layer_types": six[2:]}})
 
 
 # ---- Ollama's template
@@ -508,13 +512,13 @@ def turns(*contents: str) -> list[dict]:
 )
 def test_ollamas_template_writes_what_the_chat_template_writes(tokenizer, messages):
     expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert "<bos>" + rendered(llamacpp.TEMPLATE, messages) == expected
+    assert "<bos>" + rendered(gguf.TEMPLATE, messages) == expected
 
 
 def test_modelfile(tmp_path):
-    llamacpp.write_modelfile(tmp_path, "model-q8_0.gguf", False, "the terms")
+    gguf.write_modelfile(tmp_path, "model-q8_0.gguf", False, "the terms")
     text = (tmp_path / "Modelfile").read_text()
-    assert f'TEMPLATE """{llamacpp.TEMPLATE}"""\n' in text
+    assert f'TEMPLATE """{gguf.TEMPLATE}"""\n' in text
     assert "PARAMETER stop <end_of_turn>\nPARAMETER temperature 0\n" in text
     assert "SYSTEM" not in text
 
@@ -523,13 +527,13 @@ def test_modelfile(tmp_path):
 
 
 def test_the_card_of_a_stand_in_says_so_first(merged):
-    assert (merged / "README.md").read_text().splitlines()[0] == card.STAND_IN
+    assert (merged / "README.md").read_text().splitlines()[0] == model_card.STAND_IN
 
 
 def test_the_card_names_what_was_trained_on_what(real, refined, tmp_path):
     summary = {**score(7, 30), "by_subject": {"doctor": score(7, 30)}}
     how = {"split": "test", "scorer": "letter"}
-    runs.write_json(
+    files.write_json(
         real / paths.STAGES[2] / paths.EVALUATION,
         {"plan": {"settings": how}, "summary": summary, "prompt": {"name": "kmlite", "version": 1}, "test_openings": 2},
     )
@@ -544,7 +548,15 @@ def test_the_card_names_what_was_trained_on_what(real, refined, tmp_path):
     assert "prompt kmlite version 1, scorer letter" in text
     assert "| 1 | right definition of five, taught | 33.3% (12.1–64.6) | 33.3% (12.1–64.6) | 9 |" in text
     assert "| 2 | bits per character, held-out Korean (less is better) | 5.000 | 5.000 |" in text
-    for said in ("CC BY-NC 2.0", card.GEMMA, card.HAI_DEF, card.WARNING, "kmlite does not know", "60 Korean tokens", "abc1234"):
+    for said in (
+        "CC BY-NC 2.0",
+        model_card.GEMMA,
+        model_card.HAI_DEF,
+        model_card.WARNING,
+        "kmlite does not know",
+        "60 Korean tokens",
+        "abc1234",
+    ):
         assert said in text
     assert "stand-in" not in text
     assert (tmp_path / "to/NOTICE").read_text().startswith("HAI-DEF is provided under")

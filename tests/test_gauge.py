@@ -6,7 +6,10 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from kmlite import gauge, merging, model, paths, runs, stages
+from kmlite import files, paths
+from kmlite.evaluation import suite
+from kmlite.models import loading, merging
+from kmlite.training import stages
 from recipes import stage1
 
 
@@ -24,23 +27,23 @@ def point(korean: float, accuracy: float, low: float) -> dict:
     ],
 )
 def test_what_counts_as_worse(before, after, named):
-    reasons = gauge.is_worse(before, after)
+    reasons = suite.is_worse(before, after)
     assert len(reasons) == len(named)
     assert all(name in reason for name, reason in zip(named, reasons, strict=True))
 
 
 def test_the_price_of_a_gain_is_said_from_two_percent_on():
     start = point(4.0, 40, 30)
-    assert gauge.price(start, point(4.07, 60, 50), gained=True) is None
-    assert "bought with language: Korean text costs +3.0%" in gauge.price(start, point(4.12, 60, 50), gained=True)
-    assert "nothing gained" in gauge.price(start, point(4.12, 40, 30), gained=False)
-    assert gauge.price({"bits": {"english": 1.0}}, {"bits": {"english": 2.0}}, gained=True) is None
+    assert suite.price(start, point(4.07, 60, 50), gained=True) is None
+    assert "bought with language: Korean text costs +3.0%" in suite.price(start, point(4.12, 60, 50), gained=True)
+    assert "nothing gained" in suite.price(start, point(4.12, 40, 30), gained=False)
+    assert suite.price({"bits": {"english": 1.0}}, {"bits": {"english": 2.0}}, gained=True) is None
 
 
 def test_the_gauge_measures_what_the_refined_data_has(refined, tmp_path):
-    whole = gauge.prepare(refined, texts=3, entries=4, questions=5, length=64)
+    whole = suite.prepare(refined, texts=3, entries=4, questions=5, length=64)
     assert [len(part) for part in whole[:4]] == [3, 4, 16, 5]
-    bare = gauge.prepare(tmp_path, texts=3, entries=4, questions=5, length=64)
+    bare = suite.prepare(tmp_path, texts=3, entries=4, questions=5, length=64)
     assert [len(part) for part in bare[:4]] == [0, 0, 16, 0]
 
 
@@ -48,19 +51,19 @@ def test_measuring_changes_nothing(base, refined):
     """Twice the same figures; weights and random state as before: a run that is measured is the run that is not."""
     import torch
 
-    network, tokenizer = model.load(base, "16bit", 64)
-    measured_on = gauge.prepare(refined, texts=2, entries=2, questions=2, length=64)
-    state, sums = torch.get_rng_state(), model.weight_sums(network)
-    first = gauge.measure(network, tokenizer, measured_on)
-    assert gauge.measure(network, tokenizer, measured_on) == first
+    network, tokenizer = loading.load(base, "16bit", 64)
+    measured_on = suite.prepare(refined, texts=2, entries=2, questions=2, length=64)
+    state, sums = torch.get_rng_state(), loading.weight_sums(network)
+    first = suite.measure(network, tokenizer, measured_on)
+    assert suite.measure(network, tokenizer, measured_on) == first
     assert torch.get_rng_state().equal(state)
-    assert model.weight_sums(network) == sums
+    assert loading.weight_sums(network) == sums
     assert set(first["bits"]) == {"korean", "dictionary", "english"}
 
 
 def test_a_stage_that_made_it_worse_leaves_with_status_3_until_accepted(refined, base, tmp_path):
     folder = tmp_path / "refined"
-    runs.write_json(folder / paths.DICTIONARY, runs.read_json(refined / paths.DICTIONARY)[:20])
+    files.write_json(folder / paths.DICTIONARY, files.read_json(refined / paths.DICTIONARY)[:20])
     # a rate at which nothing can be learned
     arguments = ["--refined", folder, "--out", tmp_path / "out", "--base", base, "--rank", "4", "--max-steps", "4", "--measured", "5"]
     arguments += ["--learning-rate", "0.5", "--warmup", "0", "--recalled", "1", "--batch", "2", "--accumulation", "1"]
@@ -80,69 +83,69 @@ def test_a_stage_that_made_it_worse_leaves_with_status_3_until_accepted(refined,
 
 
 def test_a_wrong_merge_is_refused(base, tmp_path, monkeypatch):
-    network, _ = model.load(base, "16bit", 64)
-    adapted = model.add_lora(network, r=4, alpha=8, dropout=0, rslora=True, seed=0)
+    network, _ = loading.load(base, "16bit", 64)
+    adapted = loading.add_lora(network, r=4, alpha=8, dropout=0, rslora=True, seed=0)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             weight.data.normal_(0, 0.2)
-    model.save_adapter(adapted, tmp_path / "adapter")
+    loading.save_adapter(adapted, tmp_path / "adapter")
     texts = ["환자의 혈압이 높다"]
-    assert model.merge(base, tmp_path / "adapter", tmp_path / "right", texts) < merging.ROUNDING
+    assert loading.merge(base, tmp_path / "adapter", tmp_path / "right", texts) < merging.ROUNDING
     from peft import LoraModel
     from peft.tuners.lora.layer import Linear
 
     with monkeypatch.context() as patch:
         patch.setattr(LoraModel, "merge_and_unload", lambda self: self.unload())  # forgets the adapter
         with pytest.raises(Exception, match="14 of 14 matrices are not what base and adapter come to"):
-            model.merge(base, tmp_path / "adapter", tmp_path / "wrong", texts)
+            loading.merge(base, tmp_path / "adapter", tmp_path / "wrong", texts)
     delta = Linear.get_delta_weight
     with monkeypatch.context() as patch:  # one matrix a twentieth off: less than the logits would show
         patch.setattr(Linear, "get_delta_weight", lambda self, key: delta(self, key) * (1.05 if self.in_features == 4 * 64 else 1))
         with pytest.raises(Exception, match=r"2 of 14 matrices are not what base and adapter come to, .*down_proj"):
-            model.merge(base, tmp_path / "adapter", tmp_path / "wrong", texts)
+            loading.merge(base, tmp_path / "adapter", tmp_path / "wrong", texts)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             weight.data.zero_()
-    model.save_adapter(adapted, tmp_path / "still")
+    loading.save_adapter(adapted, tmp_path / "still")
     restore = merging.restore_generation_config
 
     def squash(source, target):
         restore(source, target)
-        config = runs.read_json(target / "config.json")
+        config = files.read_json(target / "config.json")
         config["text_config"]["rms_norm_eps"] = 10.0
-        runs.write_json(target / "config.json", config)
+        files.write_json(target / "config.json", config)
 
     with monkeypatch.context() as patch:  # right weights, and a configuration that makes something else of them
         patch.setattr(merging, "restore_generation_config", squash)
         with pytest.raises(Exception, match=r"does not do what the adapter does: their logits differ by"):
-            model.merge(base, tmp_path / "still", tmp_path / "wrong", texts)
+            loading.merge(base, tmp_path / "still", tmp_path / "wrong", texts)
     assert not (tmp_path / "wrong").exists()
 
 
 @pytest.mark.parametrize("fault", ["a frozen weight moved", "a trained one did not"])
 def test_movement_is_checked(base, fault):
-    network, _ = model.load(base, "16bit", 64)
-    adapted = model.add_lora(network, r=4, alpha=8, dropout=0, rslora=True, seed=0)
+    network, _ = loading.load(base, "16bit", 64)
+    adapted = loading.add_lora(network, r=4, alpha=8, dropout=0, rslora=True, seed=0)
     trained = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
-    before = model.weight_sums(adapted)
+    before = loading.weight_sums(adapted)
     assert trained < set(before)
     after = {name: value + (name in trained) for name, value in before.items()}
-    model.check_movement(before, after, trained)
+    loading.check_movement(before, after, trained)
     name = next(n for n in before if (n in trained) == (fault == "a trained one did not"))
     after[name] = before[name] + (fault == "a frozen weight moved")
     with pytest.raises(AssertionError, match="frozen weights moved" if fault == "a frozen weight moved" else "did not move"):
-        model.check_movement(before, after, trained)
+        loading.check_movement(before, after, trained)
 
 
 def test_merging_in_a_process_of_its_own_writes_the_same_bytes(base, tmp_path, monkeypatch):
     """What happens beside a GPU, where Unsloth has patched the classes in the training process."""
-    network, _ = model.load(base, "16bit", 64)
-    model.save_adapter(model.add_lora(network, r=4, alpha=8, dropout=0, rslora=True, seed=0), tmp_path / "adapter")
-    here = model.merge(base, tmp_path / "adapter", tmp_path / "here", ["환자의 혈압이 높다"])
-    monkeypatch.setattr(model, "on_gpu", lambda: True)
+    network, _ = loading.load(base, "16bit", 64)
+    loading.save_adapter(loading.add_lora(network, r=4, alpha=8, dropout=0, rslora=True, seed=0), tmp_path / "adapter")
+    here = loading.merge(base, tmp_path / "adapter", tmp_path / "here", ["환자의 혈압이 높다"])
+    monkeypatch.setattr(loading, "on_gpu", lambda: True)
     with ThreadPoolExecutor() as pool:  # two processes that start at once
-        one = pool.submit(model.merge, base, tmp_path / "adapter", tmp_path / "there", ["환자의 혈압이 높다"])
-        other = pool.submit(model.merge, base, tmp_path / "nowhere", tmp_path / "never", ["가"])
+        one = pool.submit(loading.merge, base, tmp_path / "adapter", tmp_path / "there", ["환자의 혈압이 높다"])
+        other = pool.submit(loading.merge, base, tmp_path / "nowhere", tmp_path / "never", ["가"])
     there = one.result()
     assert there == pytest.approx(here, abs=1e-3)
     assert (tmp_path / "here" / "model.safetensors").read_bytes() == (tmp_path / "there" / "model.safetensors").read_bytes()
@@ -151,14 +154,14 @@ def test_merging_in_a_process_of_its_own_writes_the_same_bytes(base, tmp_path, m
 
 
 def test_a_loss_that_is_no_number_stops_the_run(base, refined, tmp_path, monkeypatch):
-    add_lora = model.add_lora
+    add_lora = loading.add_lora
 
     def broken(*args, **kwargs):
         adapted = add_lora(*args, **kwargs)
         next(w for n, w in adapted.named_parameters() if "lora_B" in n).data[0, 0] = float("nan")
         return adapted
 
-    monkeypatch.setattr(model, "add_lora", broken)
+    monkeypatch.setattr(loading, "add_lora", broken)
     arguments = [
         "--refined",
         refined,
@@ -183,18 +186,18 @@ def test_a_loss_that_is_no_number_stops_the_run(base, refined, tmp_path, monkeyp
 def test_auto_precision_follows_the_free_memory(monkeypatch):
     import torch
 
-    monkeypatch.setattr(model, "on_gpu", lambda: True)
+    monkeypatch.setattr(loading, "on_gpu", lambda: True)
     for free, fresh in ((8, "4bit"), (11, "4bit"), (24, "16bit")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free * 2**30, 0))
-        assert model.pick_precision("auto") == fresh
-        assert model.pick_precision("8bit") == "8bit"
+        assert loading.pick_precision("auto") == fresh
+        assert loading.pick_precision("8bit") == "8bit"
 
 
 def test_a_run_that_goes_on_keeps_its_plan(base, tmp_path, monkeypatch):
     import torch
 
     settings = SimpleNamespace(precision="auto", rank=8, batch=2, accumulation=4, length=64, dropout=0.0, checkpointing="auto")
-    monkeypatch.setattr(model, "on_gpu", lambda: True)
+    monkeypatch.setattr(loading, "on_gpu", lambda: True)
     free = [0.6, 80]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free.pop(0) * 2**30, 0))
     first = stages.fit(settings, base, tmp_path / "checkpoints", embeddings="auto", new_rows=10)

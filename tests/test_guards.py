@@ -12,7 +12,8 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from kmlite import guards, paths, runs, training
+from kmlite import files, paths
+from kmlite.training import callbacks, trainer
 from recipes import stage1
 
 SETTINGS = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "1"]
@@ -29,7 +30,7 @@ def stage(base, refined, out, *more, status: int = 0) -> str:
 @pytest.fixture(scope="module")
 def few(refined, tmp_path_factory):
     folder = tmp_path_factory.mktemp("few")
-    runs.write_json(folder / paths.DICTIONARY, runs.read_json(refined / paths.DICTIONARY)[:40])
+    files.write_json(folder / paths.DICTIONARY, files.read_json(refined / paths.DICTIONARY)[:40])
     return folder
 
 
@@ -41,13 +42,13 @@ def undisturbed(base, few, tmp_path_factory):
 
 
 def trained(folder) -> dict:
-    return runs.read_json(folder / paths.RECORD)["metrics"]["training"]
+    return files.read_json(folder / paths.RECORD)["metrics"]["training"]
 
 
 @pytest.fixture
 def at_batch(monkeypatch):
     """Call `what(number of the batch, its rows)` before each batch of training."""
-    whole, seen = training.collate, []
+    whole, seen = trainer.collate, []
 
     def install(what):
         def collate(rows, *others):
@@ -56,7 +57,7 @@ def at_batch(monkeypatch):
                 what(len(seen), rows)
             return whole(rows, *others)
 
-        monkeypatch.setattr(training, "collate", collate)
+        monkeypatch.setattr(trainer, "collate", collate)
         return seen
 
     return install
@@ -150,9 +151,9 @@ def test_padding_and_useful_tokens_are_counted(undisturbed, base, few):
     assert 0 < found["padding"] < 0.5
     assert found["tokens_per_second"] > 0
     tokenizer = AutoTokenizer.from_pretrained(base)
-    rows, _ = training.conversation_rows(tokenizer, [("가", "나다라"), ("가나다", "라마바사아자차")], 64)
-    meter = guards.Meter(1)
-    batch = training.collate(rows, tokenizer, 1, False)
+    rows, _ = trainer.conversation_rows(tokenizer, [("가", "나다라"), ("가나다", "라마바사아자차")], 64)
+    meter = callbacks.Meter(1)
+    batch = trainer.collate(rows, tokenizer, 1, False)
     meter.note(rows, batch)
     assert meter.useful == int(batch["attention_mask"].sum())
     assert meter.tokens == batch["input_ids"].numel()
@@ -163,7 +164,7 @@ def test_padding_and_useful_tokens_are_counted(undisturbed, base, few):
 def test_the_log_is_thinned_to_means():
     history = [{"step": n, "loss": float(n), "learning_rate": 0.1, "epoch": 1} for n in range(1, 8)]
     history.insert(4, {"step": 4, "eval_loss": 9.0})
-    found = guards.thinned(history, 3)
+    found = callbacks.thinned(history, 3)
     assert [(entry["step"], entry.get("loss"), entry.get("eval_loss")) for entry in found] == [
         (1, 1.0, None),
         (3, 2.5, None),
@@ -179,10 +180,10 @@ def test_the_log_is_thinned_to_means():
 @pytest.fixture
 def losses(tokenizer, tmp_path):
     """(a function that logs one loss, the folder it writes to)."""
-    meter = guards.Meter(1)
+    meter = callbacks.Meter(1)
     meter.note([{"record": 17, "input_ids": tokenizer("혈압이 높다")["input_ids"]}], {"input_ids": torch.zeros(1, 3)})
     settings = SimpleNamespace(log_every=1)
-    watching = guards.callbacks(None, tokenizer, tmp_path, "none", settings, meter, guards.Stop(), None, None)
+    watching = callbacks.callbacks(None, tokenizer, tmp_path, "none", settings, meter, callbacks.Stop(), None, None)
     found = next(c for c in watching if type(c).__name__ == "Losses")
     state = SimpleNamespace(global_step=0, log_history=[])
     found.on_train_begin(None, state, None)
@@ -208,7 +209,7 @@ def test_a_loss_that_jumps_stops_and_names_its_records(losses):
 
 def test_a_jump_seen_before_is_passed(losses):
     log, folder = losses
-    runs.write_json(folder / "suspects.json", {"step": 31, "loss": 20.0})
+    files.write_json(folder / "suspects.json", {"step": 31, "loss": 20.0})
     for _ in range(30):
         log(2.0)
     log(20.0)
@@ -216,7 +217,7 @@ def test_a_jump_seen_before_is_passed(losses):
 
 def test_no_jump_is_seen_before_there_is_a_usual_loss(losses):
     log, _ = losses
-    for _ in range(guards.JUMP_LEAST - 1):
+    for _ in range(callbacks.JUMP_LEAST - 1):
         log(0.1)
     log(50.0)
 

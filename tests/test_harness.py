@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kmlite import model, paths, prompts, records, runs, tiny
+from kmlite import files, paths, prompts, records
+from kmlite.models import loading, tiny
 from recipes import evaluate, harness
 
 needs_lm_eval = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed (extra `eval`): make extras")
@@ -65,16 +66,16 @@ def asked(tmp_path_factory, refined) -> Path:
     rows = [q for pair in zip(*(pool[5:12] for pool in pools.values()), strict=True) for q in pair]  # the subjects take turns
     for i, row in enumerate(rows):
         row |= {"year": 2022 + i % 3}
-    runs.write_lines(paths.exam_split(out, "test"), rows)
-    runs.write_lines(paths.exam_split(out, "dev"), pools["nurse"][:6])
-    runs.write_lines(paths.exam_split(out, "fewshot"), [q for pool in pools.values() for q in pool[:5]])
+    files.write_lines(paths.exam_split(out, "test"), rows)
+    files.write_lines(paths.exam_split(out, "dev"), pools["nurse"][:6])
+    files.write_lines(paths.exam_split(out, "fewshot"), [q for pool in pools.values() for q in pool[:5]])
     return out
 
 
 @pytest.fixture(scope="module")
 def writer(tmp_path_factory, refined) -> Path:
     """A small model that has learned to write a letter behind `정답：`, in some of the ways that a letter is written."""
-    model.fast_model()
+    loading.fast_model()
     ways = itertools.cycle([" {}\n\n", " {}. {}\n\n", "은 {}입니다.\n\n", " 모름\n\n"])
     texts = [prompts.harness_prompt(q) + next(ways).format(q["answer"], q[q["answer"]]) for q in records.read_exam(refined, "train")]
     folder = tmp_path_factory.mktemp("writer") / "base"
@@ -121,8 +122,8 @@ def as_on_the_hub(folder: Path, asked: Path) -> None:
             rows = [q for q in records.read_exam(asked, split) if q["subject"] == subject]
             rows = rows or [{**q, "subject": subject} for q in records.read_exam(asked, split)[:1]]
             rows = [{k: v for k, v in q.items() if k != "cot"} | {"answer": "ABCDE".index(q["answer"]) + 1, "year": 2024} for q in rows]
-            runs.write_lines(folder / subject / f"{split}.jsonl", rows)
-    runs.write_text(folder / "README.md", "\n".join([*head, "---", ""]))
+            files.write_lines(folder / subject / f"{split}.jsonl", rows)
+    files.write_text(folder / "README.md", "\n".join([*head, "---", ""]))
 
 
 @needs_lm_eval
@@ -134,8 +135,8 @@ def test_every_question_as_lm_eval_itself(writer, asked, by_lm_eval, way):
     assert mine.exit_code == 0, mine.output
     folder = next((by_lm_eval / way).rglob(paths.EVALUATION)).parent
 
-    theirs = runs.read_lines(folder / paths.HARNESS_PREDICTIONS)
-    ours = runs.read_lines(folder / paths.PREDICTIONS)
+    theirs = files.read_lines(folder / paths.HARNESS_PREDICTIONS)
+    ours = files.read_lines(folder / paths.PREDICTIONS)
     questions, fewshot = (records.read_exam(asked, split) for split in ("test", "fewshot"))
     examples = {s: [row for row in fewshot if row["subject"] == s] if "--shots" in arguments else [] for s in ("nurse", "doctor")}
     for question, their, our in zip(questions, theirs, ours, strict=True):
@@ -149,7 +150,7 @@ def test_every_question_as_lm_eval_itself(writer, asked, by_lm_eval, way):
         assert 0 < sum(one["right"] for one in ours) < len(ours)
     assert len({one["output"] for one in ours}) > 1
 
-    record, own = (runs.read_json(folder / name) for name in (paths.HARNESS, paths.EVALUATION))
+    record, own = (files.read_json(folder / name) for name in (paths.HARNESS, paths.EVALUATION))
     assert record["summary"] == own["summary"]
     assert record["prompt"] == own["prompt"]
     results = record["lm_eval"]["results"].values()
@@ -163,7 +164,7 @@ def test_every_question_as_lm_eval_itself(writer, asked, by_lm_eval, way):
 def test_the_task_untouched_gives_the_same(by_lm_eval):
     def found(name: str) -> tuple[dict, list[dict]]:
         path = next((by_lm_eval / name).rglob(paths.HARNESS))
-        return runs.read_json(path), runs.read_lines(path.parent / paths.HARNESS_PREDICTIONS)
+        return files.read_json(path), files.read_lines(path.parent / paths.HARNESS_PREDICTIONS)
 
     (hub, theirs), (_, local) = found("hub"), found("0-shot")
     written = {one["question"]: (one["prompt"], one["output"], one["answer"]) for one in local}
@@ -181,7 +182,7 @@ def test_few_shot_rows_of_dev_are_not_asked(writer, asked, tmp_path):
     done = CliRunner().invoke(evaluate.command, [str(a) for a in [*arguments, "--max-new-tokens", "4"]])
     assert done.exit_code == 0, done.output
     assert "5 questions that are few-shot examples" in done.output
-    assert runs.read_json(next(tmp_path.rglob(paths.EVALUATION)))["summary"]["n"] == 1
+    assert files.read_json(next(tmp_path.rglob(paths.EVALUATION)))["summary"]["n"] == 1
 
 
 @pytest.mark.parametrize("recipe", [evaluate, pytest.param(harness, marks=needs_lm_eval)])
@@ -199,7 +200,7 @@ def test_without_a_network_the_hub_error_says_what_to_do(base, tmp_path, monkeyp
     import lm_eval.tasks
     from click import ClickException
 
-    from kmlite import harness as package
+    from kmlite.evaluation import harness as package
 
     class Manager:
         def __init__(self, **how):
@@ -215,7 +216,7 @@ def test_without_a_network_the_hub_error_says_what_to_do(base, tmp_path, monkeyp
 
 
 def test_a_missing_lm_eval_names_the_command(monkeypatch):
-    from kmlite import harness as package
+    from kmlite.evaluation import harness as package
 
     monkeypatch.setattr(package, "find_spec", lambda name: None)
     done = CliRunner().invoke(harness.command, [])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kmlite import paths, runs
+from kmlite import paths
 
 SEED = 5
 KILLS_IN_SAVING, KILLS_BY_CLOCK = 4, 2  # of each stage
@@ -73,13 +73,13 @@ def folder_of(stage: str, out: Path) -> Path:
 def same(stage: str, found: Path, expected: Path) -> None:
     """Assert that two finished runs of a stage left the same files with the same weights, and measured the same."""
     found, expected = folder_of(stage, found), folder_of(stage, expected)
-    files = [sorted(path.relative_to(folder) for path in folder.rglob("*")) for folder in (found, expected)]
-    assert files[0] == files[1]
-    weights = [path for path in files[0] if path.suffix == ".safetensors"]
+    names = [sorted(path.relative_to(folder) for path in folder.rglob("*")) for folder in (found, expected)]
+    assert names[0] == names[1]
+    weights = [path for path in names[0] if path.suffix == ".safetensors"]
     assert weights
     for path in weights:
         assert (found / path).read_bytes() == (expected / path).read_bytes(), path
-    metrics = [steady(runs.read_json(folder / paths.RECORD)["metrics"]) for folder in (found, expected)]
+    metrics = [steady(files.read_json(folder / paths.RECORD)["metrics"]) for folder in (found, expected)]
     assert metrics[0] == metrics[1]
 
 

@@ -4,7 +4,9 @@ import dataclasses
 
 import pytest
 
-from kmlite import loss, model, prompts, training
+from kmlite import prompts
+from kmlite.models import loading
+from kmlite.training import loss, trainer
 from recipes import stage2
 
 QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "각기병", "C": "구루병", "D": "펠라그라", "E": "야맹증", "answer": "C"}
@@ -20,11 +22,11 @@ QUESTIONS = [
 @pytest.fixture(scope="module")
 def rows(tokenizer):
     pairs = [(prompts.exam_prompt(q, reasoned), prompts.exam_answer(q, reasoned)) for q, reasoned in QUESTIONS]
-    return training.conversation_rows(tokenizer, pairs, 512)[0]
+    return trainer.conversation_rows(tokenizer, pairs, 512)[0]
 
 
 def test_the_weight_falls_on_the_letter_in_both_forms(rows, tokenizer):
-    batch = training.collate(rows, tokenizer, 1, False)
+    batch = trainer.collate(rows, tokenizer, 1, False)
     weights = loss.token_weights(batch["labels"], tokenizer.convert_tokens_to_ids("<end_of_turn>"), 3)
     heavy = [tokenizer.decode(ids[row == 3]) for ids, row in zip(batch["input_ids"], weights, strict=True)]
     assert heavy == [q["answer"] for q, _ in QUESTIONS]
@@ -36,8 +38,8 @@ def test_the_weight_falls_on_the_letter_in_both_forms(rows, tokenizer):
 def adapted(base):
     import torch
 
-    loaded, tokenizer = model.load(base, "16bit", 512)
-    with_lora = model.add_lora(loaded, r=8, alpha=8, dropout=0, rslora=False, seed=0)
+    loaded, tokenizer = loading.load(base, "16bit", 512)
+    with_lora = loading.add_lora(loaded, r=8, alpha=8, dropout=0, rslora=False, seed=0)
     torch.manual_seed(0)
     for name, weight in with_lora.named_parameters():
         if "lora_B" in name:
@@ -62,8 +64,8 @@ def gradients(adapted, rows, tmp_path, monkeypatch, batch: int, accumulation: in
     with monkeypatch.context() as patch:
         patch.setattr(Accelerator, "clip_grad_norm_", note)
         if forced:
-            patch.setattr(training, "in_pieces", lambda kind, given, end: loss.in_pieces(kind, 1.0, end))
-        training.train(*adapted, rows, tmp_path, settings, order="sequential", answer_weight=7 if forced else weight)
+            patch.setattr(trainer, "in_pieces", lambda kind, given, end: loss.in_pieces(kind, 1.0, end))
+        trainer.train(*adapted, rows, tmp_path, settings, order="sequential", answer_weight=7 if forced else weight)
     assert found
     return found
 
@@ -114,7 +116,7 @@ def test_the_gradient_is_the_same_where_the_trainer_divides_by_the_number_of_bat
 
         return Divides
 
-    monkeypatch.setattr(training, "in_pieces", divides)
+    monkeypatch.setattr(trainer, "in_pieces", divides)
     assert agree(by_hand(adapted, rows, 3), gradients(adapted, rows, tmp_path, monkeypatch, 1, 4, weight=3)) < 1e-4
 
 
@@ -128,7 +130,7 @@ def test_the_default_weight_changes_nothing_of_the_path(adapted, rows, tmp_path,
     def fail(*_args):
         raise AssertionError
 
-    monkeypatch.setattr(training, "in_pieces", fail)
+    monkeypatch.setattr(trainer, "in_pieces", fail)
     gradients(adapted, rows, tmp_path, monkeypatch, 2, 2, weight=stage2.Settings().answer_weight)
 
 
@@ -136,6 +138,6 @@ def test_dev_loss_is_unweighted(adapted, rows, tmp_path):
     settings = dataclasses.replace(stage2.Settings(), batch=2, accumulation=2, max_steps=1, epochs=1, learning_rate=0.0, eval_every=1)
     losses = []
     for weight in (1, 5):
-        result = training.train(*adapted, rows, tmp_path / str(weight), settings, eval_rows=rows, order="sequential", answer_weight=weight)
+        result = trainer.train(*adapted, rows, tmp_path / str(weight), settings, eval_rows=rows, order="sequential", answer_weight=weight)
         losses.append([entry["eval_loss"] for entry in result["curve"] if "eval_loss" in entry])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kmlite import memory, model
+from kmlite.models import loading, memory
 
 STAGE = SimpleNamespace(precision="auto", rank=64, batch=2, accumulation=16, length=512, dropout=0.05, checkpointing="auto")
 
@@ -51,7 +51,7 @@ def test_shape_of_a_folder(which, request, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(auto_factory._LazyAutoMapping, "__getitem__", asked)
         shape = memory.shape_of(folder)
-    loaded, _ = model.load(folder, "16bit", 64)
+    loaded, _ = loading.load(folder, "16bit", 64)
     assert sum(weight.numel() for weight in loaded.parameters()) == shape.parameters
     assert loaded.get_input_embeddings().weight.shape == (shape.rows, shape.hidden)
 
@@ -59,12 +59,12 @@ def test_shape_of_a_folder(which, request, monkeypatch):
 @pytest.mark.parametrize("precision", ["16bit", "4bit"])
 @pytest.mark.parametrize("embeddings", ["new", "all", "none"])
 def test_bytes_of_weights_adapters_and_optimizer(base, precision, embeddings):
-    loaded, _tokenizer = model.load(base, precision, 64)
+    loaded, _tokenizer = loading.load(base, precision, 64)
     new_ids = list(range(200, 220))
-    adapted = model.add_lora(
+    adapted = loading.add_lora(
         loaded, r=8, alpha=8, dropout=0.0, rslora=True, seed=0, embeddings=embeddings, new_ids=new_ids if embeddings == "new" else None
     )
-    assert model.trainable_summary(adapted)["frozen"] == memory.shape_of(base).parameters
+    assert loading.trainable_summary(adapted)["frozen"] == memory.shape_of(base).parameters
     trained = {name: weight for name, weight in adapted.named_parameters() if weight.requires_grad}
     frozen = {name: weight for name, weight in adapted.named_parameters() if not weight.requires_grad}
     state = torch.optim.AdamW(trained.values(), lr=1e-3)

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from kmlite import cli, paths, runs
+from kmlite import cli, files, paths
 from recipes import evaluate, pipeline, refine, stage0, stage1, stage2
 
 QUESTION = {"question": "옳은 것은?", **{letter: f"보기 {letter}" for letter in "ABCDE"}, "answer": "B"}
@@ -25,12 +25,12 @@ def fails(recipe, *arguments) -> str:
 def small(tmp_path):
     """Refined data of a few lines, all right."""
     folder = tmp_path / "refined"
-    runs.write_lines(folder / paths.TEXT / "train.jsonl", [{"text": "혈압이 높다."}])
-    runs.write_lines(folder / paths.TEXT / "heldout.jsonl", [{"text": "맥박이 빠르다."}])
+    files.write_lines(folder / paths.TEXT / "train.jsonl", [{"text": "혈압이 높다."}])
+    files.write_lines(folder / paths.TEXT / "heldout.jsonl", [{"text": "맥박이 빠르다."}])
     terms = ("맥박", "혈압", "체온", "호흡")
-    runs.write_json(folder / paths.DICTIONARY, [{"term": term, "definition": "몸의 상태를 나타내는 활력 징후"} for term in terms])
+    files.write_json(folder / paths.DICTIONARY, [{"term": term, "definition": "몸의 상태를 나타내는 활력 징후"} for term in terms])
     for split in ("train", "dev", "test"):
-        runs.write_lines(paths.exam_split(folder, split), [QUESTION])
+        files.write_lines(paths.exam_split(folder, split), [QUESTION])
     return folder
 
 
@@ -65,7 +65,7 @@ def test_refined_text_that_is_damaged(small, base, tmp_path, line):
 
 @pytest.mark.parametrize("change", [{"answer": 2}, {"answer": "F"}, {"answer": None}, {"E": 5}])
 def test_refined_questions_that_are_damaged(small, tmp_path, change):
-    runs.write_lines(paths.exam_split(small, "dev"), [QUESTION, {**QUESTION, **change}])
+    files.write_lines(paths.exam_split(small, "dev"), [QUESTION, {**QUESTION, **change}])
     assert "dev.jsonl, line 2" in fails(stage2, "--refined", small, "--out", tmp_path / "out")
 
 

@@ -5,7 +5,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kmlite import loss, model, new_rows
+from kmlite.models import loading, new_rows
+from kmlite.training import loss
 
 NEW = list(range(300, 340))
 
@@ -30,8 +31,8 @@ def test_the_loss_in_pieces_is_the_loss_in_one(monkeypatch):
 
 
 def adapted(base, embeddings: str = "new"):
-    loaded, tokenizer = model.load(base, "16bit", 64)
-    network = model.add_lora(loaded, r=4, alpha=4, dropout=0, rslora=True, seed=0, embeddings=embeddings, new_ids=NEW)
+    loaded, tokenizer = loading.load(base, "16bit", 64)
+    network = loading.add_lora(loaded, r=4, alpha=4, dropout=0, rslora=True, seed=0, embeddings=embeddings, new_ids=NEW)
     torch.manual_seed(0)
     for name, weight in network.named_parameters():
         if weight.requires_grad and "lora_A" not in name:
@@ -61,7 +62,7 @@ def ours(base):
 @pytest.fixture(scope="module")
 def pefts(base):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "beside", lambda _: None)
+        patch.setattr(loading, "beside", lambda _: None)
         return adapted(base)[0]
 
 
@@ -131,9 +132,9 @@ def test_without_the_adapter_the_base_answers(ours, pefts):
 
 
 def test_ids_with_a_gap_are_refused(base):
-    loaded, _ = model.load(base, "16bit", 64)
+    loaded, _ = loading.load(base, "16bit", 64)
     with pytest.raises(AssertionError, match="not consecutive"):
-        model.add_lora(loaded, r=4, alpha=4, dropout=0, rslora=True, seed=0, embeddings="new", new_ids=[300, 302])
+        loading.add_lora(loaded, r=4, alpha=4, dropout=0, rslora=True, seed=0, embeddings="new", new_ids=[300, 302])
 
 
 def test_in_bfloat16_as_close_as_its_rounding(ours, pefts):

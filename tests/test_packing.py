@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from kmlite import model, packing, runs, training
+from kmlite import files
+from kmlite.models import loading
+from kmlite.training import packing, trainer
 
 TEXTS = ["혈압은 높다.", "맥박이 빠르다. " * 30, "", "끝."]
 
@@ -39,7 +41,7 @@ def test_positions_begin_anew_with_each_text():
 @pytest.mark.parametrize("apart", [True, False])
 def test_a_batch_of_packed_rows(tokenizer, apart):
     rows = [{"input_ids": [2, 5, 1, 2, 7]}, {"input_ids": [2, 8, 9, 1, 2]}]
-    batch = training.collate(rows, tokenizer, multiple=8, apart=apart)
+    batch = trainer.collate(rows, tokenizer, multiple=8, apart=apart)
     assert batch["input_ids"].tolist() == [row["input_ids"] for row in rows]  # no padding, whatever the multiple
     assert batch["labels"].tolist() == [[-100, 5, 1, -100, 7], [-100, 8, 9, 1, -100]]  # no text leads to the next one's <bos>
     if apart:
@@ -52,12 +54,12 @@ def test_a_batch_of_packed_rows(tokenizer, apart):
 def test_attention_stays_inside_a_text(base, text_base):
     """A text's loss in a packed row is its loss alone."""
     for folder in (base, text_base):
-        network, tokenizer = model.load(folder, "16bit", 64)
+        network, tokenizer = loading.load(folder, "16bit", 64)
         assert packing.keeps_texts_apart(network, tokenizer)
         network.eval()
         texts = ["하늘이 맑다", "환자의 혈압이 높다"]
         alone = [[2, *tokenizer(text, add_special_tokens=False)["input_ids"], 1] for text in texts]
-        batch = training.collate([{"input_ids": alone[0] + alone[1]}], tokenizer, multiple=1, apart=True)
+        batch = trainer.collate([{"input_ids": alone[0] + alone[1]}], tokenizer, multiple=1, apart=True)
         with torch.no_grad():
             together = network(**{k: v for k, v in batch.items() if k != "labels"}, use_cache=False).logits[0, len(alone[0]) :]
             single = network(input_ids=torch.tensor([alone[1]]), use_cache=False).logits[0]
@@ -65,7 +67,7 @@ def test_attention_stays_inside_a_text(base, text_base):
 
 
 def test_a_backend_that_lets_texts_see_each_other_is_noticed(base):
-    network, tokenizer = model.load(base, "16bit", 64)
+    network, tokenizer = loading.load(base, "16bit", 64)
     original = network.forward
 
     def forward(position_ids=None, **kwargs):
@@ -78,7 +80,7 @@ def test_a_backend_that_lets_texts_see_each_other_is_noticed(base):
 @pytest.fixture
 def shard(tmp_path):
     path = tmp_path / "train.jsonl"
-    runs.write_lines(path, [{"text": text} for text in TEXTS])
+    files.write_lines(path, [{"text": text} for text in TEXTS])
     return path
 
 
@@ -89,7 +91,7 @@ def test_the_cache_is_used_again_and_knows_its_data(shard, tokenizer, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(packing, "packed", lambda *args: pytest.fail("tokenised again"))
         assert packing.tokenised([shard], tokenizer, 16, cache)[:] == rows[:]
-    runs.write_lines(shard, [{"text": text} for text in [*TEXTS, "새 글이다. " * 9]])
+    files.write_lines(shard, [{"text": text} for text in [*TEXTS, "새 글이다. " * 9]])
     assert len(packing.tokenised([shard], tokenizer, 16, cache)) > len(rows)
     assert len(packing.tokenised([shard], tokenizer, 8, cache)) > len(rows)
     assert len(list(cache.iterdir())) == 1  # the older ones are dropped

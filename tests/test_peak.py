@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from benchmarks import peak, random_model
-from kmlite import memory
+from kmlite.models import memory
 
 SIZE = {"rank": 32, "batch": 4, "length": 256}
 

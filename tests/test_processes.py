@@ -7,7 +7,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from kmlite import paths, runs
+from kmlite import files, paths, runs
 from recipes import stage0
 
 ARGUMENTS = "--batch 2 --accumulation 4 --rank 8 --alpha 8 --learning-rate 1e-3 --log-every 1 --new-tokens 20 --length 64 --max-steps 4"
@@ -38,7 +38,7 @@ def test_two_processes_follow_the_curve_of_one(base, refined, tmp_path):
     assert alone.exit_code == 0, alone.output
     assert shared.returncode == 0, printed
     assert printed.count("written to") == 1
-    records = [runs.read_json(out / paths.STAGES[0] / paths.RECORD) for out in (one, two)]
+    records = [files.read_json(out / paths.STAGES[0] / paths.RECORD) for out in (one, two)]
     assert [record["processes"] for record in records] == [1, 2]
     curves = [[e["loss"] for e in record["metrics"]["training"]["curve"] if "loss" in e] for record in records]
     assert len(curves[0]) == 4
@@ -59,8 +59,8 @@ def test_processes_that_do_not_divide_the_accumulation_are_refused(base, refined
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    runs.write_json(tmp_path / "record.json", {})
+    files.write_json(tmp_path / "record.json", {})
     assert not (tmp_path / "record.json").exists()
     monkeypatch.setenv("RANK", "0")
-    runs.write_json(tmp_path / "record.json", {})
+    files.write_json(tmp_path / "record.json", {})
     assert (tmp_path / "record.json").exists()

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from kmlite import exam, prompts, reasoning, records, runs, shuffling
+from kmlite import files, prompts, records
+from kmlite.training import exam_rows, self_training, shuffling
 
 QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "각기병", "C": "구루병", "D": "펠라그라", "E": "야맹증", "answer": "A"}
 EXAMPLE = {
@@ -21,7 +22,7 @@ GOOD = f"<reasoning>\n첫째: {FIRST}\n둘째: {SECOND}\n</reasoning>A<end_of_tu
 def judged(turn: str, others: int = 2) -> str:
     """The verdict on a turn where the right letter came out in `others` of the two other orders."""
     rest = [GOOD] * others + [GOOD.replace(">A", ">B")] * (2 - others)
-    return reasoning.judge([(QUESTION, turn), *((QUESTION, other) for other in rest)], [EXAMPLE])[0]
+    return self_training.judge([(QUESTION, turn), *((QUESTION, other) for other in rest)], [EXAMPLE])[0]
 
 
 @pytest.mark.parametrize(
@@ -57,11 +58,11 @@ def test_the_letter_must_be_right_in_two_of_three_orders(others, reason):
 
 
 def test_every_reason_is_counted_and_named():
-    dropped = [*reasoning.REASONS, "", "", "copied"]
-    found = reasoning.counts([{"question": i // 3, "dropped": reason} for i, reason in enumerate(dropped)])
+    dropped = [*self_training.REASONS, "", "", "copied"]
+    found = self_training.counts([{"question": i // 3, "dropped": reason} for i, reason in enumerate(dropped)])
     assert found["texts"] == sum(found["dropped"].values()) + found["kept"] == len(dropped)
     assert (found["kept"], found["dropped"]["copied"], found["questions"]) == (2, 2, 4)
-    assert all(reason in reasoning.in_words(found) for reason in reasoning.REASONS)
+    assert all(reason in self_training.in_words(found) for reason in self_training.REASONS)
 
 
 def test_real_reasonings_pass(refined):
@@ -70,8 +71,8 @@ def test_real_reasonings_pass(refined):
     assert len(examples) == 5
     for example in examples:
         turn = prompts.exam_answer(example, reasoned=True) + "<end_of_turn>"
-        assert reasoning.judge([(example, turn)] * 3, [EXAMPLE]) == [""] * 3
-        assert reasoning.judge([(example, turn)] * 3, [example]) == ["copied"] * 3
+        assert self_training.judge([(example, turn)] * 3, [EXAMPLE]) == [""] * 3
+        assert self_training.judge([(example, turn)] * 3, [example]) == ["copied"] * 3
 
 
 def test_one_reasoning_a_question_is_kept_with_the_letters_of_the_question_as_it_stands():
@@ -84,10 +85,10 @@ def test_one_reasoning_a_question_is_kept_with_the_letters_of_the_question_as_it
         f"<reasoning>\n첫째: {FIRST}\n둘째: {of['각기병']}는 티아민, {of['야맹증']}{second}\n</reasoning>{q['answer']}"
         for q, of in zip(asked, letters, strict=True)
     ]
-    found = reasoning.verdicts([(0, 0, order) for order in orders], asked, turns, [])
+    found = self_training.verdicts([(0, 0, order) for order in orders], asked, turns, [])
     assert [record["dropped"] for record in found] == ["", "spare", "spare"]
     assert found[0]["cot"].split("\n")[1] == "B는 티아민, E는 비타민 A 결핍에서 생기므로 여기에 맞지 않습니다."
-    taught = reasoning.with_reasonings([QUESTION, EXAMPLE], found)
+    taught = self_training.with_reasonings([QUESTION, EXAMPLE], found)
     assert taught[0]["cot"] == found[0]["cot"]
     assert taught[0]["self_written"] is True
     assert taught[1] == EXAMPLE
@@ -101,7 +102,7 @@ def test_reasonings_of_the_data_come_first_and_the_models_own_fill_up():
     given = [{**EXAMPLE, "question": f"{n}번 사례?"} for n in range(5)]
     own = [{**EXAMPLE, "question": f"{n}번 스스로?", "self_written": True} for n in range(5)]
     for share, of_data, of_model in ((0.03, 3, 0), (0.05, 5, 0), (0.07, 5, 3), (0.5, 5, 5)):
-        pairs, reasoned = exam.turns([*own, *given, *plain], share, seed=0)
+        pairs, reasoned = exam_rows.turns([*own, *given, *plain], share, seed=0)
         long = [prompt for prompt, _ in pairs if prompts.REASONED in prompt]
         assert (reasoned, len(pairs)) == (of_data + of_model, 100 + of_data + of_model)
         assert (sum("사례" in p for p in long), sum("스스로" in p for p in long)) == (of_data, of_model)
@@ -109,15 +110,15 @@ def test_reasonings_of_the_data_come_first_and_the_models_own_fill_up():
 
 def test_only_questions_whose_options_may_move_and_that_lack_a_reasoning_are_asked():
     places = {**QUESTION, "E": "위 모두"}
-    assert reasoning.chosen([EXAMPLE, places, QUESTION], 10, "0") == [2]
+    assert self_training.chosen([EXAMPLE, places, QUESTION], 10, "0") == [2]
     many = [QUESTION] * 50
-    assert len(set(reasoning.chosen(many, 20, "0 1"))) == 20
-    assert reasoning.chosen(many, 20, "0 1") == reasoning.chosen(many, 20, "0 1") != reasoning.chosen(many, 20, "0 2")
+    assert len(set(self_training.chosen(many, 20, "0 1"))) == 20
+    assert self_training.chosen(many, 20, "0 1") == self_training.chosen(many, 20, "0 1") != self_training.chosen(many, 20, "0 2")
 
 
 def test_examples_of_the_subject_come_first_and_the_prompt_ends_where_the_model_begins(tokenizer):
     examples = [{**EXAMPLE, "question": f"{subject} 사례?", "subject": subject} for subject in ("doctor", "nurse", "pharm")]
-    shown = reasoning.guides({**QUESTION, "subject": "nurse"}, examples, 2)
+    shown = self_training.guides({**QUESTION, "subject": "nurse"}, examples, 2)
     assert [prompt.split("\n")[2] for prompt, _ in shown] == ["nurse 사례?", "doctor 사례?"]
     text = tokenizer.decode(prompts.guided_ids(tokenizer, prompts.exam_prompt(QUESTION, reasoned=True), shown))
     assert text.count("<bos>") == 1
@@ -127,40 +128,40 @@ def test_examples_of_the_subject_come_first_and_the_prompt_ends_where_the_model_
 
 
 def test_asking_is_seeded_and_goes_on_from_what_was_written(base, tmp_path):
-    from kmlite import model
+    from kmlite.models import loading
 
-    loaded = model.load(base, "16bit", 256)
+    loaded = loading.load(base, "16bit", 256)
     questions = [{**QUESTION, "question": f"{n}번 물음?"} for n in range(5)]
     how = {"count": 4, "samples": 1, "shots": 1, "temperature": 1.0, "max_new_tokens": 5, "batch": 6}
 
     def ask(name, seed="0 1"):
-        return reasoning.ask(*loaded, questions, [EXAMPLE], tmp_path / name, seed=seed, **how)
+        return self_training.ask(*loaded, questions, [EXAMPLE], tmp_path / name, seed=seed, **how)
 
     whole = ask("a")
-    assert len(whole) == 4 * reasoning.ORDERS
+    assert len(whole) == 4 * self_training.ORDERS
     assert {record["dropped"] for record in whole} == {"unreadable"}  # random weights
     assert len({record["output"] for record in whole}) > 6  # sampled, not greedy
-    assert runs.read_lines(tmp_path / "a") == whole == ask("b")
+    assert files.read_lines(tmp_path / "a") == whole == ask("b")
     assert ask("c", seed="0 2") != whole
-    runs.write_lines(tmp_path / "d", whole[: 2 * reasoning.ORDERS])  # two questions are a batch: as a kill would leave it
+    files.write_lines(tmp_path / "d", whole[: 2 * self_training.ORDERS])  # two questions are a batch: as a kill would leave it
     assert ask("d") == whole
     for record in whole:
         assert sorted(record["order"]) == list(prompts.LETTERS)
-    assert all(len(set(reasoning.orders(str(seed)))) == 3 for seed in range(200))
+    assert all(len(set(self_training.orders(str(seed)))) == 3 for seed in range(200))
 
 
 def test_asking_leaves_the_random_numbers_of_training_alone(base, tmp_path):
     import torch
 
-    from kmlite import model
+    from kmlite.models import loading
 
-    loaded = model.load(base, "16bit", 256)
+    loaded = loading.load(base, "16bit", 256)
     how = {"count": 1, "samples": 1, "shots": 0, "temperature": 1.0, "max_new_tokens": 2, "batch": 3, "seed": "0"}
     torch.manual_seed(5)
     random_numbers = torch.rand(3)
     torch.manual_seed(5)
-    reasoning.ask(*loaded, [QUESTION], [], tmp_path / "a", **how)
+    self_training.ask(*loaded, [QUESTION], [], tmp_path / "a", **how)
     assert torch.rand(3).equal(random_numbers)
     state = random.getstate()
-    reasoning.ask(*loaded, [QUESTION], [], tmp_path / "b", **how)
+    self_training.ask(*loaded, [QUESTION], [], tmp_path / "b", **how)
     assert random.getstate() == state

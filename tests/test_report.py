@@ -14,9 +14,11 @@ import browser
 import pytest
 from click.testing import CliRunner
 
-from kmlite import paths, published, runs, scoring, vocabulary
-from kmlite.report import answers, curves, examples, figures, words
-from kmlite.report import page as report
+from kmlite import files, paths
+from kmlite.evaluation import published, scoring
+from kmlite.models import vocabulary
+from kmlite.sharing.report import answers, curves, examples, figures, words
+from kmlite.sharing.report import page as report
 from recipes import report as recipe
 
 HOSTILE = "<script>window.ran = 1</script></script><!-- <img src=x onerror='ran=1'> \"&amp;' \u2028\u2029 $x_1$ @0@ {{ 7*7 }}"
@@ -58,7 +60,7 @@ def record(folder: Path, plan: dict, metrics: dict) -> None:
         "device": "NVIDIA H999",
         "threads": 4,
     }
-    runs.write_json(
+    files.write_json(
         folder / paths.RECORD, {"plan": plan, "metrics": metrics, "seconds": 75.0, "finished": "2026-11-22T09:10:11+0000", **made}
     )
 
@@ -68,10 +70,10 @@ def evaluation(folder: Path, questions: list[dict], right: set[int], openings: i
     summary = scoring.summarise(given)
     settings = {"split": "test", "scorer": "generate", "permute": 1, "reasoned": False}
     plan = {"settings": settings, "model": {"folder": str(folder / paths.FINAL), "fingerprint": "ee55"}, "data": "dd44"}
-    runs.write_lines(folder / paths.PREDICTIONS, given)
+    files.write_lines(folder / paths.PREDICTIONS, given)
     for _ in range(openings):
         scoring.log_opening(folder, "eval", summary)
-    runs.write_json(
+    files.write_json(
         folder / paths.EVALUATION, {"plan": plan, "summary": summary, "prompt": {"name": "kmlite", "version": 1}, "stand_in": False}
     )
 
@@ -88,7 +90,7 @@ def finished_out(out: Path, refined: Path, *, test: int = 60, text: str | None =
     """An OUT as the three stages and eval leave it, with records of their shape; the first question may be given."""
     exam = {split: [question(i, text if i == 0 else None) for i in range(n)] for split, n in (("dev", 40), ("test", test))}
     for split, listed in exam.items():
-        runs.write_lines(paths.exam_split(refined, split), listed)
+        files.write_lines(paths.exam_split(refined, split), listed)
     by_text = {"held-out Korean": {"characters": 900, "words": 200, "tokens_before": 500, "tokens_after": 450, "saved": 0.1}}
     stage0 = {
         "gauge": {"base": gauge(2.5, 8), "extended": gauge(2.6, 8), "after": gauge(2.25, 9)},
@@ -114,9 +116,9 @@ def finished_out(out: Path, refined: Path, *, test: int = 60, text: str | None =
     folder = out / paths.STAGES[2]
     dev = {name: predictions(exam["dev"], right) for name, right in (("before", set(range(8))), ("after", set(range(4, 20))))}
     score = {name: scoring.summarise(given) for name, given in dev.items()}
-    runs.write_lines(folder / paths.DEV_BEFORE, dev["before"])
-    runs.write_lines(folder / paths.DEV_AFTER, dev["after"])
-    runs.write_lines(folder / "loop_1/dev_predictions.jsonl", predictions(exam["dev"], set(range(4, 18))))
+    files.write_lines(folder / paths.DEV_BEFORE, dev["before"])
+    files.write_lines(folder / paths.DEV_AFTER, dev["after"])
+    files.write_lines(folder / "loop_1/dev_predictions.jsonl", predictions(exam["dev"], set(range(4, 18))))
     stage2 = {
         "before": {"dev": score["before"], "taught": scoring.score(5, 50)},
         "after": {"dev": score["after"], "taught": scoring.score(48, 50), "test": scoring.score(30, 60)},
@@ -143,7 +145,7 @@ def made(refined, tmp_path_factory) -> tuple[Path, Path]:
     mine = shutil.copytree(refined, root / "refined")
     row = {"reason": "advertisement", "source": "00_korean/<b>web</b>.jsonl", "line": 7, "record": HOSTILE}
     kept = (mine / paths.REJECTED / "text.jsonl").read_text(encoding="utf-8")
-    runs.write_text(mine / paths.REJECTED / "text.jsonl", json.dumps(row, ensure_ascii=False) + "\n" + kept)
+    files.write_text(mine / paths.REJECTED / "text.jsonl", json.dumps(row, ensure_ascii=False) + "\n" + kept)
     return mine, finished_out(root / "모델", mine, text=HOSTILE)
 
 
@@ -218,7 +220,7 @@ def test_the_figures_of_the_records_are_on_the_page(made, page):
         "1 12 36 5 wrong letter 31",
     ):
         assert " ".join(said.split()) in text, said
-    funnel = runs.read_json(made[0] / paths.REFINE_RECORD)["funnel"]
+    funnel = files.read_json(made[0] / paths.REFINE_RECORD)["funnel"]
     for part in funnel.values():
         for reason in part["rejected"]:
             assert f"<code>{reason}</code>" in page
@@ -242,14 +244,14 @@ def test_a_stand_in_is_said_first_and_only_of_a_stand_in(made, page, base, tmp_p
     out = tmp_path / "out"
     shutil.copytree(made[1], out)
     path = out / paths.STAGES[1] / paths.RECORD
-    marked = runs.read_json(path)
+    marked = files.read_json(path)
     marked["metrics"]["stand_in"] = True
-    runs.write_json(path, marked)
+    files.write_json(path, marked)
     body = report.build(made[0], out, "en", {}).split("<body>")[1]
     assert body.lstrip().startswith('<div class="stand-in"')
     # nothing finished yet: the folder that stage 0 starts from says it
     begun = tmp_path / "begun"
-    runs.write_json(begun / paths.STAGES[0] / paths.PLAN, {"step": "stage0", "settings": {}, "base": {"name": str(base)}, "data": {}})
+    files.write_json(begun / paths.STAGES[0] / paths.PLAN, {"step": "stage0", "settings": {}, "base": {"name": str(base)}, "data": {}})
     assert "A stand-in, not MedGemma." in report.build(made[0], begun, "en", {})
 
 
@@ -261,7 +263,7 @@ def test_new_tokens_split_sentences_as_both_tokenizers_do(base, tokenizer, texts
 
     extended = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     heldout = tmp_path / "heldout.jsonl"
-    runs.write_lines(heldout, [{"text": text} for text in texts[:40]])
+    files.write_lines(heldout, [{"text": text} for text in texts[:40]])
     found = examples.split_both_ways(tmp_path / "tokenizer.json", len(merges), examples.sentences(heldout))
     assert len(found) == 4
     new = {merge.left + merge.right for merge in merges}
@@ -316,11 +318,11 @@ def test_answers_over_several_orders_come_together(made, tmp_path):
             at = "ABCDE".index(prediction["answer"])
             given.append({**prediction, "order": order, "chosen": "ABCDE"[(at + order) % 5], "probabilities": [0.1, 0.2, 0.3, 0.4, 0.0]})
     evaluation(tmp_path / paths.STAGES[2], asked, {0, 1, 2})
-    runs.write_lines(tmp_path / paths.STAGES[2] / paths.PREDICTIONS, given)
+    files.write_lines(tmp_path / paths.STAGES[2] / paths.PREDICTIONS, given)
     path = tmp_path / paths.STAGES[2] / paths.EVALUATION
-    saved = runs.read_json(path)
+    saved = files.read_json(path)
     saved["plan"]["settings"]["permute"] = 2
-    runs.write_json(path, saved)
+    files.write_json(path, saved)
     found, _ = answers.found(tmp_path)
     shown = answers.browser(found, made[0])["sets"][0]["answers"]
     assert shown == [["ABCDE"[i], 1, [0.1, 0.2, 0.3, 0.4, 0.0], None, ["ABCDE"[i]] * 2] for i in range(3)]
@@ -337,10 +339,10 @@ def test_every_half_finished_folder_makes_a_page(made, tmp_path):
 
     # a stage 0 that was killed: its plan, and a whole checkpoint behind a half written one
     half = tmp_path / "half"
-    runs.write_json(half / paths.STAGES[0] / paths.PLAN, {"step": "stage0", **STAGE0, "data": {}})
+    files.write_json(half / paths.STAGES[0] / paths.PLAN, {"step": "stage0", **STAGE0, "data": {}})
     state = {"global_step": 40, "max_steps": 160, "log_history": curve(40, 3.0)}
-    runs.write_json(half / paths.STAGES[0] / paths.CHECKPOINTS / "checkpoint-40/trainer_state.json", state)
-    runs.write_text(half / paths.STAGES[0] / paths.CHECKPOINTS / "checkpoint-60/trainer_state.json", '{"global_st')
+    files.write_json(half / paths.STAGES[0] / paths.CHECKPOINTS / "checkpoint-40/trainer_state.json", state)
+    files.write_text(half / paths.STAGES[0] / paths.CHECKPOINTS / "checkpoint-60/trainer_state.json", '{"global_st')
     text = Elements(report.build(tmp_path / "nowhere", half, "en", {})).text()
     assert "begun, not finished at step 40 / 160" in text
     assert "40 steps, from 2.975 to 2.075" in text and "Not finished." in text
@@ -348,11 +350,11 @@ def test_every_half_finished_folder_makes_a_page(made, tmp_path):
 
     # a stage 2 in its second loop
     folder = half / paths.STAGES[2]
-    runs.write_json(folder / paths.PLAN, {"step": "stage2", "settings": {"target": 90.0}, "data": {}})
-    done = runs.read_json(out / paths.STAGES[2] / paths.RECORD)["metrics"]
-    runs.write_json(folder / paths.CHECKPOINTS / "before.json", {"exam": done["before"], "gauge": done["gauge"]["before"]})
-    runs.write_json(folder / "loop_1" / paths.RECORD, done["loops"][0])
-    runs.write_json(
+    files.write_json(folder / paths.PLAN, {"step": "stage2", "settings": {"target": 90.0}, "data": {}})
+    done = files.read_json(out / paths.STAGES[2] / paths.RECORD)["metrics"]
+    files.write_json(folder / paths.CHECKPOINTS / "before.json", {"exam": done["before"], "gauge": done["gauge"]["before"]})
+    files.write_json(folder / "loop_1" / paths.RECORD, done["loops"][0])
+    files.write_json(
         folder / paths.CHECKPOINTS / "loop_2/checkpoint-10/trainer_state.json", {"global_step": 10, "log_history": curve(10, 1.0)}
     )
     given = report.gather(refined, half)
@@ -410,7 +412,7 @@ def test_half_a_surrogate_and_a_number_that_is_none_do_no_harm(made, tmp_path):
     out = shutil.copytree(made[1], tmp_path / "out")
     (out / paths.STAGES[2] / "test_predictions.jsonl").unlink()
     path = out / paths.STAGES[2] / paths.PREDICTIONS
-    lines = runs.read_lines(path)
+    lines = files.read_lines(path)
     lines[0] |= {"output": "\ud83d", "probabilities": [float("nan")] * 5}
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = report.build(made[0], out, "en", {})
@@ -447,7 +449,7 @@ def test_every_reason_of_the_docs_and_the_sample_has_words(made):
     for line in (paths.ROOT / "docs/refine.md").read_text(encoding="utf-8").split("| reason |")[1].splitlines():
         if line.startswith("| `"):
             listed |= set(re.findall(r"`([a-z_]+)`", line.split("|")[1]))
-    for part in runs.read_json(made[0] / paths.REFINE_RECORD)["funnel"].values():
+    for part in files.read_json(made[0] / paths.REFINE_RECORD)["funnel"].values():
         listed |= set(part["rejected"])
     assert len(listed) > 15 and listed <= set(words.REASONS)
 
@@ -468,14 +470,14 @@ def long_out(out: Path, refined: Path, n: int, wrote: int) -> None:
     for i in range(n):
         made = question(i, f"{i}: " + "".join(chance.choices(syllables, k=150)))
         listed.append({**made, **{letter: "".join(chance.choices(syllables, k=18)) for letter in "ABCDE"}})
-    runs.write_lines(paths.exam_split(refined, "test"), listed)
+    files.write_lines(paths.exam_split(refined, "test"), listed)
     for name, right in (("eval/google--medgemma-4b-it", range(0, n, 3)), (paths.STAGES[2], range(0, n, 2))):
         evaluation(out / name, listed, set(right))
-        given = runs.read_lines(out / name / paths.PREDICTIONS)
+        given = files.read_lines(out / name / paths.PREDICTIONS)
         for line in given:
             line["probabilities"] = [0.123456, 0.2, 0.3, 0.176544, 0.2]
             line["output"] = "가" * wrote + line["output"]
-        runs.write_lines(out / name / paths.PREDICTIONS, given)
+        files.write_lines(out / name / paths.PREDICTIONS, given)
 
 
 @pytest.mark.parametrize("wrote", [0, 1000])

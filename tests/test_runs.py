@@ -7,15 +7,15 @@ import time
 import click
 import pytest
 
-from kmlite import paths, runs
+from kmlite import files, paths, runs
 
 PLAN = {"settings": {"rate": 2e-5, "epochs": 1}, "data": "0123"}
 
 
 def test_write_text_makes_folders_and_replaces(tmp_path):
     path = tmp_path / "새 폴더" / "a.json"
-    runs.write_text(path, "가")
-    runs.write_text(path, "나")
+    files.write_text(path, "가")
+    files.write_text(path, "나")
     assert path.read_bytes() == "나".encode()
     assert os.listdir(path.parent) == ["a.json"]
 
@@ -23,7 +23,7 @@ def test_write_text_makes_folders_and_replaces(tmp_path):
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, broken):
     path = tmp_path / "a.json"
-    runs.write_text(path, "old")
+    files.write_text(path, "old")
 
     def fail(*args):
         raise OSError(28, "No space left on device")
@@ -31,31 +31,31 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, broken):
     with monkeypatch.context() as patch:
         patch.setattr(runs.os, broken, fail)
         with pytest.raises(OSError, match="No space"):
-            runs.write_text(path, "new")
+            files.write_text(path, "new")
     assert path.read_text() == "old"
-    runs.write_text(path, "new")
+    files.write_text(path, "new")
     assert path.read_text() == "new"
 
 
 def test_a_text_that_cannot_be_encoded_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.json"
-    runs.write_text(path, "old")
+    files.write_text(path, "old")
     with pytest.raises(UnicodeEncodeError):
-        runs.write_text(path, "new \ud800")
+        files.write_text(path, "new \ud800")
     assert path.read_text() == "old"
 
 
 def test_a_first_write_that_fails_leaves_no_file(tmp_path):
     with pytest.raises(UnicodeEncodeError):
-        runs.write_text(tmp_path / "a.json", "\ud800")
+        files.write_text(tmp_path / "a.json", "\ud800")
     assert not (tmp_path / "a.json").exists()
 
 
 def test_json_and_lines(tmp_path):
-    runs.write_json(tmp_path / "a.json", {"이름": ["값", None], "path": tmp_path})
-    assert runs.read_json(tmp_path / "a.json") == {"이름": ["값", None], "path": str(tmp_path)}
+    files.write_json(tmp_path / "a.json", {"이름": ["값", None], "path": tmp_path})
+    assert files.read_json(tmp_path / "a.json") == {"이름": ["값", None], "path": str(tmp_path)}
     assert "이름" in (tmp_path / "a.json").read_text(encoding="utf-8")
-    runs.write_lines(tmp_path / "a.jsonl", [{"text": "가\n나"}, {"text": "다"}])
+    files.write_lines(tmp_path / "a.jsonl", [{"text": "가\n나"}, {"text": "다"}])
     assert (tmp_path / "a.jsonl").read_text(encoding="utf-8") == '{"text": "가\\n나"}\n{"text": "다"}\n'
 
 
@@ -64,7 +64,7 @@ def test_put_in_place_replaces_a_folder(tmp_path):
         (tmp_path / name / "deep").mkdir(parents=True)
         (tmp_path / name / "deep" / "a").write_text(text)
     (tmp_path / "final" / "only_old").touch()
-    runs.put_in_place(tmp_path / "final.partial", tmp_path / "final")
+    files.put_in_place(tmp_path / "final.partial", tmp_path / "final")
     assert (tmp_path / "final" / "deep" / "a").read_text() == "new"
     assert os.listdir(tmp_path) == ["final"]
     assert os.listdir(tmp_path / "final") == ["deep"]
@@ -76,27 +76,27 @@ def test_put_in_place_replaces_a_folder(tmp_path):
 def test_fingerprint_knows_bytes_and_names(tmp_path):
     one = tmp_path / "a"
     one.write_bytes(b"abc")
-    before = runs.fingerprint(one)
+    before = files.fingerprint(one)
     assert len(before) == 16
     assert int(before, 16) >= 0
     os.utime(one, (0, 0))
-    assert runs.fingerprint(one) == before
+    assert files.fingerprint(one) == before
     one.write_bytes(b"abd")
-    assert runs.fingerprint(one) != before
+    assert files.fingerprint(one) != before
     one.write_bytes(b"abc")
-    assert runs.fingerprint(one) == before
-    assert runs.fingerprint(one.rename(tmp_path / "b")) != before
+    assert files.fingerprint(one) == before
+    assert files.fingerprint(one.rename(tmp_path / "b")) != before
 
 
 def test_fingerprint_of_several_files_knows_where_one_ends(tmp_path):
     a, b = tmp_path / "a", tmp_path / "b"
     a.write_bytes(b"12")
     b.write_bytes(b"3")
-    before = runs.fingerprint(a, b)
-    assert before != runs.fingerprint(b, a)
+    before = files.fingerprint(a, b)
+    assert before != files.fingerprint(b, a)
     a.write_bytes(b"1")
     b.write_bytes(b"23")
-    assert runs.fingerprint(a, b) != before
+    assert files.fingerprint(a, b) != before
 
 
 @pytest.mark.parametrize(
@@ -104,34 +104,34 @@ def test_fingerprint_of_several_files_knows_where_one_ends(tmp_path):
     [(8, 0, True), (8, 7, True), (12, 5, True), (100, 0, True), (100, 7, True), (100, 92, True), (100, 99, True), (100, 50, False)],
 )
 def test_fingerprint_of_a_large_file_reads_both_ends(tmp_path, monkeypatch, size, place, seen):
-    monkeypatch.setattr(runs, "WHOLE", 8)
+    monkeypatch.setattr(files, "WHOLE", 8)
     path = tmp_path / "weights"
     content = bytearray(size)
     path.write_bytes(content)
-    before = runs.fingerprint(path)
+    before = files.fingerprint(path)
     content[place] = 1
     path.write_bytes(content)
-    assert (runs.fingerprint(path) != before) is seen
+    assert (files.fingerprint(path) != before) is seen
 
 
 def test_fingerprint_of_a_large_file_knows_its_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "WHOLE", 8)
+    monkeypatch.setattr(files, "WHOLE", 8)
     path = tmp_path / "weights"
     path.write_bytes(bytes(100))
-    before = runs.fingerprint(path)
+    before = files.fingerprint(path)
     path.write_bytes(bytes(101))
-    assert runs.fingerprint(path) != before
+    assert files.fingerprint(path) != before
 
 
 def test_model_fingerprint_reads_what_makes_a_model(tmp_path):
     for name in ("config.json", "model.safetensors", "chat_template.jinja", "README.md"):
         (tmp_path / name).write_text("1")
-    before = runs.model_fingerprint(tmp_path)
+    before = files.model_fingerprint(tmp_path)
     (tmp_path / "README.md").write_text("2")
-    assert runs.model_fingerprint(tmp_path) == before
+    assert files.model_fingerprint(tmp_path) == before
     for name in ("config.json", "model.safetensors", "chat_template.jinja"):
         (tmp_path / name).write_text("2")
-        assert runs.model_fingerprint(tmp_path) != before
+        assert files.model_fingerprint(tmp_path) != before
         (tmp_path / name).write_text("1")
 
 
@@ -158,7 +158,7 @@ def names(folder):
 def test_a_new_run_notes_its_plan(tmp_path):
     runs.begin(tmp_path / "00", PLAN, restart=False)
     assert names(tmp_path / "00") == [paths.PLAN]
-    assert runs.read_json(tmp_path / "00" / paths.PLAN) == PLAN
+    assert files.read_json(tmp_path / "00" / paths.PLAN) == PLAN
     assert not runs.is_done(tmp_path / "00", PLAN)
 
 
@@ -187,7 +187,7 @@ def test_an_unfinished_run_of_another_plan_is_refused(tmp_path):
         assert part in error.value.message
     assert "epochs" not in error.value.message
     assert names(tmp_path) == before
-    assert runs.read_json(tmp_path / paths.PLAN) == PLAN
+    assert files.read_json(tmp_path / paths.PLAN) == PLAN
 
 
 def test_restart_drops_what_an_unfinished_run_has(tmp_path):
@@ -195,7 +195,7 @@ def test_restart_drops_what_an_unfinished_run_has(tmp_path):
     changed = PLAN | {"data": "4567"}
     runs.begin(tmp_path, changed, restart=True)
     assert names(tmp_path) == [paths.PLAN]
-    assert runs.read_json(tmp_path / paths.PLAN) == changed
+    assert files.read_json(tmp_path / paths.PLAN) == changed
 
 
 def test_a_finished_run(tmp_path, finish):
@@ -204,7 +204,7 @@ def test_a_finished_run(tmp_path, finish):
     assert not runs.is_done(tmp_path, PLAN)
     record = finish(tmp_path, PLAN)
     assert names(tmp_path) == [paths.FINAL, "loop_1", paths.RECORD]
-    assert runs.read_json(tmp_path / paths.RECORD) == json.loads(json.dumps(record))
+    assert files.read_json(tmp_path / paths.RECORD) == json.loads(json.dumps(record))
     assert (record["plan"], record["metrics"], record["device"]) == (PLAN, {"loss": 1.5}, "none")
     assert 0 <= record["seconds"] < 60
     assert runs.is_done(tmp_path, PLAN)
@@ -242,7 +242,7 @@ def test_a_finished_run_of_another_plan_begins_anew(tmp_path, finish, restart):
     changed = PLAN | {"data": "4567"}
     runs.begin(tmp_path, changed, restart=restart)
     assert names(tmp_path) == [paths.FINAL, paths.PLAN, paths.RECORD]  # the old result stays until the new one is there
-    assert runs.read_json(tmp_path / paths.PLAN) == changed
+    assert files.read_json(tmp_path / paths.PLAN) == changed
     assert runs.is_done(tmp_path, PLAN)
     assert not runs.is_done(tmp_path, changed)
 

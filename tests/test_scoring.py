@@ -7,13 +7,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from kmlite import model, paths, prompts, published, records, runs, scoring
+from kmlite import files, paths, prompts, records
+from kmlite.evaluation import published, scoring
+from kmlite.models import loading
 from recipes import compare, evaluate
 
 
 @pytest.fixture(scope="module")
 def loaded(base):
-    return model.load(base, "16bit", 512)
+    return loading.load(base, "16bit", 512)
 
 
 @pytest.fixture(scope="module")
@@ -140,19 +142,19 @@ def test_eval_by_letter_in_all_orders_and_compare(base, refined, tmp_path):
     run(evaluate, *common, "--out", tmp_path / "two", "--scorer", "letter")
     run(evaluate, *common, "--out", tmp_path / "three", "--scorer", "letter")
     one, two, three = (next((tmp_path / name).rglob(paths.EVALUATION)).parent for name in ("one", "two", "three"))
-    record = runs.read_json(one / paths.EVALUATION)
+    record = files.read_json(one / paths.EVALUATION)
     assert record["summary"]["n"] == 5 * 25
     assert record["prompt"] == {"name": "kmlite", "version": prompts.VERSION}
     assert record["test_openings"] is None
-    assert [p["order"] for p in runs.read_lines(one / paths.PREDICTIONS)] == list(
+    assert [p["order"] for p in files.read_lines(one / paths.PREDICTIONS)] == list(
         itertools.chain.from_iterable([by] * 25 for by in range(5))
     )
     assert "permute: 5 → 1" in run(compare, "--a", one, "--b", two, status=1)
     assert "no difference" in run(compare, "--a", two, "--b", three)
-    answers = runs.read_lines(three / paths.PREDICTIONS)
+    answers = files.read_lines(three / paths.PREDICTIONS)
     for answer in answers:
         answer["right"] = True
-    runs.write_lines(three / paths.PREDICTIONS, answers)
+    files.write_lines(three / paths.PREDICTIONS, answers)
     assert "a difference" in run(compare, "--a", two, "--b", three)
 
 
@@ -190,7 +192,7 @@ def test_the_reasoned_prompt_is_asked_and_named(base, refined, tmp_path, monkeyp
     assert seen == [(prompts.exam_prompt(question, reasoned=True), 500)]
     written = next(tmp_path.rglob(paths.EVALUATION))
     assert written.parent.name == paths.ON_DEV  # a test result keeps its place
-    record = runs.read_json(written)
+    record = files.read_json(written)
     assert record["prompt"] == {"name": "kmlite-reasoned", "version": prompts.VERSION}
     assert record["plan"]["settings"]["max_new_tokens"] == 500
 
@@ -199,12 +201,12 @@ def test_years_are_shown_where_there_are_several(base, refined, tmp_path):
     """`year`, `period` and `q_number` go from the refined data into the predictions; without them all works as before."""
 
     def evaluated(name: str, questions: list[dict]) -> tuple[str, dict, list[dict]]:
-        runs.write_lines(paths.exam_split(tmp_path / name, "test"), questions)
+        files.write_lines(paths.exam_split(tmp_path / name, "test"), questions)
         arguments = ["--base", base, "--refined", tmp_path / name, "--out", tmp_path / f"{name}-out", "--scorer", "letter"]
         done = CliRunner().invoke(evaluate.command, [str(a) for a in arguments])
         assert done.exit_code == 0, done.output
         folder = next((tmp_path / f"{name}-out").rglob(paths.EVALUATION)).parent
-        return done.output, runs.read_json(folder / paths.EVALUATION)["summary"], runs.read_lines(folder / paths.PREDICTIONS)
+        return done.output, files.read_json(folder / paths.EVALUATION)["summary"], files.read_lines(folder / paths.PREDICTIONS)
 
     questions = records.read_exam(refined, "test")[:9]
     assert {key: questions[0][key] for key in prompts.WHERE_FROM} == {"year": 9003, "period": 1, "q_number": 1}

@@ -11,7 +11,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from kmlite import bases, model, paths, runs
+from kmlite import files, paths
+from kmlite.models import folders, loading
 from recipes import refine, stage1
 
 SOURCES = [p for folder in ("kmlite", "recipes", "benchmarks") for p in (paths.ROOT / folder).rglob("*.py")]
@@ -69,9 +70,9 @@ def test_pickled_weights_beside_safetensors_are_not_read(base, tmp_path):
     shutil.copytree(base, folder)
     for name in ("pytorch_model.bin", "model.pt", "training_args.bin"):
         write_bomb(folder / name, tmp_path / "mark")
-    assert bases.resolve(str(folder)) == folder
-    model.load(folder, "16bit", 64)
-    bases.copy_side_files(folder, tmp_path / "copy")
+    assert folders.resolve(str(folder)) == folder
+    loading.load(folder, "16bit", 64)
+    folders.copy_side_files(folder, tmp_path / "copy")
     assert not (tmp_path / "mark").exists()
     assert not [p.name for p in (tmp_path / "copy").iterdir() if p.suffix in (".bin", ".pt")]
 
@@ -82,7 +83,7 @@ def test_pickled_weights_alone_are_refused(base, tmp_path):
     (folder / "model.safetensors").unlink()
     write_bomb(folder / "pytorch_model.bin", tmp_path / "mark")
     with pytest.raises(click.ClickException, match="Pickled weights are never loaded"):
-        bases.resolve(str(folder))
+        folders.resolve(str(folder))
     assert not (tmp_path / "mark").exists()
 
 
@@ -93,12 +94,12 @@ def test_a_base_with_code_of_its_own_is_refused_and_the_code_does_not_run(base, 
     (folder / "evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nclass Evil: pass\n")
     classes = ("AutoConfig", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoProcessor", "AutoImageProcessor")
     auto_map = dict.fromkeys(classes, "evil.Evil") | {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
-    runs.write_json(folder / name, {**runs.read_json(folder / name), "auto_map": auto_map})
+    files.write_json(folder / name, {**files.read_json(folder / name), "auto_map": auto_map})
     with pytest.raises(click.ClickException, match=rf"{name} asks for code of its own"):
-        bases.resolve(str(folder))
-    model.load(folder, "16bit", 64)  # and whoever came past that check still runs none of it
-    model.load_tokenizer(folder)
-    bases.copy_side_files(folder, tmp_path / "copy")
+        folders.resolve(str(folder))
+    loading.load(folder, "16bit", 64)  # and whoever came past that check still runs none of it
+    loading.load_tokenizer(folder)
+    folders.copy_side_files(folder, tmp_path / "copy")
     assert not mark.exists()
     assert not (tmp_path / "copy" / "evil.py").exists()
 
@@ -110,7 +111,7 @@ def test_a_chat_template_that_reaches_for_python_is_stopped(base, tmp_path):
     shutil.copytree(base, folder)
     (folder / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}")
     with pytest.raises(SecurityError):
-        model.load_tokenizer(folder).apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+        loading.load_tokenizer(folder).apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
@@ -118,8 +119,8 @@ def test_a_checkpoint_runs_no_code(base, refined, tmp_path, monkeypatch, name):
     """A run that goes on reads its checkpoint's state with weights_only: a bomb in it stops the run and does not go off."""
     from transformers.trainer_callback import CallbackHandler
 
-    entries = runs.read_json(refined / paths.DICTIONARY)[:6]
-    runs.write_json(tmp_path / "refined" / paths.DICTIONARY, entries)
+    entries = files.read_json(refined / paths.DICTIONARY)[:6]
+    files.write_json(tmp_path / "refined" / paths.DICTIONARY, entries)
     out = tmp_path / "out"
     arguments = ["--base", str(base), "--refined", str(tmp_path / "refined"), "--out", str(out), *SMALL, "--heldout-share", "0"]
     on_step_end = CallbackHandler.on_step_end
@@ -178,7 +179,7 @@ command()
 
 
 def test_a_download_names_its_revision_and_the_commit_is_recorded(base, tmp_path, monkeypatch):
-    from kmlite import stages
+    from kmlite.training import stages
 
     asked = []
     snapshot = tmp_path / "models--me--base" / "snapshots" / ("0123abcd" * 5)
@@ -190,8 +191,8 @@ def test_a_download_names_its_revision_and_the_commit_is_recorded(base, tmp_path
         return str(snapshot)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    found = bases.resolve("me/base")
-    assert bases.resolve("me/base@0123abcd") == found
+    found = folders.resolve("me/base")
+    assert folders.resolve("me/base@0123abcd") == found
     assert asked == [("me/base", "main"), ("me/base", "0123abcd")]
     plan = stages.plan_of("stage1", stage1.Settings(), found, "me/base", {})
     assert plan["base"]["commit"] == "0123abcd" * 5
@@ -226,11 +227,11 @@ def test_nothing_in_the_data_names_a_path(tmp_path):
         lines = [
             {**question, "subject": away, "exam_type": f"/{away}", "question": f"{split} {i} {question['question']}"} for i in range(3)
         ]
-        runs.write_lines(raw / paths.RAW_EXAM / f"{split}.jsonl", lines)
-    runs.write_lines(raw / paths.RAW_DICTIONARY / "a.jsonl", [{"term": away, "definition": "다른 폴더를 가리키는 이름입니다."}])
+        files.write_lines(raw / paths.RAW_EXAM / f"{split}.jsonl", lines)
+    files.write_lines(raw / paths.RAW_DICTIONARY / "a.jsonl", [{"term": away, "definition": "다른 폴더를 가리키는 이름입니다."}])
     text = "혈압은 심장이 피를 내보낼 때 혈관의 벽이 받는 힘이다. 높으면 고혈압이라고 한다. " * 5
     odd = raw / paths.RAW_TEXT / "..%2f..%2faway" / "…\\..\\away"
-    runs.write_lines(odd / "a;touch away.jsonl", [{"text": f"{i} {text}", "id": away, "source": away, "file": away} for i in range(5)])
+    files.write_lines(odd / "a;touch away.jsonl", [{"text": f"{i} {text}", "id": away, "source": away, "file": away} for i in range(5)])
     before = {p for p in tmp_path.rglob("*") if refined not in p.parents and p != refined}
     result = CliRunner().invoke(refine.command, ["--raw", str(raw), "--refined", str(refined), "--heldout-share", "0.2"])
     assert result.exit_code == 0, result.output

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from kmlite import exam, prompts, records, shuffling
+from kmlite import prompts, records
+from kmlite.training import exam_rows, shuffling
 from recipes import stage2
 
 QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "각기병", "C": "구루병", "D": "펠라그라", "E": "야맹증", "answer": "A"}
@@ -78,7 +79,7 @@ def test_a_loop_trains_on_new_orders_in_each_epoch_and_loop(tokenizer):
     questions = [{**QUESTION, "question": f"{n}번 물음?"} for n in range(30)]
 
     def texts(loop):
-        rows, balance = exam.rows_of_loop(tokenizer, questions, loop, settings)
+        rows, balance = exam_rows.rows_of_loop(tokenizer, questions, loop, settings)
         assert sum(balance.values()) == pytest.approx(1)
         assert len(rows) == 90
         return [tokenizer.decode(row["input_ids"]) for row in rows]
@@ -94,4 +95,4 @@ def test_a_loop_trains_on_new_orders_in_each_epoch_and_loop(tokenizer):
 def test_leaked_questions_are_left_out():
     other = {**QUESTION, "question": "다른 물음?"}
     spaced = {**QUESTION, "question": "비타민  C가 부족하면 ?", "A": QUESTION["B"], "B": QUESTION["A"], "answer": "B"}
-    assert exam.without_leaks([spaced, other], [], [QUESTION]) == ([other], 1)
+    assert exam_rows.without_leaks([spaced, other], [], [QUESTION]) == ([other], 1)

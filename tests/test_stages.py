@@ -11,7 +11,9 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from kmlite import loops, merging, model, paths, runs
+from kmlite import files, paths
+from kmlite.models import loading, merging
+from kmlite.training import loops
 from recipes import evaluate, export, pipeline, stage0, stage1, stage2
 
 SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "2"]
@@ -33,7 +35,7 @@ def weights(folder: Path) -> dict:
 
 
 def record(folder: Path) -> dict:
-    return runs.read_json(folder / paths.RECORD)
+    return files.read_json(folder / paths.RECORD)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +177,7 @@ def test_nothing_half_done_is_left(trained):
 def test_eval_writes_every_prediction_and_counts_the_openings_of_test(trained):
     out, said = trained
     folder = out / paths.STAGES[2]
-    result = runs.read_json(folder / paths.EVALUATION)
+    result = files.read_json(folder / paths.EVALUATION)
     predictions = [json.loads(line) for line in (folder / paths.PREDICTIONS).read_text(encoding="utf-8").splitlines()]
     assert len(predictions) == result["summary"]["n"] == 6
     assert sum(p["right"] for p in predictions) == result["summary"]["right"]
@@ -272,9 +274,9 @@ def writes_reasonings(monkeypatch, kill_after: int | None = None) -> None:
     """Where the model is sampled, it writes well-formed reasonings that come to a letter at random; greedily it does as ever."""
     import torch
 
-    from kmlite import evaluation
+    from kmlite.evaluation import generation
 
-    original, calls = evaluation.continued, []
+    original, calls = generation.continued, []
 
     def continued(model, tokenizer, heads, *, temperature=0, **how):
         if not temperature:
@@ -288,7 +290,7 @@ def writes_reasonings(monkeypatch, kill_after: int | None = None) -> None:
             turns.append(f"<reasoning>첫째: {SENTENCES[first]}\n둘째: {SENTENCES[2 + second]}</reasoning>{'ABCDE'[letter]}")
         return turns
 
-    monkeypatch.setattr(evaluation, "continued", continued)
+    monkeypatch.setattr(generation, "continued", continued)
 
 
 def test_stage2_teaches_its_own_reasonings_and_a_kill_changes_no_byte(trained, tiny_refined, tmp_path, monkeypatch):
@@ -310,11 +312,11 @@ def test_stage2_teaches_its_own_reasonings_and_a_kill_changes_no_byte(trained, t
     for name in ("adapter_model.safetensors", paths.SELF_REASONS):
         assert (whole / "loop_2" / name).read_bytes() == (killed / "loop_2" / name).read_bytes()
     loop = record(whole)["metrics"]["loops"][1]
-    lines = runs.read_lines(whole / "loop_2" / paths.SELF_REASONS)
+    lines = files.read_lines(whole / "loop_2" / paths.SELF_REASONS)
     assert loop["self_reasons"]["texts"] == len(lines) == 15 * 2 * 3
     assert loop["self_reasons"]["kept"] == sum(not line["dropped"] for line in lines) > 0
     assert loop["self_reasons"]["dropped"]["wrong letter"] > 30
-    with_cot = sum("cot" in question for question in runs.read_lines(paths.exam_split(tiny_refined, "train")))
+    with_cot = sum("cot" in question for question in files.read_lines(paths.exam_split(tiny_refined, "train")))
     assert loop["reasoned_rows"] == with_cot + loop["self_reasons"]["kept"]
     assert f"{loop['self_reasons']['kept']} kept" in said
 
@@ -391,7 +393,7 @@ def test_rows_and_recomputed_activations_through_kill_and_merge(base, tiny_refin
 
 def test_replay_mixes_the_original_language_in(base, tiny_refined, tmp_path):
     folder = tmp_path / "english"
-    runs.write_lines(folder / "a.jsonl", runs.read_lines(paths.ENGLISH_GAUGE))
+    files.write_lines(folder / "a.jsonl", files.read_lines(paths.ENGLISH_GAUGE))
     arguments = ["--base", base, "--refined", tiny_refined, *STAGE0, "--max-steps", "2", "--gauge-every", "0", "--questions", "0", "--out"]
     run(stage0, *arguments, tmp_path / "plain")
     run(stage0, *arguments, tmp_path / "mixed", "--replay", folder, "--replay-share", "0.2")
@@ -408,28 +410,28 @@ def test_a_text_only_base_in_4_bit(text_base, tiny_refined, tmp_path):
     assert "4bit weights" in said
     final = tmp_path / paths.STAGES[0] / paths.FINAL
     assert {str(w.dtype) for w in weights(final).values()} == {"torch.bfloat16"}
-    loaded, _ = model.load(final, "16bit", 64)
+    loaded, _ = loading.load(final, "16bit", 64)
     assert type(loaded).__name__ == "Gemma3ForCausalLM"
 
 
 def test_4bit_loading_quantises_the_text_tower_on_a_cpu(base):
-    loaded, _ = model.load(base, "4bit", 64)
+    loaded, _ = loading.load(base, "4bit", 64)
     kinds = {type(m).__name__ for name, m in loaded.named_modules() if name.endswith("_proj") and "vision" not in name}
     assert kinds == {"Linear4bit"}
 
 
 def test_16bit_weights_in_the_place_of_4bit_are_refused(base, monkeypatch):
     """What Unsloth does where bitsandbytes does not run: on a small card it would end in full memory, and nobody knew why."""
-    fast = model.fast_model()
+    fast = loading.fast_model()
 
     class Silent:
         @staticmethod
         def from_pretrained(**given):
             return fast.from_pretrained(**{**given, "load_in_4bit": False, "load_in_16bit": True})
 
-    monkeypatch.setattr(model, "fast_model", lambda: Silent)
+    monkeypatch.setattr(loading, "fast_model", lambda: Silent)
     with pytest.raises(click.ClickException, match="Unsloth loaded 16-bit ones"):
-        model.load(base, "4bit", 64)
+        loading.load(base, "4bit", 64)
 
 
 def test_the_pipeline_skips_what_is_done_and_stops_where_a_step_fails(tmp_path, monkeypatch):
@@ -446,7 +448,7 @@ def test_the_pipeline_skips_what_is_done_and_stops_where_a_step_fails(tmp_path, 
 
 def test_the_report_reads_what_the_stages_wrote(trained, tiny_refined):
     """A record that changes its shape must not empty the page."""
-    from kmlite.report import page
+    from kmlite.sharing.report import page
 
     out, _ = trained
     given = page.gather(tiny_refined, out)
@@ -456,7 +458,7 @@ def test_the_report_reads_what_the_stages_wrote(trained, tiny_refined):
     assert {part["name"][0] for part in given["browser"]["sets"]} >= {"before stage 2"}
     assert {part["split"] for part in given["browser"]["sets"]} == {"dev", "test"}
     html = page.build(tiny_refined, out, "ko", {})
-    test = runs.read_json(out / paths.STAGES[2] / paths.EVALUATION)["summary"]
+    test = files.read_json(out / paths.STAGES[2] / paths.EVALUATION)["summary"]
     assert f"{test['accuracy']:.1f}%" in html
 
 

@@ -5,11 +5,11 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from kmlite import bases, model, tiny
+from kmlite.models import folders, loading, tiny
 
 
 def test_class_tie_and_rows(base):
-    loaded, tokenizer = model.load(base, "16bit", 128)
+    loaded, tokenizer = loading.load(base, "16bit", 128)
     assert type(loaded).__name__ == "Gemma3ForConditionalGeneration"
     assert loaded.lm_head.weight.data_ptr() == loaded.get_input_embeddings().weight.data_ptr()
     rows = loaded.get_input_embeddings().num_embeddings
@@ -19,7 +19,7 @@ def test_class_tie_and_rows(base):
 
 
 def test_text_only_class(text_base):
-    loaded, _ = model.load(text_base, "16bit", 128)
+    loaded, _ = loading.load(text_base, "16bit", 128)
     assert type(loaded).__name__ == "Gemma3ForCausalLM"
 
 
@@ -64,4 +64,4 @@ def test_warm_up_leaves_the_tower_alone(tmp_path, texts):
 
 
 def test_it_is_never_mistaken_for_the_real_thing(base):
-    assert bases.is_stand_in(base)
+    assert folders.is_stand_in(base)

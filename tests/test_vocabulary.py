@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from kmlite import vocabulary
+from kmlite.models import vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_auto_stops_where_more_tokens_save_next_to_nothing(tokenizer, texts, mon
 
 
 def test_a_word_of_the_dictionary_weighs_more(tmp_path):
-    from kmlite.runs import write_lines
+    from kmlite.files import write_lines
     from recipes import stage0
 
     write_lines(tmp_path / "train.jsonl", [{"text": "고름 고름 맥박"}])

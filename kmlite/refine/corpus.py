@@ -12,8 +12,8 @@ import orjson
 
 from kmlite import paths
 from kmlite.records import REJECTED_CHARACTERS
-from kmlite.refine.dedup import KEPT, REASONS, find_duplicates
-from kmlite.refine.kernel import Task, put
+from kmlite.refine.duplicates import KEPT, REASONS, find_duplicates
+from kmlite.refine.worker import Task, put
 
 TRAIN, HELDOUT = 0, 255  # besides the reasons of dedup, what becomes of a text
 

@@ -17,7 +17,10 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from kmlite import evaluation, guards, memory, merging, model, paths, prompts, records, runs, scoring, tiny, training
+from kmlite import files, paths, prompts, records
+from kmlite.evaluation import generation, scoring
+from kmlite.models import loading, memory, merging, tiny
+from kmlite.training import callbacks, trainer
 from recipes import stage0, stage1, stage2
 
 CUDA = torch.cuda.is_available()
@@ -40,7 +43,7 @@ STAGES = {
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, texts, refined) -> Path:
     """MedGemma's class with random weights and sizes that bitsandbytes' kernels take: hidden size 256, two layers."""
-    model.fast_model()
+    loading.fast_model()
     turns = [(prompts.dictionary_prompt(e["term"]), e["definition"]) for e in records.read_dictionary(refined)[:20]]
     folder = tmp_path_factory.mktemp("small") / "base"
     tiny.build(folder, texts, turns, pieces=1500, hidden=256, layers=2, steps=0)
@@ -53,7 +56,7 @@ def run(stage: int, base: Path, refined: Path, out: Path, *more, status: int = 0
     arguments = ["--base", base, "--refined", refined, "--out", out, *settings, *more]
     result = CliRunner().invoke(recipe.command, [str(a) for a in arguments])
     assert result.exit_code == status, result.output + "".join(traceback.format_exception(*result.exc_info))
-    return runs.read_json(out / paths.STAGES[stage] / paths.RECORD)["metrics"] if not status else {"said": result.output}
+    return files.read_json(out / paths.STAGES[stage] / paths.RECORD)["metrics"] if not status else {"said": result.output}
 
 
 def weights(folder: Path) -> dict:
@@ -98,7 +101,7 @@ def test_new_rows_moved_and_old_rows_kept_their_bytes(small, tiny_refined, tmp_p
     name = next(n for n in before if n.endswith("embed_tokens.weight"))
     start = len(json.loads((small / "tokenizer.json").read_text())["model"]["vocab"]) + 1  # behind the image token
     assert after[name][:start].equal(before[name][:start])
-    old, new = model.load_tokenizer(small), model.load_tokenizer(tmp_path / paths.STAGES[0] / paths.FINAL)
+    old, new = loading.load_tokenizer(small), loading.load_tokenizer(tmp_path / paths.STAGES[0] / paths.FINAL)
     for i in range(start, start + 40):
         pieces = old(new.decode([i]), add_special_tokens=False)["input_ids"]
         assert not after[name][i].equal(before[name][pieces].float().mean(0).to(torch.bfloat16))  # no longer where it began
@@ -116,7 +119,7 @@ def test_a_run_that_was_stopped_and_goes_on_ends_where_an_undisturbed_one_does(
     whole = run(stage, small, tiny_refined, tmp_path / "whole", *more)
     asked = iter([False, False, True])
     with monkeypatch.context() as patch:
-        patch.setattr(guards.Stop, "wanted", lambda self: next(asked) and not setattr(self, "asked", "SIGTERM"))
+        patch.setattr(callbacks.Stop, "wanted", lambda self: next(asked) and not setattr(self, "asked", "SIGTERM"))
         assert "after step 3 of 6, which is saved" in run(stage, small, tiny_refined, tmp_path / "stopped", *more, status=1)["said"]
     stopped = run(stage, small, tiny_refined, tmp_path / "stopped", *more)
     assert losses(stopped) == pytest.approx(losses(whole), abs=2e-3 if CUDA else 0)  # kernels on a card may add in another order
@@ -139,7 +142,7 @@ def test_the_loss_is_that_of_the_cpu(small, tiny_refined, tmp_path, stage):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "UNSLOTH_FORCE_CPU": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=paths.ROOT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    there = runs.read_json(tmp_path / "cpu" / paths.STAGES[stage] / paths.RECORD)["metrics"]
+    there = files.read_json(tmp_path / "cpu" / paths.STAGES[stage] / paths.RECORD)["metrics"]
     # the first step trains nothing yet: bfloat16 against float32 alone; then both took the same steps
     assert losses(here) == pytest.approx(losses(there), abs=0.05 if CUDA else 1e-3)
 
@@ -149,7 +152,7 @@ def test_the_loss_is_that_of_the_cpu(small, tiny_refined, tmp_path, stage):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_padded_batch_answers_as_single_prompts_do(small, tiny_refined, precision):
-    loaded, tokenizer = model.load(small, precision, 512)
+    loaded, tokenizer = loading.load(small, precision, 512)
     questions = records.read_exam(tiny_refined, "train")[:8]
     asked = [prompts.exam_prompt(question) for question in questions]
     assert len({len(prompt) for prompt in asked}) > 4  # else nothing is padded
@@ -158,7 +161,7 @@ def test_a_padded_batch_answers_as_single_prompts_do(small, tiny_refined, precis
     near = 1e-4 if exact else 0.02
     for a, b in zip(together, alone, strict=True):
         assert a["probabilities"] == pytest.approx(b["probabilities"], abs=near)
-    turns = [evaluation.generate(loaded, tokenizer, asked, max_new_tokens=4, batch=batch) for batch in (8, 1)]
+    turns = [generation.generate(loaded, tokenizer, asked, max_new_tokens=4, batch=batch) for batch in (8, 1)]
     same = sum(a == b for a, b in zip(*turns, strict=True))
     assert same == 8 if exact else same >= 6  # random weights: a near tie may fall the other way
 
@@ -194,22 +197,22 @@ def settings_of(batch: int, **more) -> SimpleNamespace:
 
 def trained(folder: Path, out: Path, precision: str, embeddings: str, settings: SimpleNamespace) -> dict:
     """A few steps on full rows: the result of kmlite.training.train."""
-    recompute = model.recomputes(settings.checkpointing)
-    loaded, tokenizer = model.load(folder, precision, settings.length, recompute)
+    recompute = loading.recomputes(settings.checkpointing)
+    loaded, tokenizer = loading.load(folder, precision, settings.length, recompute)
     new = list(range(60_000, 62_000)) if embeddings == "new" else None
     how = {"r": settings.rank, "alpha": 16, "dropout": 0.05, "rslora": True, "seed": 0}
-    adapted = model.add_lora(loaded, **how, recompute=recompute, embeddings=embeddings, new_ids=new)
+    adapted = loading.add_lora(loaded, **how, recompute=recompute, embeddings=embeddings, new_ids=new)
     chance = torch.Generator().manual_seed(0)
     rows = torch.randint(200, 2000, (64, settings.length), generator=chance).tolist()
     rows = [{"input_ids": row, "labels": row, "record": number} for number, row in enumerate(rows)]
-    return training.train(adapted, tokenizer, rows, out, settings, embeddings=embeddings, embedding_learning_rate=2e-4)
+    return trainer.train(adapted, tokenizer, rows, out, settings, embeddings=embeddings, embedding_learning_rate=2e-4)
 
 
 @pytest.mark.parametrize("embeddings", ["none", "new", "all"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @on_a_card
 def test_peak_memory_is_the_planned_one(middle, tmp_path, capsys, precision, embeddings):
-    model.free()
+    loading.free()
     settings = settings_of(4)
     result = trained(middle, tmp_path, precision, embeddings, settings)
     planned = sum(
@@ -231,10 +234,10 @@ def test_peak_memory_is_the_planned_one(middle, tmp_path, capsys, precision, emb
 
 @on_a_card
 def test_out_of_memory_halves_the_batch_and_goes_on(middle, tmp_path):
-    model.free()
+    loading.free()
     least, most = (trained(middle, tmp_path / str(batch), "4bit", "none", settings_of(batch))["peak_bytes"] for batch in (2, 16))
     assert most > 1.2 * least
-    model.free()
+    loading.free()
     torch.cuda.set_per_process_memory_fraction((least + most) / 2 / torch.cuda.get_device_properties(0).total_memory)
     try:
         result = trained(middle, tmp_path / "tight", "4bit", "none", settings_of(16))
@@ -256,7 +259,7 @@ def test_the_model_for_the_memory_tests_loads_and_trains(tmp_path, refined):
     assert not said["missing_keys"]
     assert not said["unexpected_keys"]
     rows = plain.get_input_embeddings().num_embeddings
-    assert len(model.load_tokenizer(tmp_path / "base")) == rows - 63
+    assert len(loading.load_tokenizer(tmp_path / "base")) == rows - 63
     assert plain.config.image_token_id == rows - 64
     settings = settings_of(2, length=64)
     result = trained(tmp_path / "base", tmp_path / "out", "16bit", "none", settings)

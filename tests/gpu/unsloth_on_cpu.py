@@ -13,11 +13,13 @@ import os
 import sys
 import tempfile
 
-from kmlite import model, paths, training
+from kmlite import paths
+from kmlite.models import loading
+from kmlite.training import trainer
 
 sys.path.append(str(paths.ROOT / ".venv/triton"))
 os.environ |= {"UNSLOTH_FORCE_CPU": "1", "UNSLOTH_COMPILE_DISABLE": "1", "UNSLOTH_COMPILE_LOCATION": tempfile.mkdtemp()}
-model.fast_model()  # the CPU backend, as everywhere; what it replaced in trl goes back
+loading.fast_model()  # the CPU backend, as everywhere; what it replaced in trl goes back
 
 import torch
 import trl
@@ -41,16 +43,16 @@ vision.get_device_stats = lambda *_: ("a CPU in the place of a card", "", 0.0)
 loader.is_bfloat16_supported = vision.is_bfloat16_supported = lambda *_: True  # else Gemma is loaded in float16
 rl._patch_trl_rl_trainers("sft_trainer")
 assert trl.SFTTrainer.__name__ == "UnslothSFTTrainer"
-model.fast_model = training.fast_model = lambda: loader.FastModel
+loading.fast_model = trainer.fast_model = lambda: loader.FastModel
 
 
-load = model.load
+load = loading.load
 
 
 def load_and_look(*args, **kwargs):
     loaded, tokenizer = load(*args, **kwargs)
-    assert model.rewritten(loaded), "Unsloth's rewritten class was not used"
+    assert loading.rewritten(loaded), "Unsloth's rewritten class was not used"
     return loaded, tokenizer
 
 
-model.load = load_and_look
+loading.load = load_and_look

@@ -1,0 +1,123 @@
+"""What a model knows of a dictionary: definitions written from memory, and the right one chosen out of five."""
+
+import random
+from collections import Counter
+
+from kmlite import prompts
+from kmlite.evaluation import generation, scoring
+
+CHOICES = 5
+
+
+def pairs(entries: list[dict]) -> list[tuple[str, str]]:
+    return [(prompts.dictionary_prompt(entry["term"]), entry["definition"]) for entry in entries]
+
+
+def split(entries: list[dict], share: float) -> tuple[list[dict], list[dict]]:
+    """(taught, held-out) entries, by a hash of the term: stable as the dictionary grows."""
+    import xxhash
+
+    chosen = [xxhash.xxh3_64_intdigest(entry["term"].encode()) < share * 2**64 for entry in entries]
+    return [e for e, out in zip(entries, chosen, strict=True) if not out], [e for e, out in zip(entries, chosen, strict=True) if out]
+
+
+def character_f1(found: str, expected: str) -> float:
+    """Overlap of the characters of two strings as F1, order disregarded: 0 to 1."""
+    a, b = Counter("".join(found.split())), Counter("".join(expected.split()))
+    shared = sum((a & b).values())
+    return 2 * shared / max(1, sum(a.values()) + sum(b.values()))
+
+
+def recall(model, tokenizer, entries: list[dict], *, batch: int, max_new_tokens: int = 128) -> dict:
+    """How near the definitions that the model writes for the terms of `entries` come to theirs.
+
+    Returns:
+        {"n", "f1": mean character F1, 0 to 1, "chrf": chrF of all together (Popović, WMT 2015; sacrebleu's, character n-grams up
+        to 6, beta 2), 0 to 100}. The first disregards order, the second does not: words in disorder are high in one alone.
+    """
+    from sacrebleu.metrics import CHRF
+
+    if not entries:
+        return {"n": 0, "f1": 0.0, "chrf": 0.0}
+    asked = [prompts.dictionary_prompt(entry["term"]) for entry in entries]
+    turns = generation.generate(model, tokenizer, asked, max_new_tokens=max_new_tokens, batch=batch)
+    written = [prompts.ENDS.split(turn)[0].strip() for turn in turns]
+    wanted = [entry["definition"] for entry in entries]
+    f1 = sum(character_f1(a, b) for a, b in zip(written, wanted, strict=True)) / len(entries)
+    return {"n": len(entries), "f1": f1, "chrf": CHRF().corpus_score(written, [wanted]).score}
+
+
+def candidates(entry: dict, entries: list[dict]) -> list[str] | None:
+    """The definition of `entry` and, behind it, those of four other terms, drawn by its own term; None where there are too few.
+
+    `entries` should all be taught or all be held out: a taught definition is likelier behind any term.
+    """
+    own = {entry["definition"]}
+    others = list(dict.fromkeys(e["definition"] for e in entries if e["term"] != entry["term"] and e["definition"] not in own))
+    if len(others) < CHOICES - 1:
+        return None
+    return [entry["definition"], *random.Random(entry["term"]).sample(others, CHOICES - 1)]
+
+
+def choice(model, tokenizer, asked: list[dict], entries: list[dict], length: int) -> dict | None:
+    """How often the right definition is the likeliest of five behind its term: {"n", "right", "accuracy", "interval", "chance"}.
+
+    Compared in nats a character. The sum would choose the shortest; a mean over tokens depends on how a tokenizer happens to cut a
+    definition, and so would shift with new tokens though the model knew the same. None where there are not five definitions.
+    """
+    rows, characters = [], []
+    for entry in asked:
+        found = candidates(entry, entries)
+        if not found:
+            return None
+        encoded = [prompts.conversation_ids(tokenizer, prompts.dictionary_prompt(entry["term"]), definition) for definition in found]
+        if max(len(ids) for ids, _ in encoded) <= length:
+            rows += encoded
+            characters += [len(definition) for definition in found]
+    if not rows:
+        return None
+    costs = [loss / n for loss, n in zip(generation.row_losses(model, tokenizer, rows), characters, strict=True)]
+    groups = [costs[i : i + CHOICES] for i in range(0, len(costs), CHOICES)]
+    right = sum(group[0] < min(group[1:]) for group in groups)
+    return {**scoring.score(right, len(groups)), "chance": 100 / CHOICES}
+
+
+def measure(
+    model, tokenizer, taught: list[dict], heldout: list[dict], *, measured: int, recalled: int, chosen: int, length: int, batch: int
+) -> dict:
+    """All that stage 1 is measured by: {"taught", "heldout": bits per character, "recall", "choice": {"taught", "heldout"}}; what
+    cannot be measured is None."""
+    return {
+        "taught": generation.answer_bits(model, tokenizer, pairs(taught[:measured]), length),
+        "heldout": generation.answer_bits(model, tokenizer, pairs(heldout[:measured]), length) if heldout else None,
+        "recall": recall(model, tokenizer, taught[:recalled], batch=batch),
+        "choice": {
+            name: choice(model, tokenizer, entries[:chosen], entries, length)
+            for name, entries in (("taught", taught), ("heldout", heldout))
+        },
+    }
+
+
+def show(before: dict, after: dict) -> None:
+    """One table, a row for each measure."""
+    from rich.table import Table
+
+    from kmlite.cli import console
+
+    table = Table("", "before", "after", "", title="Stage 1, before and after")
+    for key, name in (("taught", "taught"), ("heldout", "held-out")):
+        cells = ["–" if part[key] is None else f"{part[key]:.4f}" for part in (before, after)]
+        table.add_row(f"bits per character, {name} definitions", *cells, "" if before[key] is not None else "nothing is held out")
+    n = f"{after['recall']['n']} taught terms"
+    table.add_row("definitions from memory, character F1", *(f"{part['recall']['f1']:.1%}" for part in (before, after)), n)
+    table.add_row("definitions from memory, chrF (0–100)", *(f"{part['recall']['chrf']:.1f}" for part in (before, after)), n)
+    for key, name in (("taught", "taught"), ("heldout", "held-out")):
+        scores = [part["choice"][key] for part in (before, after)]
+        if None in scores:
+            table.add_row(f"right definition of five, {name}", "–", "–", "fewer than five definitions to choose from: not measured")
+        else:
+            cells = [f"{s['accuracy']:.1f}% ({s['interval'][0]:.1f}–{s['interval'][1]:.1f})" for s in scores]
+            table.add_row(
+                f"right definition of five, {name}", *cells, f"{scores[1]['n']} terms, 95% interval; by chance {scores[1]['chance']:.0f}%"
+            )
+    console.print(table)

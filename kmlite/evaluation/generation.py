@@ -1,0 +1,231 @@
+"""What a model makes of text: bits per character, turns in batches."""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from kmlite import prompts
+from kmlite.models.loading import for_inference, free, on_gpu
+
+# Tokens in one forward pass. The logits of a 262k vocabulary are what fills a small card: 1,024 of them are 1 GiB in float32.
+TOKENS_A_PASS = 1024
+MOST_AT_ONCE = {"cuda": 64, "cpu": 32}  # prompts; a batch waits for its slowest row
+LOOK_BACK = 12  # tokens in which a stop is looked for: the longest stop, <|im_end|>, in single letters
+
+
+def batches(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> Iterator[tuple]:
+    """(indices, {"input_ids", "attention_mask", "labels"}) of batches of (ids, labels) rows of similar length, padded on the right."""
+    import torch
+
+    pad = tokenizer.pad_token_id
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+    chosen: list[int] = []
+    for position, i in enumerate(order):
+        chosen.append(i)
+        following = order[position + 1] if position + 1 < len(order) else None
+        if following is not None and (len(chosen) + 1) * len(rows[following][0]) <= TOKENS_A_PASS:
+            continue
+        batch = [rows[k] for k in chosen]
+        multiple = 64 if on_gpu() else 1  # few shapes, so that few kernels are compiled
+        longest = -(-max(len(ids) for ids, _ in batch) // multiple) * multiple
+        ids = [row + [pad] * (longest - len(row)) for row, _ in batch]
+        mask = [[1] * len(row) + [0] * (longest - len(row)) for row, _ in batch]
+        labels = [row + [prompts.IGNORED] * (longest - len(row)) for _, row in batch]
+        named = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        yield chosen, {name: torch.tensor(values, device=model.device) for name, values in named.items()}
+        chosen = []
+
+
+def total_loss(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> float:
+    """The summed loss in nats of rows of (ids, labels), in batches of similar length."""
+    import torch
+
+    for_inference(model, tokenizer)
+    total = 0.0
+    for _, batch in batches(model, tokenizer, rows):
+        targets = int((batch["labels"][:, 1:] != prompts.IGNORED).sum())
+        if targets:
+            with torch.no_grad():
+                loss = model(**batch, use_cache=False).loss
+            total += float(loss) * targets
+    return total
+
+
+def row_losses(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> list[float]:
+    """The summed loss in nats of each row of (ids, labels) by itself, in batches of similar length."""
+    import torch
+
+    for_inference(model, tokenizer)
+    out = [0.0] * len(rows)
+    for chosen, batch in batches(model, tokenizer, rows):
+        targets = batch.pop("labels")[:, 1:]
+        places = (targets != prompts.IGNORED).any(0).nonzero().squeeze(-1)  # logits of a large vocabulary fill a card
+        with torch.no_grad():
+            logits = model(**batch, logits_to_keep=places, use_cache=False).logits.float()
+            losses = torch.nn.functional.cross_entropy(
+                logits.transpose(1, 2), targets[:, places], ignore_index=prompts.IGNORED, reduction="none"
+            )
+        for i, loss in zip(chosen, losses.sum(-1).tolist(), strict=True):
+            out[i] = loss
+    return out
+
+
+def bits_per_character(model, tokenizer, texts: list[str], length: int) -> float:
+    """Bits per character of plain texts, comparable between tokenizers where perplexity is not.
+
+    Texts longer than `length` tokens are measured in windows, each with its own <bos>. Counts every token of the text and
+    not the <eos> behind it.
+    """
+    rows = []
+    room = length - 1
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        for start in range(0, len(ids), room):
+            window = [tokenizer.bos_token_id, *ids[start : start + room]]
+            rows.append((window, [prompts.IGNORED, *window[1:]]))
+    return total_loss(model, tokenizer, rows) / math.log(2) / sum(map(len, texts))
+
+
+def answer_bits(model, tokenizer, pairs: list[tuple[str, str]], length: int) -> float:
+    """Bits per character of the answers in (prompt, answer) pairs, <end_of_turn> included; too long ones are left out."""
+    rows, characters = [], 0
+    for prompt, answer in pairs:
+        ids, labels = prompts.conversation_ids(tokenizer, prompt, answer)
+        if len(ids) <= length:
+            rows.append((ids, labels))
+            characters += len(answer)
+    return total_loss(model, tokenizer, rows) / math.log(2) / max(1, characters)
+
+
+def left_padded(heads: list[list[int]], pad: int, batch: int, device, work: Callable[[list[int], Any, Any], None]) -> None:
+    """Call `work(indices, ids, attention mask)` for batches of prompts of similar length, padded on the left.
+
+    The longest come first, so that a batch too large for the memory fails at once: it is halved and tried again.
+    """
+    import torch
+
+    order = sorted(range(len(heads)), key=lambda i: -len(heads[i]))
+    while order:
+        chosen = order[:batch]
+        longest = max(len(heads[i]) for i in chosen)
+        ids = [[pad] * (longest - len(heads[i])) + heads[i] for i in chosen]
+        mask = [[0] * (longest - len(heads[i])) + [1] * len(heads[i]) for i in chosen]
+        try:
+            work(chosen, torch.tensor(ids, device=device), torch.tensor(mask, device=device))
+        except torch.OutOfMemoryError:
+            if len(chosen) == 1:
+                raise
+            batch = len(chosen) // 2
+        else:
+            order = order[batch:]
+            continue
+        free()  # only here, outside the handler, is what the failed batch held let go
+
+
+def generate(model, tokenizer, asked: list[str], *, max_new_tokens: int, batch: int) -> list[str]:
+    """The model's greedy turn for each prompt, in batches of similar length padded on the left.
+
+    Special tokens stay in the text, so that a reader sees where a turn ended; padding is cut off.
+    """
+    heads = [prompts.conversation_ids(tokenizer, prompt)[0] for prompt in asked]
+    return continued(model, tokenizer, heads, max_new_tokens=max_new_tokens, batch=batch)
+
+
+def continued(model, tokenizer, heads: list[list[int]], *, max_new_tokens: int, batch: int, temperature: float = 0) -> list[str]:
+    """What the model writes as its turn behind each of `heads`, token ids: greedily, or sampled at a temperature above 0."""
+    ends = prompts.stop_ids(tokenizer)
+    turns = continued_ids(model, tokenizer, heads, max_new_tokens=max_new_tokens, batch=batch, ends=ends, temperature=temperature)
+    return [tokenizer.decode(turn) for turn in turns]
+
+
+def generate_plain(model, tokenizer, asked: list[str], *, max_new_tokens: int, batch: int, chat: bool = False) -> list[str]:
+    """What the model writes behind each text, as lm-eval has it written: without a chat template unless `chat`, ended by the
+    model's own generation_config, cut at the first of the harness's stops, special tokens left out."""
+    in_chat = [prompts.conversation_ids(tokenizer, text)[0] for text in asked] if chat else None
+    heads = in_chat or [tokenizer(text)["input_ids"] for text in asked]  # the tokenizer writes <bos> itself
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    stops = prompts.HARNESS_STOPS
+    turns = continued_ids(model, tokenizer, heads, max_new_tokens=max_new_tokens, batch=batch, ends=ends, stops=stops)
+    return [prompts.harness_output(tokenizer.decode(turn, skip_special_tokens=True)) for turn in turns]
+
+
+def continued_ids(
+    model,
+    tokenizer,
+    heads: list[list[int]],
+    *,
+    max_new_tokens: int,
+    batch: int,
+    ends: list[int],
+    stops: Sequence[str] = (),
+    temperature: float = 0,
+) -> list[list[int]]:
+    """The ids that the model continues each of `heads` with, up to and with one of `ends`, without padding.
+
+    A continuation may go on for a while behind one of `stops`: it is only worth no more time.
+    """
+    import torch
+
+    for_inference(model, tokenizer)
+    how = {"do_sample": temperature > 0, "temperature": temperature or None}
+    pad = tokenizer.pad_token_id
+    out: list[list[int]] = [[]] * len(heads)
+
+    def work(chosen: list[int], ids, mask) -> None:
+        def stopped(so_far, scores, **_):
+            latest = tokenizer.batch_decode(so_far[:, ids.shape[1] :][:, -LOOK_BACK:])
+            return torch.tensor([any(stop in text for stop in stops) for text in latest], device=so_far.device)
+
+        with torch.no_grad():
+            turns = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                **how,
+                top_p=None,
+                top_k=None,
+                eos_token_id=ends,
+                pad_token_id=pad,
+                stopping_criteria=[stopped] if stops else None,
+                cache_implementation=None,  # not the static one of Gemma's generation_config
+            )
+        for i, turn in zip(chosen, turns[:, ids.shape[1] :].tolist(), strict=True):
+            out[i] = [token for token in turn if token != pad]
+
+    left_padded(heads, pad, batch, model.device, work)
+    return out
+
+
+def default_batch(model=None, tokens: int = 0) -> int:
+    """Prompts answered at once: as many of `tokens` (prompt and answer) as two thirds of the free memory hold, at most
+    MOST_AT_ONCE. Without a model 8 beside a GPU, which fit beside a 4-bit model on an 8 GB card."""
+    most = MOST_AT_ONCE["cuda" if on_gpu() else "cpu"]
+    if model is None:
+        return 8 if on_gpu() else most
+    return max(1, min(most, int(free_memory() * 2 / 3 / row_bytes(model, tokens))))
+
+
+def row_bytes(model, tokens: int) -> int:
+    """Memory that one sequence takes while it is written, calculated high: its keys and values in all layers, one layer's
+    activations over the whole prompt, its attention scores in float32, and three copies of a token's logits."""
+    shape = model.config.get_text_config()
+    size = 4 if model.dtype.itemsize == 4 else 2
+    keys_and_values = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * size
+    activations = (8 * shape.hidden_size + 3 * shape.intermediate_size) * size
+    return tokens * (keys_and_values + activations) + 4 * shape.num_attention_heads * tokens * tokens + 12 * shape.vocab_size
+
+
+def free_memory() -> int:
+    """Bytes that the card, or without one the machine, has to give."""
+    if on_gpu():
+        import torch
+
+        return torch.cuda.mem_get_info()[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except OSError:  # no Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

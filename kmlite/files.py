@@ -1,0 +1,86 @@
+"""Files that are there whole or not at all, read back without surprises, and known again by their bytes."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+WHOLE = 64 << 20  # bytes of a file that its fingerprint reads from either end: weights of 8 GB must not take a minute
+
+
+def rank() -> int:
+    """This process's number where several train together (torchrun's), else 0. Only 0 writes and speaks."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all: temporary name, fsync, rename. Of several processes, 0 alone writes."""
+    if rank():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_record(path: Path) -> dict | None:
+    """A record, or None where there is none or it is damaged: then its step is not done."""
+    try:
+        return read_json(path)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The records of a JSONL file. Split at newlines alone: a model may write U+2028, which str.splitlines takes for one."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def write_lines(path: Path, records: list[dict]) -> None:
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def put_in_place(partial: Path, final: Path) -> None:
+    """Rename a finished folder over an older one, after its files have reached the disk."""
+    for path in [*partial.rglob("*"), partial]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    old = final.with_name(final.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.rename(final, old)
+    os.rename(partial, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def fingerprint(*files: Path) -> str:
+    """16 hex digits over the names and bytes of files; of a file over 128 MiB its size, head and tail count."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with open(path, "rb") as file:
+            digest.update(file.read(WHOLE))
+            if size > WHOLE:
+                file.seek(max(WHOLE, size - WHOLE))
+                digest.update(file.read())
+    return digest.hexdigest()
+
+
+def model_fingerprint(folder: Path) -> str:
+    """A model folder's fingerprint: configuration, tokenizer and weights."""
+    return fingerprint(*sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".jinja")))

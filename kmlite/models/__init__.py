@@ -1,0 +1,1 @@
+"""What a model folder is: found, checked, loaded, extended, adapted, merged."""

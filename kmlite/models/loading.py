@@ -1,0 +1,303 @@
+"""Load, adapt, save and merge. The only file that imports unsloth, and only when a model is first asked for."""
+
+import contextlib
+import functools
+import gc
+import io
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from kmlite.files import put_in_place
+from kmlite.models.memory import LOSS_BUDGET
+from kmlite.models.new_rows import beside
+
+# LoRA on the text tower alone. By regex: leaf names put it on the vision tower too, and on a CPU Unsloth ignores
+# finetune_vision_layers=False. `model.layers` is the text-only classes' path (Gemma3ForCausalLM).
+TEXT_PROJECTIONS = (
+    r"^(?!.*(vision_tower|multi_modal)).*layers\.\d+\.(self_attn|mlp)\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)$"
+)
+
+PRECISIONS = ("auto", "4bit", "8bit", "16bit")
+EMBEDDINGS = ("auto", "new", "all", "none")
+CHECKPOINTING = ("auto", "on", "off")
+
+
+@functools.cache
+def fast_model():
+    """Unsloth's loader. Imported here, before trl and peft, whose classes it replaces; 10 s on a CPU."""
+    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+    # else its compiled kernels land in a folder of the place where make was called
+    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(Path.home() / ".cache/kmlite/unsloth_compiled"))
+    os.environ.setdefault("UNSLOTH_CE_LOSS_TARGET_GB", str(LOSS_BUDGET))  # else half of the free memory goes to the loss
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # an optional CPU kernel, not installed, warns
+    with quiet():
+        from unsloth import FastModel
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    return FastModel
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep a library's greeting off the terminal; if the block fails, what it had printed comes out."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except BaseException:
+        click.echo(said.getvalue(), err=True)
+        raise
+
+
+def on_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available() and os.environ.get("UNSLOTH_FORCE_CPU") != "1"
+
+
+def bf16() -> bool:
+    """Whether the card computes in bfloat16 by itself (Ampere and newer), not by emulation."""
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def pick_precision(precision: str) -> str:
+    """Resolve "auto" by free GPU memory, to evaluate in: calculated for a 4B model, 8.0 GiB of weights in 16-bit, 3.6 in 4, and up to 3
+    beside them for the logits of a batch."""
+    if precision != "auto" or not on_gpu():
+        return "16bit" if precision == "auto" else precision
+    import torch
+
+    free = torch.cuda.mem_get_info()[0] / 2**30
+    return "16bit" if free >= 12 else "4bit"
+
+
+def recomputes(setting: str) -> bool:
+    """Whether activations are recomputed in the backward pass: "on", "off", or "auto", on a GPU."""
+    return setting == "on" or (setting == "auto" and on_gpu())
+
+
+def load(folder: Path, precision: str, length: int, recompute: bool = False):
+    """(model, tokenizer) of a local folder, ready to evaluate or to adapt.
+
+    Args:
+        precision: "4bit" (NF4, double quantisation), "8bit" (GPU only; 16-bit on a CPU) or "16bit". A 16-bit model
+            computes in bfloat16 on a GPU and in float32 on a CPU.
+        length: the longest sequence, in tokens.
+        recompute: activations in the backward pass, for memory; only where the model is to be trained.
+    """
+    import torch
+
+    with quiet():
+        model, processor = fast_model().from_pretrained(
+            model_name=str(folder),
+            max_seq_length=length,
+            dtype=None if on_gpu() else torch.float32,
+            load_in_4bit=precision == "4bit",
+            load_in_8bit=precision == "8bit",
+            load_in_16bit=precision == "16bit",
+            full_finetuning=False,
+            use_exact_model_name=True,
+            offload_embedding=False,  # once new rows train, Unsloth takes the tied pair for two and may move it to the CPU
+            trust_remote_code=False,
+            use_gradient_checkpointing="unsloth" if recompute else False,
+            local_files_only=True,
+        )
+    if precision == "4bit" and not any(hasattr(weight, "quant_state") for weight in model.parameters()):
+        raise click.ClickException(
+            "4-bit weights were asked for and Unsloth loaded 16-bit ones, since bitsandbytes does not run here.\n"
+            "  What it says: .venv/bin/python -m bitsandbytes   Without it: ARGS='--precision 16bit'"
+        )
+    if on_gpu() and not rewritten(model):
+        click.echo("  Unsloth left the model's forward as it was: no fused loss, so it takes more memory than planned", err=True)
+    tokenizer = getattr(processor, "tokenizer", processor)  # a processor on a GPU, a tokenizer on a CPU
+    tokenizer.padding_side = "right"
+    return model, tokenizer
+
+
+def rewritten(model) -> bool:
+    """Whether the model's class is the one that Unsloth writes anew for a GPU, with the fused loss.
+
+    It is not on cards before Turing, and where an Auto class of transformers had looked the class up before Unsloth's first load
+    (unsloth/models/loader.py replaces it in its module, transformers' lazy packages keep what they gave out; found on a CPU
+    by tests/gpu/unsloth_on_cpu.py).
+    """
+    return type(model).forward.__module__.startswith("unsloth_compiled")
+
+
+def load_tokenizer(folder: Path):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def add_lora(
+    model,
+    *,
+    r: int,
+    alpha: int,
+    dropout: float,
+    rslora: bool,
+    seed: int,
+    recompute: bool = False,
+    embeddings: str = "none",
+    new_ids: list[int] | None = None,
+):
+    """A PeftModel with LoRA on the seven projections of the text tower, and the embedding rows that `embeddings` names.
+
+    Args:
+        embeddings: "new" trains the rows `new_ids` alone, "all" the whole matrix, "none" neither. Trained rows are float32
+            and tied: one copy serves as input and output embedding.
+    """
+    extra: dict = {}
+    if embeddings == "new" and new_ids:
+        extra["trainable_token_indices"] = {"embed_tokens": list(new_ids)}
+    elif embeddings == "all":
+        # ensure_weight_tying: two copies of a tied matrix diverge, and a merge keeps one of them (logits off by their own size)
+        extra.update(modules_to_save=["embed_tokens"], ensure_weight_tying=True)
+    if extra and on_gpu() and not bf16():
+        raise click.ClickException(
+            "this card has no bfloat16, and trained embedding rows would overflow in float16.\n"
+            "  Add ARGS='--new-tokens 0 --embeddings none'."
+        )
+    with quiet():
+        model = fast_model().get_peft_model(
+            model,
+            r=r,
+            lora_alpha=alpha,
+            lora_dropout=dropout,
+            use_rslora=rslora,
+            target_modules=TEXT_PROJECTIONS,
+            bias="none",
+            random_state=seed,
+            use_gradient_checkpointing="unsloth" if recompute else False,
+            **extra,
+        )
+    if "trainable_token_indices" in extra:
+        beside(model)
+    set_trainable(model, embeddings if extra else "none")
+    return model
+
+
+def is_embedding(name: str) -> bool:
+    return "trainable_tokens_delta" in name or ".modules_to_save." in name
+
+
+def set_trainable(model, embeddings: str) -> None:
+    """Make exactly the LoRA matrices and the chosen embedding rows trainable, the latter in float32, and assert it.
+
+    Unsloth's preparation on a GPU freezes all but lora_* and modules_to_save, after loading and after each reload.
+    """
+    import torch
+
+    for name, weight in model.named_parameters():
+        wanted = ".lora_" in name or (is_embedding(name) and embeddings != "none")
+        if wanted and weight.dtype != torch.float32:
+            weight.data = weight.data.float()  # bf16 rows at a low learning rate hardly move
+        weight.requires_grad_(wanted)
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert any(".lora_A." in name for name in trained), "no LoRA matrix trains"
+    assert not any("vision_tower" in name or "multi_modal" in name for name in trained), "the vision tower trains"
+    rows = sum(is_embedding(name) for name in trained)
+    assert rows == (embeddings != "none"), f"{rows} embedding matrices train, embeddings={embeddings}"
+
+
+def trainable_summary(model) -> dict[str, int]:
+    """Numbers of parameters: {"lora", "embeddings", "frozen"}."""
+    count = {"lora": 0, "embeddings": 0, "frozen": 0}
+    for name, weight in model.named_parameters():
+        kind = ("embeddings" if is_embedding(name) else "lora") if weight.requires_grad else "frozen"
+        packed = getattr(weight, "quant_state", None)  # 4-bit: two weights a byte
+        count[kind] += packed.shape.numel() if packed else weight.numel()
+    return count
+
+
+def weight_sums(model, frozen: int = 12) -> dict[str, float]:
+    """A checksum of every trainable weight and of up to `frozen` frozen ones, the embedding matrix among them."""
+    import torch
+
+    still = [name for name, weight in model.named_parameters() if not weight.requires_grad]
+    every = max(1, len(still) // frozen)
+    watched = set(still[::every]) | {name for name in still if "embed_tokens" in name}
+    sums = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad or name in watched:
+            # piece by piece: a float64 copy of a 262k-row embedding alone is 5 GB
+            pieces = weight.detach().flatten().split(1 << 22)
+            exact = weight.is_floating_point()
+            sums[name] = sum(float(piece.double().abs().sum() if exact else piece.sum(dtype=torch.int64)) for piece in pieces)
+    return sums
+
+
+def check_movement(before: dict[str, float], after: dict[str, float], trained: set[str]) -> None:
+    """Assert that all trained weights moved and no watched frozen one did."""
+    stuck = [name for name in before if name in trained and before[name] == after[name]]
+    moved = [name for name in before if name not in trained and before[name] != after[name]]
+    assert not stuck, f"{len(stuck)} trainable weights did not move in ten steps: {stuck[:3]}"
+    assert not moved, f"{len(moved)} frozen weights moved: {moved[:3]}"
+
+
+def for_training(model, tokenizer) -> None:
+    fast_model().for_training(model)
+    tokenizer.padding_side = "right"
+
+
+def for_inference(model, tokenizer) -> None:
+    """Evaluation mode, key-value cache on, padding on the left, where a batch of prompts needs it."""
+    fast_model().for_inference(model)
+    tokenizer.padding_side = "left"
+
+
+def save_adapter(model, folder: Path) -> None:
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    (partial / "README.md").unlink(missing_ok=True)  # peft's empty model card
+    put_in_place(partial, folder)
+
+
+def load_adapter(model, folder: Path) -> None:
+    """Put the weights of a saved adapter into a PeftModel of the same shape."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    result = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    assert not result.unexpected_keys, f"{folder} holds weights that the model has no place for: {result.unexpected_keys[:3]}"
+
+
+def free() -> None:
+    """Give dropped models' memory back; the caller must have dropped its names for them."""
+    import torch
+
+    gc.collect()
+    if on_gpu():
+        torch.cuda.empty_cache()
+
+
+def merge(base: Path, adapter: Path, final: Path, texts: list[str]) -> float:
+    """`kmlite.merging.merge`; beside a GPU in a process of its own, where Unsloth has not patched the classes that run on the CPU."""
+    from kmlite.models import merging
+
+    if not on_gpu():
+        with quiet():
+            return merging.merge(base, adapter, final, texts)
+    command = [sys.executable, "-m", "kmlite.models.merging", str(base), str(adapter), str(final)]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise click.ClickException(done.stderr.strip().removeprefix("Error: ") or f"merging ended with status {done.returncode}")
+    return float(done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,256 @@
+"""What fits a card: the bytes of a stage by part, and the settings that fit, with what they give up.
+
+Calculated from the model's shape. The weights, adapters and optimizer state are exact (tested against tensors); activations are
+read off a count of a whole step without a card (benchmarks/peak.py); what the loss and trained rows need for a moment was read in
+the locked libraries. docs/gpu.md says what has been compared with a card.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kmlite.training.loss import CHUNK
+
+GIB = 2**30
+SIZES = (8, 12, 16, 24, 48, 80)  # GiB of the cards that `make doctor ARGS=--plan` shows
+PRECISION_BYTES = {
+    "16bit": 2.0,
+    "8bit": 1.0,  # LLM.int8 (arXiv 2208.07339); its scale a row is counted apart
+    "4bit": 0.5 + 1 / 64 + 4 / (64 * 256),  # NF4 in blocks of 64, their scales in 8 bit in blocks of 256 (arXiv 2305.14314)
+}
+CONTEXT = 0.6 * GIB  # CUDA context and libraries, outside torch's allocator; not measured here
+LOSS_BUDGET = 0.5  # GiB that Unsloth's chunked loss may take at a time: kmlite.model pins it, else it takes half of what is free
+LOGIT_BYTES = 16  # of a logit while its loss and gradient are made (unsloth_zoo/fused_losses/cross_entropy_loss.py)
+OFFLOADED = 2 << 20  # layer inputs from this size on wait in main memory (unsloth_zoo/gradient_checkpointing.py)
+ROOM = 0.1  # share of the card left free: the allocator's gaps, a desktop, and a plan that no card has confirmed yet
+TOLERANCE = 0.15  # a plan further off than this is a defect
+LEAST_TOKENS = 2e9  # of Korean text that continued pretraining needs, as the plan of this project has it
+
+# Dense peak in 1e12 operations/s, 16-bit inputs summed in 32 bit, as NVIDIA's architecture papers give it (Turing, Ampere, Ada, Hopper).
+CARDS = {"RTX 3060": 25, "RTX 4060": 30, "RTX 3090": 71, "RTX 4070": 58, "RTX 4080": 97, "RTX 4090": 165, "A6000": 155, "T4": 65, "L4": 121}
+CARDS |= {"A100": 312, "H100": 989, "H200": 989}
+TYPICAL = {8: "RTX 4060", 12: "RTX 4070", 16: "RTX 4080", 24: "RTX 4090", 48: "A6000", 80: "A100"}
+UTILISATION = {"16bit": 0.35, "4bit": 0.30, "8bit": 0.15}  # assumed share of that peak, until a stage has been measured
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a Gemma 3 that decide its memory. `rows`: of the embedding; `kept`: parameters that stay in 16-bit
+    beside it (vision tower, projector, norms)."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    rows: int
+    kept: int
+
+    @property
+    def projections(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of a layer's seven projections."""
+        h, q, kv, i = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim, self.intermediate
+        return [(h, q), (h, kv), (h, kv), (q, h), (h, i), (h, i), (i, h)]
+
+    @property
+    def linear(self) -> int:
+        """Parameters of the text tower's projections."""
+        return self.layers * sum(a * b for a, b in self.projections)
+
+    @property
+    def parameters(self) -> int:
+        return self.linear + self.rows * self.hidden + self.kept
+
+
+# google/medgemma-4b-it, so that a plan needs no download: Gemma 3 4B (4,300,079,472 parameters; its tower has no pooling head)
+MEDGEMMA = Shape(2560, 34, 8, 4, 256, 10240, 262_208, 416_866_032 + 2_950_272 + 368_128)
+
+
+def shape_of(folder: Path) -> Shape:
+    """The shape of a model folder, from its config.json and the headers of its safetensors files.
+
+    No class of transformers is asked for: one that was looked up before Unsloth's first load on a GPU stays as it was, and the
+    forward that Unsloth writes anew, with the fused loss, is never used (see kmlite.model.load).
+    """
+    from safetensors import safe_open
+    from transformers import AutoConfig
+
+    text = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    whole = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="np") as file:
+            # a tied head may be stored beside the embedding
+            names = [name for name in file.keys() if not name.endswith("lm_head.weight")]  # noqa: SIM118
+            whole += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    sizes = (text.hidden_size, text.num_hidden_layers, text.num_attention_heads, text.num_key_value_heads, text.head_dim)
+    bare = Shape(*sizes, text.intermediate_size, text.vocab_size, 0)
+    return replace(bare, kept=whole - bare.parameters)
+
+
+def lora_parameters(shape: Shape, rank: int) -> int:
+    return shape.layers * rank * sum(a + b for a, b in shape.projections)
+
+
+def layer_bytes(shape: Shape, tokens: int, precision: str, dropout: float, recompute: bool, gpu: bool) -> int:
+    """Bytes that decoder layers keep for the backward pass, and what that pass makes in one of them at its worst: of one layer
+    where they are recomputed, else of all. Their inputs are not in it.
+
+    Read off the storages of a whole step of the real shape (benchmarks/peak.py, which compares it).
+    """
+    hidden, wide, queries, keys = shape.hidden, shape.intermediate, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    layers = 1 if recompute else shape.layers
+    if not gpu:  # float32, of one layer on a CPU (2026-11): dropout's mask is as wide as what it drops
+        dropped = 8 * (5 * hidden + queries + wide) if dropout else 0
+        return round((1.5 if recompute else 1) * layers * tokens * (80 * hidden + 16 * wide + dropped))
+    kept = 4 * (4 * hidden + queries + keys)  # float32 inputs of the six norms
+    kept += 2 * 4 * queries  # queries, keys, values and result of attention; padding's mask has keys and values repeated for each head
+    kept += 2 * 3 * wide  # gate, its activation, up
+    # inputs of the LoRAs: each a copy of its own with a mask of bytes, or shared where nothing is dropped
+    kept += (2 + 1) * (5 * hidden + queries + wide) if dropout else 2 * (2 * hidden + wide)
+    norm = tokens * 26 * hidden  # the backward pass of a norm: five float32 arrays, gradients before and after, the layer's result
+    # a quantised matrix written out in 16 bits, in the backward pass of the widest projection
+    widest = 0 if precision == "16bit" else 2 * hidden * wide + 10 * tokens * hidden
+    return layers * tokens * kept + max(norm, widest)
+
+
+def parts(
+    shape: Shape,
+    *,
+    precision: str,
+    rank: int,
+    batch: int,
+    length: int,
+    embeddings: str = "none",
+    new_rows: int = 0,
+    dropout: float = 0.05,
+    recompute: bool = True,
+    gpu: bool = True,
+) -> dict[str, int]:
+    """Bytes of a training step by part, at the moment of its peak.
+
+    Args:
+        batch, length: rows of tokens at once; padding counts like text.
+        embeddings: "new" (`new_rows` of them), "all" or "none" train.
+        gpu: False for the CPU's path: float32 weights, 32-bit optimizer state, no chunked loss, no CUDA.
+    """
+    hidden, tokens = shape.hidden, batch * length
+    wide = 2 if gpu else 4  # bytes of a weight that is not quantised
+    adam = 8
+    lora = lora_parameters(shape, rank)
+    quantised = 4 * shape.layers * sum(b for _, b in shape.projections) if precision == "8bit" and gpu else 0
+    each = PRECISION_BYTES[precision] if precision == "4bit" or gpu else 4
+    out = {
+        "weights": round(shape.linear * each) + quantised,
+        "embedding": shape.rows * hidden * wide,
+        "vision tower and norms": shape.kept * wide,
+        "LoRA, gradients, optimizer": lora * (4 + 4 + (2 if gpu else adam)),  # two moments: 8 bits each on a GPU
+    }
+    matrix = shape.rows * hidden
+    if embeddings == "new" and new_rows:
+        out["new rows, gradients, optimizer"] = new_rows * hidden * (4 + 4 + adam)
+    elif embeddings == "all":
+        out["trained embedding, gradient, optimizer"] = matrix * (4 + 4 + adam)
+        out["copies of the embedding for a moment"] = 2 * matrix * wide
+    inputs = tokens * hidden * wide  # of a decoder layer
+    out["activations"] = layer_bytes(shape, tokens, precision, dropout, recompute, gpu)
+    if not recompute:
+        out["activations"] += 2 * lora if gpu else 0  # autocast's copies of the LoRA, which the backward pass needs
+    elif gpu and inputs >= OFFLOADED:
+        out["activations"] += inputs  # those of the layer at work
+    else:
+        out["activations"] += shape.layers * inputs
+    if embeddings == "new" and new_rows:  # kmlite/training/loss.py: besides the logits, states and rows with their gradients in 32 bits
+        out["loss"] = min(tokens, CHUNK) * shape.rows * 6 + 12 * tokens * hidden + 10 * new_rows * hidden
+    else:
+        logits = tokens * shape.rows * LOGIT_BYTES
+        out["loss"] = min(logits, round(LOSS_BUDGET * GIB)) if gpu else logits
+    if gpu:
+        out["CUDA"] = round(CONTEXT)
+    return out
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings that a stage takes on a card, and what they cost. `fits` is False where nothing fitted: then it is the smallest."""
+
+    precision: str
+    batch: int
+    accumulation: int
+    embeddings: str
+    length: int
+    parts: dict[str, int]
+    gave_up: list[str]
+    fits: bool
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def choose(shape: Shape, room: float, settings, *, embeddings: str = "none", new_rows: int = 0) -> Plan:
+    """The first settings that fit into `room` bytes: precision goes before batch, trained rows go last. Where there is room, up
+    to four times the recipe's batch goes through at once: fewer passes over the weights.
+
+    batch × accumulation, and with them what is learned from a step, stay as the recipe has them; so does the length.
+
+    Args:
+        settings: a stage's; what the user set (precision, batch) is never changed but for `auto` and a batch that is too large.
+        embeddings: "auto" may fall from the new rows to none; a mode that was asked for stays.
+    """
+    # 8-bit is left to those who ask for it: LLM.int8 is about half as fast as either of the others
+    precisions = ("16bit", "4bit") if settings.precision == "auto" else (settings.precision,)
+    modes = ("new", "none") if embeddings == "auto" else (embeddings,)
+    batches = [settings.batch * more for more in (4, 2) if settings.accumulation % more == 0] + [settings.batch]
+    while batches[-1] > 1 and batches[-1] % 2 == 0:
+        batches.append(batches[-1] // 2)
+    for mode, precision, batch in itertools.product(modes, precisions, batches):
+        found = parts(
+            shape,
+            precision=precision,
+            rank=settings.rank,
+            batch=batch,
+            length=settings.length,
+            embeddings=mode,
+            new_rows=new_rows,
+            dropout=settings.dropout,
+            recompute=settings.checkpointing != "off",
+        )
+        gave_up = []
+        if mode != modes[0]:
+            gave_up.append("new tokens")
+        if precision != precisions[0]:
+            gave_up.append(f"{precisions[0]} → {precision}")
+        if batch < settings.batch:
+            gave_up.append(f"batch {settings.batch} → {batch}")
+        accumulation = settings.accumulation * settings.batch // batch
+        fits = sum(found.values()) <= room * (1 - ROOM)
+        tried = Plan(precision, batch, accumulation, mode, settings.length, found, gave_up, fits)
+        if fits:
+            break
+    return tried
+
+
+def operations(shape: Shape) -> float:
+    """Floating-point operations of one trained token: forward, once more to recompute, and back to the activations; the
+    frozen weights get no gradient (arXiv 2001.08361 counts 2 a weight and pass)."""
+    return 6.0 * (shape.linear + shape.rows * shape.hidden)
+
+
+def estimated_rate(shape: Shape, card: str, precision: str) -> float | None:
+    """Tokens per second on a card by its published peak and an assumed utilisation: an estimate. None for an unknown card."""
+    known = [peak for name, peak in CARDS.items() if name in card.replace("GeForce ", "").replace("NVIDIA ", "")]
+    return UTILISATION[precision] * max(known) * 1e12 / operations(shape) if known else None
+
+
+def disk(shape: Shape, rank: int, *, new_rows: int = 0, extends: bool = False) -> dict[str, int]:
+    """Bytes that a stage needs on the disk of OUT at the most, by part."""
+    trained = lora_parameters(shape, rank) + new_rows * shape.hidden
+    model = 2 * shape.parameters
+    return {
+        "checkpoints": 3 * 12 * trained,  # two are kept while a third is written; float32 weights and two moments each
+        "adapter": 4 * trained,
+        "merged model": model,
+        **({"extended base": model} if extends else {}),
+    }

@@ -1,0 +1,1 @@
+"""What leaves the project: report, chat, exported models."""

@@ -1,0 +1,217 @@
+"""The predictions that a folder of models holds: found, compared in pairs, and made small enough to stand in a page."""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kmlite import paths, prompts, records
+from kmlite.evaluation import scoring
+from kmlite.files import read_lines, read_record
+from kmlite.sharing.report.words import Both
+
+MOST_BYTES = 11_000_000  # of the questions and answers in a page, which stays under 15 MB
+CUTS = (1500, 400, 100, 0)  # characters of a model's written answer: the first at which everything fits
+SPECIAL = re.compile(r"<(?:end_of_turn|eos|pad)>")
+
+
+class Answers(NamedTuple):
+    """One model's answers to one split, in the order of `found`: from the earliest model to the last."""
+
+    name: Both
+    split: str
+    how: dict  # it was asked: scorer, permute, prompt
+    predictions: list[dict]
+
+
+def found(out: Path) -> tuple[list[Answers], list[str]]:
+    """(all predictions below `out`, what could not be read and why). A list that repeats an earlier one is left out."""
+    stage2 = out / paths.STAGES[2]
+    done = (stage2 / paths.RECORD).exists()
+    plain = {"scorer": "generate", "permute": 1, "prompt": "kmlite"}
+    after = ("after stage 2", "2단계 뒤")
+    sources: list[tuple[Both, str, dict, Path]] = []
+    for evaluation in evaluations(out):
+        if not evaluation["final"]:
+            sources.append((evaluation["name"], evaluation["split"], evaluation["how"], evaluation["predictions"]))
+    if done:
+        sources.append((("before stage 2", "2단계 전"), "dev", plain, stage2 / paths.DEV_BEFORE))
+    for folder in sorted(stage2.glob("loop_*"), key=lambda path: (len(path.name), path.name)):
+        number = folder.name.removeprefix("loop_")
+        sources.append(((f"loop {number}", f"반복 {number}"), "dev", plain, folder / "dev_predictions.jsonl"))
+    if done:
+        sources += [(after, "dev", plain, stage2 / paths.DEV_AFTER), (after, "test", plain, stage2 / "test_predictions.jsonl")]
+    for evaluation in evaluations(out):
+        if evaluation["final"]:
+            english, korean = f"{after[0]}, {evaluation['command']}", f"{after[1]}, {evaluation['command']}"
+            sources.append(((english, korean), evaluation["split"], evaluation["how"], evaluation["predictions"]))
+
+    kept: list[Answers] = []
+    problems = []
+    for name, split, how, path in sources:
+        try:
+            predictions = together(read_lines(path))
+            given = outcome(predictions)
+        except FileNotFoundError:
+            continue
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            problems.append(f"{path}: {type(error).__name__}: {error}")
+            continue
+        if predictions and not any(a.split == split and outcome(a.predictions) == given for a in kept):
+            kept.append(Answers(name, split, how, predictions))
+    return kept, problems
+
+
+def outcome(predictions: list[dict]) -> list[tuple]:
+    return [(prediction["question"], prediction["answer"], prediction["right"]) for prediction in predictions]
+
+
+def evaluations(out: Path) -> Iterator[dict]:
+    """Each record of an evaluation below `out`, those of stage 2's final model first.
+
+    Yields:
+        {"name" (of the model), "final" (stage 2's), "command", "record", "summary", "split", "how" (it was asked: scorer,
+        permute, prompt in words), "predictions" (their file), "openings" of the model's test split}.
+    """
+    final = out / paths.STAGES[2]
+    for folder in [final, final / paths.ON_DEV, *sorted(path for path in (out / "eval").rglob("*") if path.is_dir())]:
+        for file, predictions, command in (
+            (paths.EVALUATION, paths.PREDICTIONS, "make eval"),
+            (paths.HARNESS, paths.HARNESS_PREDICTIONS, "lm-eval"),
+        ):
+            record = read_record(folder / file)
+            if not record:
+                continue
+            settings = record["plan"]["settings"]
+            model = folder.parent if folder.name == paths.ON_DEV else folder
+            named = "" if model == final else str(model.relative_to(out / "eval")).replace("--", "/")
+            log = model / paths.TEST_LOG
+            yield {
+                "name": (named, named) if named else ("after stage 2", "2단계 뒤"),
+                "final": not named,
+                "command": command,
+                "record": record,
+                "summary": record["summary"],
+                "split": settings.get("split", "test"),
+                "how": {
+                    "scorer": command if command == "lm-eval" else settings.get("scorer", "generate"),
+                    "permute": settings.get("permute", 1),
+                    "prompt": in_words(record.get("prompt") or {"name": "kmlite"}),
+                },
+                "predictions": folder / predictions,
+                "openings": len(read_lines(log)) if log.exists() else 0,
+            }
+
+
+def in_words(prompt: dict) -> str:
+    """The name of a prompt with what changes its figures: `kmlite`, `lm-eval, 5-shot`."""
+    shots = f", {prompt['shots']}-shot" if "shots" in prompt else ""
+    return prompt["name"] + shots + (", chat template" if prompt.get("chat_template") else "")
+
+
+def together(predictions: list[dict]) -> list[dict]:
+    """One prediction a question. Where each was asked in several orders of its options: that of the options as they stand, with
+    the option chosen in each order under "chosen_in"."""
+    chosen: dict[int, list] = {}
+    for prediction in predictions:
+        if "order" in prediction:
+            chosen.setdefault(prediction["number"], []).append(prediction["chosen"])
+    return [{**p, "chosen_in": chosen[p["number"]]} if "order" in p else p for p in predictions if p.get("order", 0) == 0]
+
+
+def keyed(predictions: list[dict]) -> dict[tuple[str, int], dict]:
+    """By question text and how often it stood before: predictions of two models meet even where one has more questions."""
+    seen: Counter = Counter()
+    out = {}
+    for prediction in predictions:
+        out[prediction["question"], seen[prediction["question"]]] = prediction
+        seen[prediction["question"]] += 1
+    return out
+
+
+def comparisons(answers: list[Answers]) -> list[dict]:
+    """Each earlier model against the last one that was asked the same split in the same way, over the questions of both."""
+    out = []
+    for i, first in enumerate(answers):
+        later = [a for a in answers[i + 1 :] if a.split == first.split and a.how == first.how]
+        if not later:
+            continue
+        a, b = keyed(first.predictions), keyed(later[-1].predictions)
+        shared = [key for key in a if key in b]
+        if shared:
+            result = scoring.compare([a[key] for key in shared], [b[key] for key in shared])
+            out.append({"split": first.split, "from": first.name, "to": later[-1].name, **result})
+    return out
+
+
+def browser(answers: list[Answers], refined: Path) -> dict:
+    """What the page's browser of questions reads.
+
+    Returns:
+        {"splits": {name: [[question, subject, right letter, options or null], …]}, "sets": [{"split", "name", "answers":
+        [[letter or null, 1 if right, five probabilities or null, what it wrote or null, letters in all orders or null] or
+        null where it was not asked, …]}], "cut": characters shown of a written answer, "left_out": questions that
+        do not fit, the last ones}.
+    """
+    splits: dict[str, dict[tuple[str, int], list]] = {}
+    options = {split: options_of(refined, split) for split in {a.split for a in answers}}
+    for given in answers:
+        listed = splits.setdefault(given.split, {})
+        for key, prediction in keyed(given.predictions).items():
+            known = options[given.split].get(key[0])
+            listed.setdefault(key, [key[0], str(prediction.get("subject", "unknown")), prediction.get("expected"), known])
+    for cut in CUTS:
+        data: dict[str, Any] = {"splits": {}, "sets": [], "cut": cut, "left_out": 0}
+        for split, listed in splits.items():
+            data["splits"][split] = list(listed.values())
+        for given in answers:
+            by_key = keyed(given.predictions)
+            shown = [one(by_key[key], cut) if key in by_key else None for key in splits[given.split]]
+            data["sets"].append({"split": given.split, "name": list(given.name), "answers": shown})
+        size = len(as_json(data).encode())
+        if size <= MOST_BYTES:
+            return data
+    share = MOST_BYTES / size
+    for split, listed in data["splits"].items():
+        kept = int(len(listed) * share * 0.98)
+        data["left_out"] += len(listed) - kept
+        data["splits"][split] = listed[:kept]
+        for part in data["sets"]:
+            if part["split"] == split:
+                part["answers"] = part["answers"][:kept]
+    return data
+
+
+def options_of(refined: Path, split: str) -> dict[str, list[str]]:
+    if not paths.exam_split(refined, split).exists():
+        return {}
+    return {question["question"]: [question[letter] for letter in prompts.LETTERS] for question in records.read_exam(refined, split)}
+
+
+def one(prediction: dict, cut: int) -> list:
+    letter = prediction["answer"]
+    wrote = SPECIAL.sub("", str(prediction.get("output", ""))).strip()
+    if len(wrote) > cut:
+        wrote = wrote[:cut] + "…" if cut else ""
+    shares = prediction.get("probabilities") or []
+    return [
+        letter,
+        int(bool(prediction["right"])),
+        [round(share, 3) for share in shares] if shares and all(map(math.isfinite, shares)) else None,
+        wrote if wrote and wrote != letter else None,
+        prediction.get("chosen_in"),
+    ]
+
+
+def as_json(value: object) -> str:
+    """JSON that can stand inside a script element: nothing in it ends the element, opens a comment or breaks a line.
+
+    Half a surrogate pair, which a model may write and UTF-8 can't hold, becomes a question mark.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace").decode()
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

@@ -1,0 +1,127 @@
+"""What the report calls things, in English and in Korean. Whole sentences stand in page/report.html.j2."""
+
+from kmlite.evaluation import published
+
+Both = tuple[str, str]  # (English, Korean)
+
+KINDS: dict[str, Both] = {"text": ("plain text", "일반 글"), "dictionary": ("dictionary", "사전"), "exam": ("exam questions", "시험 문제")}
+
+REASONS: dict[str, Both] = {  # of refine, docs/refine.md
+    "too_short": ("shorter than --min-length after cleaning", "다듬고 나니 --min-length보다 짧다"),
+    "not_korean": ("not enough Korean, or a broken encoding", "한국어가 너무 적거나 인코딩이 깨졌다"),
+    "advertisement": ("an advertisement", "광고"),
+    "repeated_lines": ("the same lines again and again", "같은 줄이 되풀이된다"),
+    "repeated_ngrams": ("the same words again and again", "같은 말이 되풀이된다"),
+    "exam_leak": ("holds a dev or test question", "dev나 test 문제가 들어 있다"),
+    "duplicate": ("stood before, word for word", "앞에 똑같은 것이 있다"),
+    "near_duplicate": ("almost the same as an earlier text", "앞의 글과 거의 같다"),
+    "too_long": ("too long to be one text", "한 편의 글이라기에는 너무 길다"),
+    "not_json": ("the line is not JSON", "JSON이 아닌 줄"),
+    "not_an_object": ("the record is not an object", "객체가 아닌 기록"),
+    "missing_field": ("a field is missing", "빠진 항목이 있다"),
+    "unreadable": ("the file breaks off here", "파일이 여기서 깨졌다"),
+    "empty_file": ("an empty file", "빈 파일"),
+    "short_term": ("the term has under two characters", "표제어가 두 글자보다 짧다"),
+    "short_definition": ("the definition has under ten characters", "뜻풀이가 열 글자보다 짧다"),
+    "repeats_term": ("the definition only repeats the term", "뜻풀이가 표제어를 되풀이할 뿐이다"),
+    "empty_question": ("the question is empty", "문제가 비어 있다"),
+    "empty_option": ("an option is empty", "빈 선택지가 있다"),
+    "bad_answer": ("the answer is none of A–E or 1–5", "정답이 A–E나 1–5가 아니다"),
+    "duplicate_options": ("two options are the same", "같은 선택지가 둘 있다"),
+    "exam_leak_dev": ("a train question that stands in dev", "dev에 있는 train 문제"),
+    "exam_leak_test": ("a train question that stands in test", "test에 있는 train 문제"),
+    "exam_leak_fewshot": ("a train question that stands in fewshot", "fewshot에 있는 train 문제"),
+}
+
+REMOVED: dict[str, Both] = {  # from within texts that were kept
+    "url": ("web addresses", "웹 주소"),
+    "mail": ("e-mail addresses", "전자우편 주소"),
+    "phone": ("phone numbers", "전화번호"),
+    "resident_number": ("resident registration numbers", "주민등록번호"),
+}
+
+STEPS: dict[str, Both] = {
+    "refine": ("refine", "정제"),
+    "stage0": ("stage 0: Korean text", "0단계: 한국어 글"),
+    "stage1": ("stage 1: dictionary", "1단계: 의학 사전"),
+    "stage2": ("stage 2: exam", "2단계: 시험 문제"),
+    "eval": ("evaluation", "평가"),
+}
+
+STATES: dict[str, Both] = {"done": ("done", "마침"), "unfinished": ("begun, not finished", "하다가 멈춤"), "missing": ("not yet", "아직")}
+
+POINTS: dict[str, Both] = {
+    "base": ("before", "학습 전"),
+    "before": ("before", "학습 전"),
+    "extended": ("with new tokens, untrained", "새 토큰만 더한 뒤"),
+    "after": ("after", "학습 뒤"),
+}
+
+GAUGED: dict[str, Both] = {
+    "korean": ("Korean, held out", "떼어 둔 한국어 글"),
+    "dictionary": ("dictionary", "사전"),
+    "english": ("English medicine", "영어 의학 글"),
+}
+
+GAINED_ON: dict[str, Both] = {
+    "held-out Korean": ("held-out Korean", "떼어 둔 한국어 글"),
+    "dictionary": ("dictionary", "사전"),
+    "exam": ("exam questions", "시험 문제"),
+}
+
+LEARNED: dict[str, Both] = {  # stage 1
+    "taught": ("bits per character, taught definitions", "글자당 비트, 배운 뜻풀이"),
+    "heldout": ("bits per character, held-out definitions", "글자당 비트, 떼어 둔 뜻풀이"),
+    "recall": ("definitions from memory, character F1 (0–1)", "외워 쓴 뜻풀이, 글자 F1 (0–1)"),
+    "chrf": ("definitions from memory, chrF (0–100)", "외워 쓴 뜻풀이, chrF (0–100)"),
+    "choice taught": ("right definition of five, taught", "다섯 가운데 맞는 뜻풀이, 배운 것"),
+    "choice heldout": ("right definition of five, held out", "다섯 가운데 맞는 뜻풀이, 떼어 둔 것"),
+}
+
+SPLITS: dict[str, Both] = {
+    "taught": ("taught questions", "배운 문제"),
+    "dev": ("dev", "dev"),
+    "test": ("test", "test"),
+    "train": ("train", "train"),
+    "fewshot": ("few-shot", "few-shot"),
+}
+
+PUBLISHED: dict[str, Both] = {  # model, how and source of kmlite/evaluation/published.py
+    "people": ("people", "사람"),
+    "Qwen3-8B with a LoRA": ("Qwen3-8B with a LoRA", "LoRA를 더한 Qwen3-8B"),
+    "always answering D": ("always answering D", "늘 D라고 답하기"),
+    published.ASKED_IN_PAPER: (published.ASKED_IN_PAPER, "논문 자체의 프롬프트; 글자는 부록 B의 방식(lm-eval v3.0부터와 같음)으로 읽음"),
+    published.NOT_KNOWN: (published.NOT_KNOWN, "프롬프트와 채점법이 함께 밝혀져 있지 않음"),
+    published.COLLECTED: (published.COLLECTED, "공개된 보고에서 모음; 원출처는 적혀 있지 않음"),
+    published.PAPER: (published.PAPER, "KorMedMCQA 논문, arXiv 2403.01469v3"),
+    published.LORA_CARD: (published.LORA_CARD, "dhkim0324/WeIN_bio_Qwen3-8B의 모델 카드"),
+    "those who sat the exams": ("those who sat the exams", "시험을 치른 사람들"),
+    "direct answer, 0-shot, its own prompt": ("direct answer, 0-shot, its own prompt", "바로 답하기, 0-shot, 자체 프롬프트"),
+    "counted on the test split": ("counted on the test split", "test 문제에서 셈"),
+    "KorMedMCQA test": ("KorMedMCQA test", "KorMedMCQA test"),
+}
+
+SUBJECTS: dict[str, Both] = {  # of KorMedMCQA
+    "doctor": ("doctor", "의사"),
+    "nurse": ("nurse", "간호사"),
+    "pharm": ("pharm", "약사"),
+    "dentist": ("dentist", "치과의사"),
+}
+
+MEMORY: dict[str, Both] = {  # parts of a plan, kmlite/models/memory.py
+    "weights": ("weights", "가중치"),
+    "embedding": ("embedding", "임베딩"),
+    "vision tower and norms": ("vision tower and norms", "비전 타워와 정규화 층"),
+    "LoRA, gradients, optimizer": ("LoRA, gradients, optimizer", "LoRA, 기울기, 옵티마이저"),
+    "new rows, gradients, optimizer": ("new rows, gradients, optimizer", "새 행, 기울기, 옵티마이저"),
+    "trained embedding, gradient, optimizer": ("trained embedding, gradient, optimizer", "학습하는 임베딩, 기울기, 옵티마이저"),
+    "copies of the embedding for a moment": ("copies of the embedding for a moment", "잠깐 생기는 임베딩 사본"),
+    "activations": ("activations", "활성값"),
+    "loss": ("loss", "손실"),
+    "CUDA": ("CUDA", "CUDA"),
+}
+
+
+def both(table: dict[str, Both], key: str) -> Both:
+    """The words for `key`, or the key itself in both languages where the table has none."""
+    return table.get(key, (key, key))

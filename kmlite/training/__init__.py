@@ -1,0 +1,1 @@
+"""From refined data to gradients."""

@@ -1,0 +1,327 @@
+"""One trainer for the three stages: rows of token ids with labels in, a trained adapter out; resumes by itself."""
+
+import statistics
+import time
+from pathlib import Path
+
+import click
+
+from kmlite import prompts
+from kmlite.cli import console
+from kmlite.files import read_record, write_json
+from kmlite.models.loading import bf16, fast_model, for_training, free, is_embedding, load_adapter, on_gpu, recomputes, set_trainable
+from kmlite.runs import processes
+from kmlite.training.callbacks import Measure, Measured, Meter, Stop, callbacks, check_room, last_checkpoint, thinned, trained_to_the_end
+from kmlite.training.loss import in_pieces
+from kmlite.training.packing import positions
+
+
+def conversation_rows(tokenizer, pairs: list[tuple[str, str]], length: int) -> tuple[list[dict], int]:
+    """({"input_ids", "labels", "record": place in `pairs`} rows, how many were longer than `length` and left out).
+
+    A row that does not fit is left out, not cut: a cut answer would teach to stop in the middle of it.
+    """
+    rows = []
+    for number, (prompt, answer) in enumerate(pairs):
+        ids, labels = prompts.conversation_ids(tokenizer, prompt, answer)
+        if len(ids) <= length:
+            rows.append({"input_ids": ids, "labels": labels, "record": number})
+    return rows, len(pairs) - len(rows)
+
+
+def collate(rows: list[dict], tokenizer, multiple: int, apart: bool):
+    """A batch padded on the right to the longest row; padding is neither seen nor counted in the loss.
+
+    Rows of packed text carry no labels: every token counts but <bos>, which no text leads to. They need no padding, and
+    where the backend keeps texts `apart` their positions begin anew with each text.
+
+    Not the library's collator: that pads on the tokenizer's side, which Unsloth flips between training and generation.
+    """
+    import torch
+
+    if "labels" not in rows[0]:
+        ids = torch.tensor([row["input_ids"] for row in rows])
+        labels = ids.masked_fill(ids == tokenizer.bos_token_id, prompts.IGNORED)
+        if apart:
+            at = torch.tensor([positions(row["input_ids"], tokenizer.bos_token_id) for row in rows])
+            return {"input_ids": ids, "labels": labels, "position_ids": at}
+        return {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)}
+    longest = -(-max(len(row["input_ids"]) for row in rows) // multiple) * multiple
+    batch: dict[str, list] = {"input_ids": [], "attention_mask": [], "labels": []}
+    for row in rows:
+        gap = longest - len(row["input_ids"])
+        batch["input_ids"].append(row["input_ids"] + [tokenizer.pad_token_id] * gap)
+        batch["attention_mask"].append([1] * len(row["input_ids"]) + [0] * gap)
+        batch["labels"].append(row["labels"] + [prompts.IGNORED] * gap)
+    return {name: torch.tensor(values) for name, values in batch.items()}
+
+
+def train(
+    model,
+    tokenizer,
+    rows,
+    folder: Path,
+    settings,
+    *,
+    save: str = "steps",
+    embeddings: str = "none",
+    embedding_learning_rate: float | None = None,
+    eval_rows: list[dict] | None = None,
+    order: str = "random",
+    epochs: float | None = None,
+    apart: bool = False,
+    every: Measure | None = None,
+    answer_weight: float = 1,
+) -> dict:
+    """Train `model` on `rows` (a Dataset or a list) with a recipe's settings; checkpoints go to `folder`.
+
+    Goes on from the last whole checkpoint in `folder`. Asserts which weights train, when it starts and when it goes on,
+    and after ten steps that these moved and the frozen ones did not. Out of memory, it halves the batch and doubles the
+    accumulation, at most three times, and goes on from the last step. SIGINT and SIGTERM end it after a step, saved.
+
+    Args:
+        save: "steps" or "epoch", when a checkpoint is written.
+        embeddings: the mode that `add_lora` was given.
+        order: of the rows: "random", "group_by_length" (little padding), or "sequential", as they are given. None depends on
+            the batch alone, so that a smaller one goes on at the same row.
+        epochs: over the rows; the settings' where not given.
+        apart: the backend keeps the texts of a packed row apart.
+        every: (steps, measure): call `measure` each so many steps; what it returns is kept with the curve.
+        answer_weight: of the last token of each answer in the loss, against 1 for the others; see kmlite/training/loss.py.
+
+    Returns:
+        {"steps", "rows", "loss" (mean, nats a token), "seconds", "curve": the trainer's log, "measured": {step: …},
+        "batch", "accumulation", "out_of_memory" (how often), "tokens_per_second" (padding not counted), "padding" (its share),
+        "peak_bytes" (GPU memory that tensors held at the most; None on a CPU)}. Rates are of this process's own part of the run;
+        None where it found the last step done.
+
+    Raises:
+        click.ClickException: the loss is not a number or jumped, the disk or the memory is full, or a stop was asked for.
+    """
+    fast_model()  # before trl: unsloth replaces its trainer
+    import torch
+    from transformers import TrainerState
+
+    note = folder / "batch.json"  # a run that goes on keeps what it had to fall back to
+    size = read_record(note) or {"batch": settings.batch, "accumulation": settings.accumulation, "out_of_memory": 0}
+    measured = Measured(folder / "measured.json")
+    while True:
+        trainer, meter, stop = prepare(
+            model,
+            tokenizer,
+            rows,
+            folder,
+            settings,
+            size,
+            save=save,
+            embeddings=embeddings,
+            embedding_learning_rate=embedding_learning_rate,
+            eval_rows=eval_rows,
+            order=order,
+            epochs=settings.epochs if epochs is None else epochs,
+            apart=apart,
+            every=every,
+            measured=measured,
+            answer_weight=answer_weight,
+        )
+        checkpoint = last_checkpoint(folder)
+        if checkpoint:
+            console.print(f"  going on from {checkpoint}")
+        if on_gpu():
+            torch.cuda.reset_peak_memory_stats()
+        started = time.time()
+        full = False
+        try:
+            with stop:
+                if checkpoint and trained_to_the_end(checkpoint):
+                    # the trainer would take one step more before it looks at how many there are
+                    load_adapter(model, checkpoint)
+                    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+                else:
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except torch.OutOfMemoryError:
+            full = True  # handled below, where the error no longer holds the step's tensors
+        except KeyboardInterrupt:
+            kept = last_checkpoint(folder)
+            where = f"the last checkpoint is {kept.name}" if kept else "there is no checkpoint yet"
+            raise click.ClickException(f"stopped at once; {where}. Run the same command to go on from there.") from None
+        except Exception as error:
+            # torch reads a checkpoint's state as weights alone; code in it is not run but ends here
+            if not checkpoint or "Weights only load failed" not in str(error):
+                raise
+            raise click.ClickException(
+                f"{checkpoint} holds something else than weights and numbers, so it is not read. It was damaged, or is not yours.\n"
+                f"  Remove that folder to go on from the one before, or add ARGS=--restart to begin anew."
+            ) from error
+        finally:
+            for callback in trainer.callback_handler.callbacks:
+                if hasattr(callback, "close"):
+                    callback.close()
+        if not full:
+            break
+        size = smaller(trainer, size, settings)
+        write_json(note, size)
+        del trainer
+        free()
+    if stop.asked:
+        raise click.ClickException(
+            f"stopped by {stop.asked} after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved. "
+            "Run the same command to go on."
+        )
+    seconds = time.time() - started
+    return {
+        "steps": trainer.state.global_step,
+        "rows": len(rows),
+        "loss": round(statistics.fmean(entry["loss"] for entry in trainer.state.log_history if "loss" in entry), 4),
+        "seconds": round(seconds, 1),
+        "curve": thinned(trainer.state.log_history, settings.log_every),
+        "measured": measured.points,
+        **size,
+        "tokens_per_second": round(meter.useful / max(seconds, 1e-9), 1) if meter.tokens else None,
+        "padding": round(1 - meter.useful / meter.tokens, 4) if meter.tokens else None,
+        "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu() else None,
+    }
+
+
+def prepare(
+    model,
+    tokenizer,
+    rows,
+    folder: Path,
+    settings,
+    size: dict,
+    *,
+    save,
+    embeddings,
+    embedding_learning_rate,
+    eval_rows,
+    order,
+    epochs,
+    apart,
+    every,
+    measured,
+    answer_weight,
+):
+    """(trl's trainer, the meter of its tokens, its stop) for one attempt at a batch and accumulation of `size`."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    together = processes()
+    if size["accumulation"] % together:
+        raise click.ClickException(f"GPUS={together} does not divide the accumulation of {size['accumulation']}: add --accumulation.")
+    accumulation = size["accumulation"] // together
+    arguments = SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=epochs,
+        max_steps=settings.max_steps,
+        per_device_train_batch_size=size["batch"],
+        per_device_eval_batch_size=size["batch"],
+        gradient_accumulation_steps=accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup,  # below 1 it is a share of all steps
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        optim="adamw_8bit" if on_gpu() else "adamw_torch",
+        bf16=on_gpu() and bf16(),
+        fp16=on_gpu() and not bf16(),  # cards before Ampere; Unsloth keeps Gemma from overflowing
+        use_cpu=not on_gpu(),
+        gradient_checkpointing=recomputes(settings.checkpointing),
+        logging_steps=1,  # each step's loss is looked at; `thinned` keeps one in log_every
+        save_strategy=save,
+        save_steps=settings.save_every if save == "steps" else 500,
+        save_total_limit=2,
+        eval_strategy="steps" if eval_rows else "no",
+        eval_steps=settings.eval_every if eval_rows else None,
+        prediction_loss_only=True,
+        logging_nan_inf_filter=False,  # else a loss that is no number is logged as the last one that was
+        seed=settings.seed,
+        data_seed=settings.seed,
+        max_length=settings.length,
+        packing=False,  # plain text comes packed; a custom collator turns trl's packing off
+        padding_free=False,
+        dataset_kwargs={"skip_prepare_dataset": True},  # ids and labels are ours, the same on a CPU and a GPU
+        remove_unused_columns=False,
+        train_sampling_strategy=order,
+        dataloader_num_workers=0,
+        ddp_find_unused_parameters=False,  # all that trains is used in each step
+        report_to=settings.report_to,
+        disable_tqdm=True,
+    )
+    for_training(model, tokenizer)
+    multiple = 8 if on_gpu() else 1  # tensor cores want multiples of 8
+    meter, stop = Meter(accumulation, together), Stop()
+
+    def batch(rows: list[dict]) -> dict:
+        out = collate(rows, tokenizer, multiple, apart)
+        meter.note(rows, out)
+        return out
+
+    trainer_class = SFTTrainer
+    if answer_weight != 1 or embeddings == "new":
+        trainer_class = in_pieces(SFTTrainer, answer_weight, tokenizer.convert_tokens_to_ids("<end_of_turn>"))
+    trainer = trainer_class(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows) if isinstance(rows, list) else rows,
+        eval_dataset=Dataset.from_list(eval_rows).remove_columns("record") if eval_rows else None,
+        processing_class=tokenizer,
+        data_collator=batch,
+        optimizers=(optimizer(model, arguments, embedding_learning_rate), None),
+    )
+    # trl casts what trains on a quantised base to bfloat16; before a checkpoint is read back, or its float32 would be rounded
+    set_trainable(model, embeddings)
+    for callback in list(trainer.callback_handler.callbacks):
+        if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
+            trainer.remove_callback(callback)
+    for callback in callbacks(model, tokenizer, folder, embeddings, settings, meter, stop, every, measured):
+        trainer.add_callback(callback)
+    return trainer, meter, stop
+
+
+def smaller(trainer, size: dict, settings) -> dict:
+    """The next batch and accumulation after the memory was full; the last finished step is saved first.
+
+    Raises:
+        click.ClickException: the batch is 1 already, or this was the fourth time.
+    """
+    batch, times = size["batch"], size["out_of_memory"]
+    if batch == 1 or times == 3 or processes() > 1:
+        raise click.ClickException(
+            f"out of GPU memory at batch {batch}, {settings.length} tokens a row. nvidia-smi shows who else uses the card.\n"
+            f"  make doctor shows what fits; less takes: ARGS='--batch 1 --length {settings.length // 2} --precision 4bit'."
+        )
+    trainer.model.zero_grad(set_to_none=True)
+    folder, step = Path(trainer.args.output_dir), trainer.state.global_step
+    if step and last_checkpoint(folder) != folder / f"checkpoint-{step}":  # a whole one is not written over: a kill would tear it
+        check_room(folder, trainer.model)
+        trainer._save_checkpoint(trainer.model, trial=None)
+    factor = 2 if batch % 2 == 0 else batch
+    now = {"batch": batch // factor, "accumulation": size["accumulation"] * factor, "out_of_memory": times + 1}
+    console.print(
+        f"  out of GPU memory: batch {batch} → {now['batch']}, accumulation {size['accumulation']} → {now['accumulation']}, "
+        f"going on from step {trainer.state.global_step}"
+    )
+    return now
+
+
+def optimizer(model, arguments, embedding_learning_rate: float | None):
+    """The trainer's own optimizer with the embedding rows in a group of their own, at their own rate, without decay."""
+    from transformers import Trainer
+
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    weights: dict[bool, list] = {True: [], False: []}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            weights[is_embedding(name)].append(weight)
+    groups = [{"params": weights[False], "weight_decay": arguments.weight_decay, "lr": arguments.learning_rate}]
+    if weights[True]:
+        if on_gpu():
+            # 8-bit Adam state is too coarse for embedding rows; bitsandbytes keeps 32 bits only for what it knows as nn.Embedding
+            from bitsandbytes.optim import GlobalOptimManager
+
+            for weight in weights[True]:
+                GlobalOptimManager.get_instance().override_config(weight, "optim_bits", 32)
+        rate = embedding_learning_rate or arguments.learning_rate
+        groups.append({"params": weights[True], "weight_decay": 0.0, "lr": rate})
+    return kind(groups, **options)
