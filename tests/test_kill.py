@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kmlite import paths
+from kmlite import files, paths
 
 SEED = 5
 KILLS_IN_SAVING, KILLS_BY_CLOCK = 4, 2  # of each stage
