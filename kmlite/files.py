@@ -1,13 +1,21 @@
 """Files that are there whole or not at all, read back without surprises, and known again by their bytes."""
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
+
 WHOLE = 64 << 20  # bytes of a file that its fingerprint reads from either end: weights of 8 GB must not take a minute
+LOCK = ".lock"
 
 
 def rank() -> int:
@@ -51,6 +59,42 @@ def read_lines(path: Path) -> list[dict]:
 
 def write_lines(path: Path, records: list[dict]) -> None:
     write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+@contextlib.contextmanager
+def lock(folder: Path, what: str) -> Iterator[None]:
+    """Keep other runs out of a folder while the block writes in it. The kernel drops the lock with the process, however that ends.
+
+    Args:
+        what: the step that writes, for the sentence that a second run prints: "stage1".
+
+    Raises:
+        click.ClickException: another process holds the folder; names its step and process id.
+    """
+    if rank():
+        yield  # of several processes that train together, 0 holds it
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    # lockf, not flock: a forked worker that outlives a killed run does not hold it
+    with open(folder / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                click.echo(f"  {folder}: its file system has no locks; do not start a second run on it", err=True)
+                yield
+                return
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            file.seek(0)
+            raise click.ClickException(
+                f"another run writes in {folder}: {file.read().strip() or 'it has just begun'}.\n"
+                "  Wait for it to end, stop it, or name another folder."
+            ) from error
+        file.truncate(0)
+        file.write(f"{what}, process {os.getpid()} on {os.uname().nodename}, since {time.strftime('%Y-%m-%d %H:%M')}\n")
+        file.flush()
+        yield
 
 
 def put_in_place(partial: Path, final: Path) -> None:
