@@ -20,7 +20,8 @@ from pathlib import Path
 
 import click
 
-from kmlite import paths, records
+from kmlite import paths
+from kmlite.refine import readers
 
 OWN = paths.ROOT / "data/01_raw"
 SENTENCE = re.compile(r"(?<=[.!?다])\s+")
@@ -80,8 +81,8 @@ def make_corpus(source: Path, out: Path, megabytes: int) -> Path:
     chosen = random.Random(1)
     texts = [
         value["text"]
-        for file in records.raw_files(source / paths.RAW_TEXT)
-        for _, _, value, problem in records.read_raw(file, source)
+        for file in readers.raw_files(source / paths.RAW_TEXT)
+        for _, _, value, problem in readers.read_raw(file, source)
         if problem is None and isinstance(value.get("text"), str)
     ]
     pools = [[s for s in SENTENCE.split(text) if 10 < len(s) < 400] for text in texts]
@@ -161,7 +162,7 @@ def tasks_of(corpus: Path, out: Path) -> list:
     from kmlite.refine import shards
     from kmlite.refine.worker import Task
 
-    files = records.raw_files(corpus / paths.RAW_TEXT)
+    files = readers.raw_files(corpus / paths.RAW_TEXT)
     (out / "stems.json").write_text("[]")
     return [
         Task(shard, str(corpus), str(out / str(i)), ["text"], 100, 0.01, 1000, str(out / "stems.json"))
@@ -236,7 +237,7 @@ def naive(corpus: Path, out: Path) -> None:
         seen.add(key)
         return True
 
-    files = [str(file) for file in records.raw_files(corpus / paths.RAW_TEXT)]
+    files = [str(file) for file in readers.raw_files(corpus / paths.RAW_TEXT)]
     data = load_dataset("json", data_files=files, split="train", cache_dir=str(out / "cache"))
     assert isinstance(data, Dataset)
     data.map(clean).filter(keep).to_json(out / "train.jsonl", force_ascii=False)
@@ -317,8 +318,8 @@ def stages(corpus: Path, size: float) -> dict[str, float]:
         return out
 
     batch.signatures(batch.measure(cleaning.clean_all(["의학"])))  # their tables are made once a process
-    files = records.raw_files(corpus / paths.RAW_TEXT)
-    found = timed("read JSON lines", lambda file: [raw.value["text"] for raw in records.read_raw(file, corpus)], files)
+    files = readers.raw_files(corpus / paths.RAW_TEXT)
+    found = timed("read JSON lines", lambda file: [raw.value["text"] for raw in readers.read_raw(file, corpus)], files)
     raw = [some for file in found for some in batches(file)]
     timed("clean: look at the signs", cleaning.look, raw)
     cleaned = [[one for one in some if len(one) >= 100] for some in timed("clean: all of it", cleaning.clean_all, raw)]

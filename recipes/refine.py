@@ -59,7 +59,7 @@ class Funnel:
 
         self.reasons[reason] += 1
         if self.reasons[reason] <= self.most:
-            from kmlite.records import shown
+            from kmlite.refine.readers import shown
 
             row = {"reason": reason, "source": source, "line": line, "record": shown(record)}
             self.file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
@@ -81,8 +81,8 @@ class Funnel:
 
 def main(settings: Settings) -> None:
     from kmlite import runs
-    from kmlite.records import JSON_MOST, raw_files
     from kmlite.refine import batch, text
+    from kmlite.refine.readers import JSON_MOST, raw_files
 
     raw, refined = settings.raw, settings.refined
     paths.require(raw, "Put raw data there (README, “Your own data”), or name its folder: make refine RAW=…")
@@ -179,8 +179,8 @@ def remove(path: Path) -> None:
 
 def refine_exam(files: list[Path], settings: Settings, out: Path, funnel: dict) -> dict[str, list[dict]]:
     """Check questions, drop duplicates, and set aside a train question that stands in dev or test."""
-    from kmlite.records import read_raw
     from kmlite.refine import exam
+    from kmlite.refine.readers import read_raw
 
     splits: dict[str, list[dict]] = {"train": [], "dev": [], "test": [], "fewshot": []}
     if not files:
@@ -216,9 +216,9 @@ def refine_exam(files: list[Path], settings: Settings, out: Path, funnel: dict) 
 
 
 def refine_dictionary(files: list[Path], settings: Settings, out: Path, stems: list[str], funnel: dict) -> None:
-    from kmlite.records import read_raw
     from kmlite.refine import dictionary
     from kmlite.refine.duplicates import ExamStems
+    from kmlite.refine.readers import read_raw
 
     if not files:
         return

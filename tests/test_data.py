@@ -5,7 +5,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from kmlite import paths, records
+from kmlite import paths
+from kmlite.refine import readers
 from recipes import data
 
 PAGES = [{"title": f"{i}", "text": f"글 {i}"} for i in range(50)]
@@ -57,7 +58,7 @@ def test_exam_questions_of_four_professions_and_pages(tmp_path, hub):
     assert written(tmp_path / WIKIPEDIA) == PAGES
     assert ("sean0042/KorMedMCQA", "nurse", "dev", "abc123", True) in hub.asked
     assert ("wikimedia/wikipedia", "20231101.ko", "train", "abc123", True) in hub.asked
-    assert [p.name for p in records.raw_files(tmp_path / paths.RAW_TEXT)] == ["train.jsonl"]  # the notes are no data
+    assert [p.name for p in readers.raw_files(tmp_path / paths.RAW_TEXT)] == ["train.jsonl"]  # the notes are no data
     hub.asked.clear()
     assert "there already" in run(tmp_path).output
     assert hub.asked == []

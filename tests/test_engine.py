@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from kmlite import paths, records
-from kmlite.refine import engine, shards
+from kmlite.refine import engine, readers, shards
 from kmlite.refine.cleaning import clean
 from kmlite.refine.text import judge
 from recipes import refine
@@ -89,7 +89,7 @@ def test_a_file_in_pieces_gives_each_record_once_and_in_order(tmp_path, name, wr
     write(tmp_path / name, table)
     pieces = shards.cut(tmp_path / name, tmp_path, size)
     assert (len(pieces) > 1) == (size < 10_000)
-    found = [raw.value for piece in pieces for raw in records.read_raw(tmp_path / name, tmp_path, piece.start, piece.stop)]
+    found = [raw.value for piece in pieces for raw in readers.read_raw(tmp_path / name, tmp_path, piece.start, piece.stop)]
     assert found == table
 
 
@@ -99,14 +99,14 @@ def test_lines_of_any_length_at_any_bound(tmp_path, end):
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines) + end)
     for size in range(1, 90):
         pieces = shards.cut(tmp_path / "a.jsonl", tmp_path, size)
-        found = [raw.value["n"] for p in pieces for raw in records.read_raw(tmp_path / "a.jsonl", tmp_path, p.start, p.stop)]
+        found = [raw.value["n"] for p in pieces for raw in readers.read_raw(tmp_path / "a.jsonl", tmp_path, p.start, p.stop)]
         assert found == list(range(60)), size
 
 
 def test_small_files_share_a_shard_and_keep_their_order(tmp_path):
     for i in range(10):
         write_jsonl(tmp_path / f"{i}.jsonl", rows(3))
-    files = records.raw_files(tmp_path)
+    files = readers.raw_files(tmp_path)
     size = files[0].stat().st_size
     planned = shards.plan(files, tmp_path, size * 4)
     assert [len(shard) for shard in planned] == [4, 4, 2]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kmlite import paths, records
+from kmlite import paths
+from kmlite.refine import readers
 from recipes import refine
 
 SAMPLE_REASONS = {
@@ -146,7 +147,7 @@ def test_what_is_set_aside_can_be_found_again(once, kind):
         if row["reason"] == "not_json":
             assert line.startswith(row["record"][:100])
         elif isinstance(row["record"], str):
-            assert json.loads(line)["text"][: records.REJECTED_CHARACTERS] == row["record"]
+            assert json.loads(line)["text"][: readers.REJECTED_CHARACTERS] == row["record"]
         else:
             assert json.loads(line) == row["record"]
 
@@ -532,7 +533,7 @@ def test_a_run_that_is_killed_while_it_moves_its_results_is_not_taken_as_done(ou
 
 
 def test_a_json_too_large_to_be_read_whole_is_refused_with_the_command_that_mends_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "JSON_MOST", 100)
+    monkeypatch.setattr(readers, "JSON_MOST", 100)
     folder = tmp_path / "raw" / paths.RAW_TEXT
     folder.mkdir(parents=True)
     (folder / "a.jsonl").write_text(json.dumps({"text": "가" * 200}), encoding="utf-8")  # lines may be as many as they like

@@ -11,8 +11,8 @@ import numpy as np
 import orjson
 
 from kmlite import paths
-from kmlite.records import REJECTED_CHARACTERS
 from kmlite.refine.duplicates import KEPT, REASONS, find_duplicates
+from kmlite.refine.readers import REJECTED_CHARACTERS
 from kmlite.refine.worker import Task, put
 
 TRAIN, HELDOUT = 0, 255  # besides the reasons of dedup, what becomes of a text

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from kmlite.records import arrow_batches
+from kmlite.refine.readers import arrow_batches
 
 
 class Piece(NamedTuple):
-    """A file, or a part of it: see `records.read_raw` for what `start` and `stop` count."""
+    """A file, or a part of it: see `readers.read_raw` for what `start` and `stop` count."""
 
     file: str  # below the raw folder
     start: int

@@ -13,10 +13,10 @@ import orjson
 import xxhash
 
 from kmlite import files
-from kmlite.records import Raw, read_raw, shown
 from kmlite.refine import batch, text
 from kmlite.refine.cleaning import clean_all
 from kmlite.refine.duplicates import ExamStems
+from kmlite.refine.readers import Raw, read_raw, shown
 from kmlite.refine.shards import Piece
 
 BATCH = 150_000  # characters cleaned and measured at once: their arrays stay in the cache of a core
