@@ -104,7 +104,7 @@ test-gpu: $(STAMP) ## the tests that need a CUDA card
 
 rehearse-gpu: $(STAMP) ## Unsloth's GPU code, computed on a CPU: the stages' tests and those of test-gpu (slow)
 	test -d .venv/triton || $(PY) -m pip install -q --no-deps --target .venv/triton triton==3.7.1
-	KMLITE_REHEARSE=1 $(PY) -m pytest -p tests.gpu.unsloth_on_cpu tests/gpu tests/test_stages.py tests/test_loss.py tests/test_new_rows.py $(ARGS)
+	KMLITE_REHEARSE=1 $(PY) -m pytest -p tests.gpu.unsloth_on_cpu tests/gpu tests/test_stages.py tests/training/test_loss.py tests/models/test_new_rows.py $(ARGS)
 
 test: $(EXTRAS) ## run the tests
 	$(PY) -m pytest $(ARGS)

@@ -65,7 +65,7 @@ def conclusion_letter(cot: str) -> str | None:
 
 
 # The task kormedmcqa of lm-eval 0.4.13, word for word (lm_eval/tasks/kormedmcqa/): its version, its stops, its way to read an
-# answer, which is appendix B of the paper (arXiv 2403.01469). tests/test_harness.py holds them against the package itself.
+# answer, which is appendix B of the paper (arXiv 2403.01469). tests/evaluation/test_harness.py holds them against the package itself.
 HARNESS = {"package": "lm-eval 0.4.13", "task": "kormedmcqa", "version": "3.0"}
 HARNESS_STOPS = ("Q:", "</s>", "<|im_end|>", ".", "\n\n")
 HARNESS_CHOICES = [

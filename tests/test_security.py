@@ -200,7 +200,7 @@ def test_a_download_names_its_revision_and_the_commit_is_recorded(base, tmp_path
 
 
 def test_data_are_fetched_at_a_commit():
-    """make data asks the Hub for the newest commit and fetches that (tests/test_data.py); no call leaves the revision out."""
+    """make data asks the Hub for the newest commit and fetches that (tests/refine/test_data.py); no call leaves the revision out."""
     for source in SOURCES:
         for call in re.findall(r"(?:snapshot_download|hf_hub_download|load_dataset)\([^)\n]*\)", source.read_text(encoding="utf-8")):
             local = call.startswith('load_dataset("json", data_files=')
