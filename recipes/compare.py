@@ -21,47 +21,58 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    from kmlite import files, runs
-    from kmlite.evaluation import scoring
+    from kmlite import runs
+    from kmlite.evaluation import scoring, statistics
 
-    found = []
-    for folder in (settings.a, settings.b):
-        hint = "make eval writes it; name the folder that holds it: make compare A=… B=…"
-        record = files.read_json(paths.require(folder / paths.EVALUATION, hint))
-        found.append((record, files.read_lines(paths.require(folder / paths.PREDICTIONS, hint))))
-    (first, a), (second, b) = found
+    (first, a), (second, b) = read(settings.a), read(settings.b)
     unlike = runs.differences(asked_how(first), asked_how(second))
-    if unlike or [p["question"] for p in a] != [p["question"] for p in b]:
+    if not unlike and asked_what(a) != asked_what(b):
+        unlike = ["the questions themselves, or their right answers"]
+    if unlike:
         raise click.ClickException(
-            "the two were not asked the same questions in the same way:\n  " + "\n  ".join(unlike or ["the questions differ"])
+            "not comparable. What differs between A and B besides the model:\n  "
+            + "\n  ".join(unlike)
+            + "\n  Evaluate one of them again as the other was (ARGS=--restart where make eval says that nothing changed)."
         )
-    result = scoring.compare(a, b)
+    result = statistics.paired(a, b)
     low, high = result["interval"]
-    console.print(f"[bold]compare[/]  {result['n']:,} questions")
-    console.print(f"  A  {scoring.in_words(result['first'])}  {settings.a}")
-    console.print(f"  B  {scoring.in_words(result['second'])}  {settings.b}")
+    console.print(f"[bold]compare[/]  {result['n']:,} questions" + (f", {len(a):,} answers" if len(a) > result["n"] else ""))
+    for name, folder, answers in (("A", settings.a, a), ("B", settings.b, b)):
+        console.print(f"  {name}  {scoring.in_words(scoring.score_of(answers))}  {folder}", markup=False)
+    if first["plan"]["model"]["fingerprint"] == second["plan"]["model"]["fingerprint"]:
+        console.print("  A and B are the same model")
     console.print(
-        f"  [bold]B − A: {result['difference']:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}; exact McNemar p = {result['p']:.3g}[/]"
+        f"  [bold]B − A: {result['difference']:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}; exact test p = {result['p']:.3g}[/]"
     )
     console.print("  a difference" if result["p"] < 0.05 else "  no difference that these questions can show (p ≥ 0.05)")
+    before, after = ({p["number"]: p for p in reversed(answers)} for answers in (a, b))  # the question as it stands, of several orders
     for name, numbers in (("gained", result["gained"]), ("lost", result["lost"])):
         console.print(f"  {name}: {len(numbers)}")
         for number in numbers[: settings.show]:
-            before, after = a[number - 1], b[number - 1]
-            text = " ".join(before["question"].split())[:70]
-            console.print(
-                f"    {number:>5}  {before['answer'] or '–'} → {after['answer'] or '–'} (right: {before['expected']})  {text}", markup=False
-            )
+            text = " ".join(before[number]["question"].split())[:70]
+            letters = f"{before[number]['answer'] or '–'} → {after[number]['answer'] or '–'} (right: {before[number]['expected']})"
+            console.print(f"    {number:>5}  {letters}  {text}", markup=False)
+
+
+def read(folder: Path) -> tuple[dict, list[dict]]:
+    """(the record of an evaluation, its predictions)."""
+    from kmlite import files
+
+    hint = "make eval writes it; name the folder that holds it: make compare A=… B=…"
+    record, answers = (paths.require(folder / name, hint) for name in (paths.EVALUATION, paths.PREDICTIONS))
+    return files.read_json(record), files.read_lines(answers)
 
 
 def asked_how(record: dict) -> dict:
-    """What must be the same for a comparison: data, scorer, prompt."""
-    settings = record["plan"]["settings"]
-    return {
-        **{k: settings[k] for k in ("split", "scorer", "permute")},
-        "prompt": record["prompt"],
-        "data": record["plan"]["data"],
-    }
+    """All that a figure depends on besides the model: a difference in any of it would be taken for one of the models."""
+    plan = record["plan"]
+    settings = {key: value for key, value in plan["settings"].items() if key not in ("base", "precision")}
+    precision = record.get("precision") or f"{plan['settings'].get('precision')}, as chosen on {record.get('device')}"
+    return {**settings, "precision": precision, **{key: plan.get(key) for key in ("prompt", "data", "fewshot")}}
+
+
+def asked_what(predictions: list[dict]) -> list[tuple]:
+    return [(p["number"], p.get("order", 0), p["question"], p["expected"]) for p in predictions]
 
 
 command = recipe(Settings)(main)

@@ -119,6 +119,7 @@ def main(settings: Settings) -> None:
         "plan": plan,
         "summary": summary,
         "prompt": plan["prompt"],
+        "precision": f"{precision}, {str(loaded.dtype).removeprefix('torch.')}",  # of the weights, and what they compute in
         "test_openings": openings,
         "stand_in": stand_in,
         "seconds": round(time.time() - started, 1),

@@ -28,8 +28,8 @@ def character_f1(found: str, expected: str) -> float:
     return 2 * shared / max(1, sum(a.values()) + sum(b.values()))
 
 
-def recall(model, tokenizer, entries: list[dict], *, batch: int, max_new_tokens: int = 128) -> dict:
-    """How near the definitions that the model writes for the terms of `entries` come to theirs.
+def recall(model, tokenizer, entries: list[dict], *, batch: int, max_new_tokens: int = 128) -> dict | None:
+    """How near the definitions that the model writes for the terms of `entries` come to theirs; None where there are none.
 
     Returns:
         {"n", "f1": mean character F1, 0 to 1, "chrf": chrF of all together (Popović, WMT 2015; sacrebleu's, character n-grams up
@@ -38,7 +38,7 @@ def recall(model, tokenizer, entries: list[dict], *, batch: int, max_new_tokens:
     from sacrebleu.metrics import CHRF
 
     if not entries:
-        return {"n": 0, "f1": 0.0, "chrf": 0.0}
+        return None
     asked = [prompts.dictionary_prompt(entry["term"]) for entry in entries]
     turns = generation.generate(model, tokenizer, asked, max_new_tokens=max_new_tokens, batch=batch)
     written = [prompts.ENDS.split(turn)[0].strip() for turn in turns]
@@ -107,10 +107,12 @@ def show(before: dict, after: dict) -> None:
     table = Table("", "before", "after", "", title="Stage 1, before and after")
     for key, name in (("taught", "taught"), ("heldout", "held-out")):
         cells = ["–" if part[key] is None else f"{part[key]:.4f}" for part in (before, after)]
-        table.add_row(f"bits per character, {name} definitions", *cells, "" if before[key] is not None else "nothing is held out")
-    n = f"{after['recall']['n']} taught terms"
-    table.add_row("definitions from memory, character F1", *(f"{part['recall']['f1']:.1%}" for part in (before, after)), n)
-    table.add_row("definitions from memory, chrF (0–100)", *(f"{part['recall']['chrf']:.1f}" for part in (before, after)), n)
+        why = f"no {name} definitions, or none that fits the length: not measured"
+        table.add_row(f"bits per character, {name} definitions", *cells, why if before[key] is None else "")
+    if after["recall"]:
+        n = f"{after['recall']['n']} taught terms"
+        table.add_row("definitions from memory, character F1", *(f"{part['recall']['f1']:.1%}" for part in (before, after)), n)
+        table.add_row("definitions from memory, chrF (0–100)", *(f"{part['recall']['chrf']:.1f}" for part in (before, after)), n)
     for key, name in (("taught", "taught"), ("heldout", "held-out")):
         scores = [part["choice"][key] for part in (before, after)]
         if None in scores:

@@ -72,8 +72,8 @@ def row_losses(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> lis
     return out
 
 
-def bits_per_character(model, tokenizer, texts: list[str], length: int) -> float:
-    """Bits per character of plain texts, comparable between tokenizers where perplexity is not.
+def bits_per_character(model, tokenizer, texts: list[str], length: int) -> float | None:
+    """Bits per character of plain texts, comparable between tokenizers where perplexity is not; None where there is no character.
 
     Texts longer than `length` tokens are measured in windows, each with its own <bos>. Counts every token of the text and
     not the <eos> behind it.
@@ -85,18 +85,21 @@ def bits_per_character(model, tokenizer, texts: list[str], length: int) -> float
         for start in range(0, len(ids), room):
             window = [tokenizer.bos_token_id, *ids[start : start + room]]
             rows.append((window, [prompts.IGNORED, *window[1:]]))
-    return total_loss(model, tokenizer, rows) / math.log(2) / sum(map(len, texts))
+    return total_loss(model, tokenizer, rows) / math.log(2) / sum(map(len, texts)) if any(texts) else None
 
 
-def answer_bits(model, tokenizer, pairs: list[tuple[str, str]], length: int) -> float:
-    """Bits per character of the answers in (prompt, answer) pairs, <end_of_turn> included; too long ones are left out."""
+def answer_bits(model, tokenizer, pairs: list[tuple[str, str]], length: int) -> float | None:
+    """Bits per character of the answers in (prompt, answer) pairs, <end_of_turn> included; None where no pair fits `length` tokens.
+
+    A pair that is longer is left out.
+    """
     rows, characters = [], 0
     for prompt, answer in pairs:
         ids, labels = prompts.conversation_ids(tokenizer, prompt, answer)
         if len(ids) <= length:
             rows.append((ids, labels))
             characters += len(answer)
-    return total_loss(model, tokenizer, rows) / math.log(2) / max(1, characters)
+    return total_loss(model, tokenizer, rows) / math.log(2) / characters if characters else None
 
 
 def left_padded(heads: list[list[int]], pad: int, batch: int, device, work: Callable[[list[int], Any, Any], None]) -> None:

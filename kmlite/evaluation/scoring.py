@@ -1,7 +1,6 @@
 """Exam questions to answers to figures: two scorers, intervals, position bias, calibration, and two models compared."""
 
 import json
-import math
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import click
 
 from kmlite import paths, prompts
+from kmlite.evaluation import statistics
 from kmlite.evaluation.generation import generate, generate_plain, left_padded
 from kmlite.models.loading import for_inference
 
@@ -107,6 +107,10 @@ def letter_answers(model, tokenizer, asked: list[str], batch: int) -> list[dict]
             logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=1, use_cache=False).logits[:, -1].float()
         whole = logits.softmax(-1)[:, [ids[0] for ids in letters]]
         share = whole / whole.sum(-1, keepdim=True)
+        if not torch.isfinite(share).all():  # the largest of five NaNs would be A
+            raise click.ClickException(
+                "the model's probabilities are not numbers (NaN): its weights are damaged, or overflow in this precision."
+            )
         for i, five, mass in zip(chosen, share.tolist(), whole.sum(-1).tolist(), strict=True):
             best = max(range(5), key=lambda k: five[k])
             out[i] = {"answer": prompts.LETTERS[best], "probabilities": [round(p, 6) for p in five], "mass": round(mass, 6)}
@@ -133,34 +137,34 @@ def answer_rotated(model, tokenizer, questions: list[dict], orders: int, **how) 
     return out
 
 
-def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95% interval of a share (E. B. Wilson, JASA 22, 1927), as shares; (0, 1) for n = 0."""
-    if n == 0:
-        return 0.0, 1.0
-    share = right / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def score(right: int, n: int) -> dict:
     """{"n", "right", "accuracy" and "interval" in percent}."""
-    low, high = wilson(right, n)
-    return {"n": n, "right": right, "accuracy": round(100 * right / max(1, n), 2), "interval": [round(100 * low, 2), round(100 * high, 2)]}
+    return {"n": n, "right": right, **in_percent(right / max(1, n), statistics.wilson(right, n))}
+
+
+def score_of(predictions: list[dict]) -> dict:
+    """The same of predictions, of which several may be of one question: "n" counts answers, "questions" what they are of."""
+    questions = list(statistics.by_question(predictions).values())
+    right = sum(map(sum, questions))
+    several = {"questions": len(questions)} if len(questions) < len(predictions) else {}
+    n = len(predictions)
+    return {"n": n, **several, "right": right, **in_percent(right / max(1, n), statistics.interval(questions))}
+
+
+def in_percent(share: float, interval: tuple[float, float]) -> dict:
+    return {"accuracy": round(100 * share, 2), "interval": [round(100 * bound, 2) for bound in interval]}
 
 
 def summarise(predictions: list[dict]) -> dict:
     """Accuracy over all (micro), the mean of the subjects' (macro), by subject and, where it is known, by year, with 95% intervals.
 
-    An unreadable answer is wrong.
-
-    With probabilities also the calibration error; with several orders of the options also consistency and pull. The interval
-    counts each order as an observation of its own, which it is not quite.
+    An unreadable answer is wrong. With probabilities also the calibration error; with several orders of the options also
+    consistency and pull. Intervals count each question once, in however many orders it was asked.
     """
     by_subject = scores_by(predictions, "subject")
     letters = Counter(prediction["answer"] or "unreadable" for prediction in predictions)
     summary = {
-        **score(sum(p["right"] for p in predictions), len(predictions)),
+        **score_of(predictions),
         "macro": round(sum(part["accuracy"] for part in by_subject.values()) / max(1, len(by_subject)), 2),
         "by_subject": by_subject,
         **({"by_year": scores_by(predictions, "year")} if any("year" in p for p in predictions) else {}),
@@ -178,8 +182,8 @@ def summarise(predictions: list[dict]) -> dict:
 def scores_by(predictions: list[dict], key: str) -> dict[str, dict]:
     groups = defaultdict(list)
     for prediction in predictions:
-        groups[str(prediction.get(key, "unknown"))].append(prediction["right"])
-    return {name: score(sum(rights), len(rights)) for name, rights in sorted(groups.items())}
+        groups[str(prediction.get(key, "unknown"))].append(prediction)
+    return {name: score_of(group) for name, group in sorted(groups.items())}
 
 
 def calibration_error(predictions: list[dict], bins: int = 10) -> float:
@@ -202,35 +206,6 @@ def position_bias(predictions: list[dict]) -> dict:
     answered, right = (Counter(p[key] for p in predictions) for key in ("answer", "expected"))
     pull = {letter: round((answered[letter] - right[letter]) / len(predictions), 4) for letter in prompts.LETTERS}
     return {"orders": len(predictions) // len(chosen), "consistency": round(same / len(chosen), 4), "pull": pull}
-
-
-def compare(first: list[dict], second: list[dict]) -> dict:
-    """The paired difference of two models on the same questions, in percentage points, second minus first.
-
-    Returns:
-        {"n", "first", "second" (accuracies), "difference", "interval" (95%, Agresti and Min's adjusted Wald, Statistics in
-        Medicine 24, 2005), "p" (exact McNemar test, two-sided), "gained", "lost": places in the lists that flipped, from 1}.
-    """
-    pairs = list(zip(first, second, strict=True))
-    n = len(pairs)
-    gained = [i for i, (a, b) in enumerate(pairs, 1) if b["right"] and not a["right"]]
-    lost = [i for i, (a, b) in enumerate(pairs, 1) if a["right"] and not b["right"]]
-    up, down = len(gained) + 0.5, len(lost) + 0.5  # half a question in each of the four cells
-    size = n + 2
-    middle = (up - down) / size
-    half = 1.959964 * math.sqrt((up + down) - (up - down) ** 2 / size) / size
-    flips, fewer = len(gained) + len(lost), min(len(gained), len(lost))
-    p = min(1.0, 2 * sum(math.comb(flips, k) for k in range(fewer + 1)) / 2**flips)
-    return {
-        "n": n,
-        "first": score(sum(a["right"] for a, _ in pairs), n),
-        "second": score(sum(b["right"] for _, b in pairs), n),
-        "difference": round(100 * (len(gained) - len(lost)) / max(1, n), 2),
-        "interval": [round(100 * max(-1.0, middle - half), 2), round(100 * min(1.0, middle + half), 2)],
-        "p": p,
-        "gained": gained,
-        "lost": lost,
-    }
 
 
 def in_words(part: dict) -> str:

@@ -33,14 +33,14 @@ def prepare(refined: Path, *, texts: int, entries: int, questions: int, length: 
 
 
 def bits(model, tokenizer, gauge: Gauge) -> dict[str, float]:
-    """Bits per character by kind of text."""
-    found = {}
+    """Bits per character by kind of text; what could not be measured (no text, or none that fits the length) is left out."""
+    found: dict[str, float | None] = {}
     if gauge.korean:
         found["korean"] = generation.bits_per_character(model, tokenizer, gauge.korean, gauge.length)
     if gauge.dictionary:
         found["dictionary"] = generation.answer_bits(model, tokenizer, gauge.dictionary, gauge.length)
     found["english"] = generation.bits_per_character(model, tokenizer, gauge.english, gauge.length)
-    return found
+    return {kind: value for kind, value in found.items() if value is not None}
 
 
 def measure(model, tokenizer, gauge: Gauge) -> dict:
@@ -55,7 +55,7 @@ def measure(model, tokenizer, gauge: Gauge) -> dict:
 def is_worse(before: dict, after: dict) -> list[str]:
     """What got worse: Korean costs more bits, or dev accuracy fell below the interval it began with."""
     reasons = []
-    if "korean" in before["bits"] and after["bits"]["korean"] > before["bits"]["korean"]:
+    if "korean" in before["bits"].keys() & after["bits"].keys() and after["bits"]["korean"] > before["bits"]["korean"]:
         reasons.append(f"Korean text costs {after['bits']['korean']:.4f} bits per character, {before['bits']['korean']:.4f} before")
     if "dev" in before and after["dev"]["accuracy"] < before["dev"]["interval"][0]:
         low = before["dev"]["interval"][0]
@@ -65,7 +65,7 @@ def is_worse(before: dict, after: dict) -> list[str]:
 
 def price(before: dict, after: dict, gained: bool) -> str | None:
     """What a gain on the exam, if there was one, cost in language; None where Korean bits rose by PRICE at the most, or are not known."""
-    if "korean" not in before["bits"]:
+    if "korean" not in before["bits"].keys() & after["bits"].keys():
         return None
     rise = after["bits"]["korean"] / before["bits"]["korean"] - 1
     if rise <= PRICE:
@@ -81,8 +81,8 @@ def show(points: dict[str, dict], title: str) -> None:
     table = Table("", *points, title=title)
     for key, name in NAMES.items():
         values = [point["bits"].get(key) for point in points.values()]
-        if values[0] is not None:
-            table.add_row(f"bits per character, {name}", *(f"{value:.4f}" for value in values))
+        if any(value is not None for value in values):
+            table.add_row(f"bits per character, {name}", *("not measured" if value is None else f"{value:.4f}" for value in values))
     if any("dev" in point for point in points.values()):
         cells = []
         for point in points.values():

@@ -190,8 +190,8 @@ class Plan:
 
 
 def choose(shape: Shape, room: float, settings, *, embeddings: str = "none", new_rows: int = 0) -> Plan:
-    """The first settings that fit into `room` bytes: precision goes before batch, trained rows go last. Where there is room, up
-    to four times the recipe's batch goes through at once: fewer passes over the weights.
+    """The first settings that fit into `room` bytes: a smaller batch gives way first, then precision, trained rows last. Where there
+    is room, up to four times the recipe's batch goes through at once: fewer passes over the weights.
 
     batch × accumulation, and with them what is learned from a step, stay as the recipe has them; so does the length.
 

@@ -155,8 +155,9 @@ def figures(source) -> str:
             before, after = metrics["before"], metrics["after"]
             cost(1, "taught definitions", before["taught"], after["taught"])
             cost(1, "held-out definitions", before["heldout"], after["heldout"])
-            n = after["recall"]["n"]
-            row(1, "definitions from memory, character F1", f"{before['recall']['f1']:.1%}", f"{after['recall']['f1']:.1%}", n)
+            if after["recall"]:
+                n = after["recall"]["n"]
+                row(1, "definitions from memory, character F1", f"{before['recall']['f1']:.1%}", f"{after['recall']['f1']:.1%}", n)
             for name, chosen in after["choice"].items():
                 if chosen and before["choice"][name]:
                     row(1, f"right definition of five, {name}", in_words(before["choice"][name]), in_words(chosen), chosen["n"])

@@ -144,13 +144,12 @@ def test_answer_bits_counts_answers_alone(loaded):
     assert generation.answer_bits(*loaded, [("가", "혈압"), ("가", "혈압")], 64) == pytest.approx(one, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("right", "n", "low", "high"),
-    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0), (263, 435, 0.5579, 0.6494), (0, 0, 0.0, 1.0)],
-)
-def test_wilson_interval(right, n, low, high):
-    """Values of R's binom::binom.wilson."""
-    assert scoring.wilson(right, n) == pytest.approx((low, high), abs=1e-4)
+def test_what_no_text_or_answer_was_there_for_is_not_measured(loaded):
+    """None, not 0.0000 bits: the best figure there is."""
+    assert generation.answer_bits(*loaded, [("가", "혈압")], 3) is None
+    assert generation.answer_bits(*loaded, [], 64) is None
+    assert generation.bits_per_character(*loaded, [], 64) is None
+    assert generation.bits_per_character(*loaded, [""], 64) is None
 
 
 def test_summary_adds_up():

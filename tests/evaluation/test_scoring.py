@@ -1,8 +1,10 @@
 """Two scorers, position bias, calibration and the comparison of two models."""
 
+import copy
 import itertools
-import math
+from pathlib import Path
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner
@@ -88,47 +90,6 @@ def test_macro_is_the_mean_of_the_subjects():
     assert (summary["accuracy"], summary["macro"]) == (75.0, 50.0)
 
 
-def rights(text: str) -> list[dict]:
-    return [{"number": i, "right": c == "1"} for i, c in enumerate(text, 1)]
-
-
-def test_comparison_counts_what_flipped():
-    result = scoring.compare(rights("1100110000"), rights("1111010000"))
-    assert (result["gained"], result["lost"]) == ([3, 4], [5])
-    assert result["difference"] == 10.0
-    assert result["p"] == 1.0  # two against one
-    assert result["interval"][0] < 10 < result["interval"][1]
-
-
-@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (1, 0), (5, 0), (9, 2), (3, 12)])
-def test_mcnemar_is_the_exact_binomial_test(gained, lost):
-    """Against counting every outcome of a fair coin that is no likelier than the one seen."""
-    result = scoring.compare(rights("0" * gained + "1" * lost + "1" * 20), rights("1" * gained + "0" * lost + "1" * 20))
-    flips = gained + lost
-    seen = math.comb(flips, gained)
-    expected = sum(math.comb(flips, k) for k in range(flips + 1) if math.comb(flips, k) <= seen) / 2**flips
-    assert result["p"] == pytest.approx(expected)
-
-
-def test_the_interval_holds_what_it_should():
-    """Of many samples of a known paired difference about 95% of the intervals hold it."""
-    import random
-
-    chance = random.Random(5)
-    held = 0
-    for _ in range(400):
-        pairs = [chance.choices([(1, 1), (0, 0), (1, 0), (0, 1)], [50, 25, 10, 15])[0] for _ in range(120)]
-        a, b = ([{"right": bool(x)} for x in side] for side in zip(*pairs, strict=True))
-        low, high = scoring.compare(a, b)["interval"]
-        held += low <= 5 <= high
-    assert 0.92 < held / 400 < 0.985
-
-
-def test_unequal_lists_are_no_comparison():
-    with pytest.raises(ValueError, match="shorter"):
-        scoring.compare(rights("11"), rights("1"))
-
-
 def test_eval_by_letter_in_all_orders_and_compare(base, refined, tmp_path):
     def run(recipe, *arguments, status=0):
         result = CliRunner().invoke(recipe.command, [str(a) for a in arguments])
@@ -149,6 +110,7 @@ def test_eval_by_letter_in_all_orders_and_compare(base, refined, tmp_path):
     assert [p["order"] for p in files.read_lines(one / paths.PREDICTIONS)] == list(
         itertools.chain.from_iterable([by] * 25 for by in range(5))
     )
+    assert record["precision"] == "16bit, float32"
     assert "permute: 5 → 1" in run(compare, "--a", one, "--b", two, status=1)
     assert "no difference" in run(compare, "--a", two, "--b", three)
     answers = files.read_lines(three / paths.PREDICTIONS)
@@ -156,6 +118,72 @@ def test_eval_by_letter_in_all_orders_and_compare(base, refined, tmp_path):
         answer["right"] = True
     files.write_lines(three / paths.PREDICTIONS, answers)
     assert "a difference" in run(compare, "--a", two, "--b", three)
+
+
+def evaluation(folder, *, changed: dict | None = None, questions: int = 6, right: str = "B") -> Path:
+    """A folder as make eval leaves it; `changed` replaces values of the record, by their path."""
+    record = {
+        "plan": {
+            "settings": {"base": str(folder), "split": "dev", "precision": "auto", "scorer": "generate", "max_new_tokens": 32, "shots": 0},
+            "prompt": {"name": "kmlite", "version": 1},
+            "model": {"folder": str(folder), "fingerprint": str(folder)},
+            "data": "0123",
+        },
+        "precision": "16bit, bfloat16",
+    }
+    for path, value in (changed or {}).items():
+        *above, key = path.split(".")
+        part = record
+        for name in above:
+            part = part[name]
+        part[key] = value
+    files.write_json(folder / paths.EVALUATION, record)
+    predictions = [
+        {"number": i, "question": f"{i}?", "expected": right, "answer": "B", "right": right == "B"} for i in range(1, questions + 1)
+    ]
+    files.write_lines(folder / paths.PREDICTIONS, predictions)
+    return folder
+
+
+OTHERWISE = {
+    "precision": "4bit, bfloat16",
+    "plan.prompt.version": 2,
+    "plan.prompt.name": "kmlite-reasoned",
+    "plan.settings.scorer": "letter",
+    "plan.settings.max_new_tokens": 64,
+    "plan.settings.shots": 5,
+    "plan.settings.split": "test",
+    "plan.data": "4567",
+    "plan.fewshot": "89",
+}
+
+
+@pytest.mark.parametrize("path", OTHERWISE)
+def test_evaluations_made_in_different_ways_are_not_compared(path, tmp_path):
+    a, b = evaluation(tmp_path / "a"), evaluation(tmp_path / "b", changed={path: OTHERWISE[path]})
+    done = CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(b)])
+    assert done.exit_code == 1
+    assert "not comparable" in done.output and path.split(".")[-1] in done.output and "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("other", [{"questions": 5}, {"right": "C"}])
+def test_evaluations_of_other_questions_are_not_compared(other, tmp_path):
+    a, b = evaluation(tmp_path / "a"), evaluation(tmp_path / "b", **other)
+    done = CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(b)])
+    assert done.exit_code == 1
+    assert "not comparable" in done.output
+    assert CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(a)]).exit_code == 0
+
+
+def test_probabilities_that_are_not_numbers_are_no_answer(loaded, questions):
+    """The largest of five NaNs is the first: an accuracy of about 20% out of nothing."""
+    network, tokenizer = loaded
+    broken = copy.deepcopy(network)
+    for name, weight in broken.named_parameters():
+        if name.endswith("norm.weight"):
+            weight.data.fill_(float("nan"))
+    with pytest.raises(click.ClickException, match="not numbers"):
+        scoring.answer_exam(broken, tokenizer, questions, scorer="letter", batch=7)
 
 
 SENSELESS = [

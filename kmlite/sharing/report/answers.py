@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kmlite import paths, prompts, records
-from kmlite.evaluation import scoring
+from kmlite.evaluation import statistics
 from kmlite.files import read_lines, read_record
 from kmlite.sharing.report.words import Both
 
@@ -142,8 +142,8 @@ def comparisons(answers: list[Answers]) -> list[dict]:
         a, b = keyed(first.predictions), keyed(later[-1].predictions)
         shared = [key for key in a if key in b]
         if shared:
-            result = scoring.compare([a[key] for key in shared], [b[key] for key in shared])
-            out.append({"split": first.split, "from": first.name, "to": later[-1].name, **result})
+            same = [[{**side[key], "number": number} for number, key in enumerate(shared, 1)] for side in (a, b)]
+            out.append({"split": first.split, "from": first.name, "to": later[-1].name, **statistics.paired(*same)})
     return out
 
 
