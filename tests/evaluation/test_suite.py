@@ -52,13 +52,14 @@ def test_measuring_changes_nothing(base, refined):
     import torch
 
     network, tokenizer = loading.load(base, "16bit", 64)
-    measured_on = suite.prepare(refined, texts=2, entries=2, questions=2, length=64)
+    measured_on = suite.prepare(refined, texts=2, entries=2, questions=2, length=256)
     state, sums = torch.get_rng_state(), loading.weight_sums(network)
     first = suite.measure(network, tokenizer, measured_on)
     assert suite.measure(network, tokenizer, measured_on) == first
     assert torch.get_rng_state().equal(state)
     assert loading.weight_sums(network) == sums
     assert set(first["bits"]) == {"korean", "dictionary", "english"}
+    assert set(suite.bits(network, tokenizer, measured_on._replace(length=8))) == {"korean", "english"}  # no definition is that short
 
 
 def test_a_stage_that_made_it_worse_leaves_with_status_3_until_accepted(refined, base, tmp_path):
