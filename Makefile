@@ -39,19 +39,19 @@ $(STAMP): $(LOCK) pyproject.toml
 	@echo "setting up .venv from $(LOCK), a few minutes once"
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install -qq torch==2.13.0
-	$(PY) -m pip install -qq --no-deps -r $(LOCK)
+	$(PY) -m pip install -qq --no-deps torch==2.13.0
+	$(PY) -m pip install -qq --no-deps --require-hashes -r $(LOCK)
 	$(PY) -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
 extras: $(EXTRAS) ## add what make eval HARNESS=1, make chat ARGS=--web and all tests need
 
 $(EXTRAS): $(STAMP) requirements/eval.txt requirements/web.txt
-	$(PY) -m pip install -qq --no-deps -r requirements/eval.txt -r requirements/web.txt
+	$(PY) -m pip install -qq --no-deps --require-hashes -r requirements/eval.txt -r requirements/web.txt
 	@touch $(EXTRAS)
 
 lock: $(STAMP) ## write requirements/*.txt anew from the .in files
-	$(PY) requirements/lock.py
+	$(PY) requirements/lock.py $(ARGS)
 
 demo: $(STAMP) ## the whole pipeline on sample data and an embedded base, on any machine
 	$(PY) -m recipes.demo $(ARGS)

@@ -1,47 +1,68 @@
-"""Write requirements/*.txt: every package with its version, as pip resolves the .in files today. cpu.txt and gpu.txt are whole;
-eval.txt and web.txt hold what these extras add to them.
+"""Write requirements/*.txt: every package with its version and the hashes of its files, for Python 3.11 and newer on any system.
 
     make lock
 
-pip alone resolves here: it has no way to override one dependency, so unsloth (whose metadata asks for GPU-only packages)
-is appended as it stands in unsloth.in. torch and what its CUDA build brings are left out: `make setup` installs them
-first, in the build that the package index gives for the machine.
+uv resolves (pip has no universal resolution), and keeps the versions that stand in the locks where they still fit; `make lock
+ARGS=--upgrade` takes the newest. Unsloth's metadata asks for packages that only a GPU needs, so it is locked without its dependencies:
+what it needs stands in cpu.in and gpu.in. torch itself is not in the locks, because it comes as a CPU or a CUDA build with hashes of its
+own: `make setup` installs it first, without dependencies, which are locked here; those of its CUDA build in gpu.txt alone.
 """
 
-import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-FROM_TORCH = re.compile(r"torch|triton|nvidia-|cuda-")
+TORCH = "torch==2.13.0"
+CUDA = re.compile(r"triton|nvidia-|cuda-")
+NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
-def pins(name: str) -> list[str]:
-    """`NAME==VERSION` lines for requirements/NAME.in with all its dependencies, sorted by name."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-"]
-    report = subprocess.run([*command, "-r", HERE / f"{name}.in"], check=True, stdout=subprocess.PIPE).stdout
-    found = {item["metadata"]["name"]: item["metadata"]["version"] for item in json.loads(report)["install"]}
-    return sorted(
-        (f"{package}=={version}" for package, version in found.items() if not FROM_TORCH.match(package) or package == "torchvision"),
-        key=str.lower,
-    )
+def resolved(inputs: str, target: Path, *options: str) -> dict[str, str]:
+    """name → its lines (version, marker, hashes) in the resolution of requirement lines; `target` is the lock whose versions are kept.
+
+    A package that has different versions for different Pythons has the lines of all of them.
+    """
+    command = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet", "--no-annotate", "--no-header"]
+    command += ["--universal", "--python-version", "3.11", "--generate-hashes", *options, *sys.argv[1:]]
+    kept = [line for line in target.read_text().splitlines() if "==" in line and not line.startswith("#")] if target.exists() else []
+    wanted = [] if "--upgrade" in sys.argv else ["--constraints", "-"]
+    source = HERE / ".resolving.in"
+    source.write_text(inputs)
+    try:
+        held = "\n".join(line.partition(" \\")[0] for line in kept)
+        found = subprocess.run([*command, *wanted, source], input=held, text=True, check=True, stdout=subprocess.PIPE, cwd=HERE).stdout
+    finally:
+        source.unlink()
+    blocks: dict[str, str] = {}
+    for block in re.split(r"\n(?=\S)", found.strip()):
+        name = NAME.match(block)[0]  # type: ignore[index]
+        blocks[name] = blocks.get(name, "") + block + "\n"
+    return blocks
+
+
+def asked(name: str) -> str:
+    return (HERE / f"{name}.in").read_text()
+
+
+def write(name: str, blocks: dict[str, str], note: str) -> None:
+    head = f"# Written by `make lock` from {name}.in{note}.\n"
+    (HERE / f"{name}.txt").write_text(head + "".join(blocks[key] for key in sorted(blocks)))
+    print(f"requirements/{name}.txt: {len(blocks)} packages")
 
 
 def main() -> None:
-    unsloth = [line for line in (HERE / "unsloth.in").read_text().splitlines() if line and not line.startswith("#")]
+    unsloth = resolved(asked("unsloth"), HERE / "none", "--no-deps")
+    whole: dict[str, dict[str, str]] = {}
     for name in ("cpu", "gpu"):
-        lines = pins(name) + unsloth
-        head = f"# Written by `make lock` from {name}.in and unsloth.in; install with --no-deps after torch==2.13.0.\n"
-        (HERE / f"{name}.txt").write_text(head + "\n".join(lines) + "\n")
-        print(f"requirements/{name}.txt: {len(lines)} packages")
-    have = {line.split("==")[0] for line in pins("cpu")}  # an extra never changes what stands in the locks
-    for name in ("eval", "web"):
-        lines = [line for line in pins(name) if line.split("==")[0] not in have]
-        head = f"# Written by `make lock` from {name}.in; install with --no-deps beside cpu.txt or gpu.txt.\n"
-        (HERE / f"{name}.txt").write_text(head + "\n".join(lines) + "\n")
-        print(f"requirements/{name}.txt: {len(lines)} packages")
+        found = resolved(f"{asked(name)}\n{TORCH}\n", HERE / f"{name}.txt")
+        whole[name] = {k: v for k, v in found.items() if k != "torch" and (name == "gpu" or not CUDA.match(k))}
+        write(name, {**whole[name], **unsloth}, f" and unsloth.in; install with --no-deps --require-hashes after {TORCH}")
+    for name in ("eval", "web"):  # an extra never changes what stands in the locks, whatever its metadata asks for
+        found = resolved(f"{asked(name)}\n{TORCH}\n", HERE / f"{name}.txt", "--overrides", "cpu.txt")
+        extra = {k: v for k, v in found.items() if k not in whole["cpu"] and k != "torch" and not CUDA.match(k)}
+        write(name, extra, "; install with --no-deps --require-hashes beside cpu.txt or gpu.txt")
 
 
 if __name__ == "__main__":

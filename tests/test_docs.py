@@ -257,15 +257,17 @@ def test_help_answers_without_loading_the_stack(recipe):
 
 @pytest.mark.parametrize("lock", ["cpu", "gpu"])
 def test_locks_hold_what_the_in_files_ask_for(lock):
-    def names(file: str) -> dict[str, str]:
-        found = {}
-        for line in (paths.ROOT / "requirements" / file).read_text().splitlines():
-            if match := re.match(r"([A-Za-z0-9_.\-]+)(?:==(\S+))?$", line):
-                found[match[1].lower().replace("_", "-")] = match[2]
-        return found
+    def blocks(file: str) -> dict[str, str]:
+        text = (paths.ROOT / "requirements" / file).read_text()
+        found = [block for block in re.split(r"\n(?=[A-Za-z])", text) if re.match(r"[A-Za-z]", block)]
+        return {re.match(r"[\w.\-]+", block)[0].lower().replace("_", "-"): block for block in found}
 
-    locked, asked = names(f"{lock}.txt"), {**names("cpu.in"), **names("unsloth.in"), **(names("gpu.in") if lock == "gpu" else {})}
-    assert all(locked.values())
-    for name, version in asked.items():
-        assert version in (None, locked[name]), name
-    assert not [name for name in locked if name == "torch" or name.startswith(("nvidia", "cuda", "triton"))]
+    locked, asked = blocks(f"{lock}.txt"), {**blocks("cpu.in"), **blocks("unsloth.in"), **(blocks("gpu.in") if lock == "gpu" else {})}
+    for name, block in asked.items():
+        version = re.match(r"[\w.\-]+(==\S+)?", block)[1] or "=="
+        assert version in locked[name], name
+    for name, block in locked.items():
+        assert "==" in block and "--hash=sha256:" in block, name
+    assert "torch" not in locked  # a CPU or a CUDA build, by what the index gives
+    assert {"sympy", "networkx", "jinja2", "setuptools"} <= set(locked)  # torch's own dependencies
+    assert any(name.startswith("nvidia") for name in locked) == (lock == "gpu")
