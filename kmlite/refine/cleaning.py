@@ -9,27 +9,39 @@ from collections import Counter
 
 import numpy as np
 
-from kmlite.refine.markup import strip_html, strip_links, strip_notes, strip_wiki
+from kmlite.refine.markup import (
+    MARKED,
+    outside_code,
+    shielded,
+    strip_forum_tags,
+    strip_html,
+    strip_links,
+    strip_notes,
+    strip_time_codes,
+)
 from kmlite.refine.text import (
+    CONTROL,
     INVISIBLE,
     LINE_ENDS,
     SALES_OPENINGS,
     compose,
-    holds_chat_token,
+    holds_control_token,
     is_plain,
     squeeze,
     squeeze_plain,
     strip_addresses,
+    strip_control_tokens,
 )
+from kmlite.refine.wiki import MATH, strip_wiki
 
 PASSES = 8
-LAST_RESORT = str.maketrans("", "", "<>&[]{}()|=~'@:/.0123456789")  # without these no rule finds anything more
+LAST_RESORT = str.maketrans("", "", "<>&[]{}()|=~'@＠:/.0123456789")  # without these no rule finds anything more
 
 # ---- what kind of sign a code point is, a bit each
 
 WORD, LETTER, HANGUL, KANA, BLANK, MARK, SALE, ODD = (1 << bit for bit in range(8))
 CODES = 0x32000  # the table's size: the planes that hold letters; what is above is an odd sign
-MARKS = "<&@:w[]{|='"  # signs that some rule begins with
+MARKS = "<&@＠:w[]{|='_"  # signs that some rule begins with
 
 
 @functools.cache
@@ -46,12 +58,18 @@ def kinds() -> np.ndarray:
     out[:CODES][(out[:CODES] & WORD).astype(bool) & ~np.fromiter(map(str.isdecimal, signs), dtype=bool, count=CODES)] |= LETTER
     out[0xAC00:0xD7A4] |= HANGUL
     out[0x3040:0x3100] |= KANA
-    mark(BLANK, (sign.isspace() and (sign == "\n" or not (LINE_ENDS.match(sign) or INVISIBLE.match(sign))) for sign in signs))
+    mark(
+        BLANK,
+        (
+            sign.isspace() and (sign == "\n" or not (LINE_ENDS.match(sign) or INVISIBLE.match(sign) or CONTROL.match(sign)))
+            for sign in signs
+        ),
+    )
     out[[ord(sign) for sign in MARKS]] |= MARK
     out[[ord(opening[0]) for opening in SALES_OPENINGS]] |= SALE
     # NFC leaves a text alone whose signs are composed, combine with nothing and are no second half of a composed one
     halves = {parts[1] for parts in map(str.split, map(unicodedata.decomposition, signs)) if len(parts) == 2 and parts[0][0] != "<"}
-    out[[ord("\ufffc"), ord("\ufffd"), CODES, *range(0x1161, 0x1200), *(int(half, 16) for half in halves)]] |= ODD
+    out[[CODES, *range(0x1161, 0x1200), *(int(half, 16) for half in halves)]] |= ODD
     mark(ODD, map(unicodedata.combining, signs))
     mark(ODD, (not unicodedata.is_normalized("NFC", sign) for sign in signs))
     mark(ODD, (not is_plain(sign) for sign in signs))
@@ -60,13 +78,15 @@ def kinds() -> np.ndarray:
 
 # ---- what rules a text may need, a bit each
 
-COMPOSE, TABS, BLANKS, LINK, URL, MAIL, NUMBER, RESIDENT, WIKI, TAG, ENTITY = (1 << bit for bit in range(11))
+COMPOSE, TABS, BLANKS, LINK, URL, MAIL, NUMBER, RESIDENT, WIKI, TAG, ENTITY, TIME, FORUM = (1 << bit for bit in range(13))
 ADDRESS = URL | MAIL | NUMBER | RESIDENT
-RULES = LINK | ADDRESS | WIKI | TAG | ENTITY
+MARKUP = LINK | WIKI | TAG | ENTITY | TIME | FORUM
+RULES = ADDRESS | MARKUP
 KINDS_OF_ADDRESS = {"url": URL, "mail": MAIL, "resident_number": RESIDENT, "phone": NUMBER}
 PAD = 20  # blanks behind the texts, so that every sign has some after it: more than two groups of a resident number
-TWICE = np.array([ord(sign) for sign in "w[{|='"])
-WIKI_NAMES = np.array([ord(sign) for sign in "목각iay"])  # [목차], [각주], [include(, [anchor(, [youtube(
+TWICE = np.array([ord(sign) for sign in "w[{|='_"])
+# second signs of [목차], [각주], [편집], [원본 편집], [소스 편집], [include(, [anchor(, [youtube(, [ruby(, [math( …
+WIKI_NAMES = np.array([ord(sign) for sign in "목각편원소biayrmdkpcftnvIAYRMDKPCFTNV*"])
 
 
 def look(texts: list[str]) -> list[int]:
@@ -110,19 +130,30 @@ def look(texts: list[str]) -> list[int]:
     twice = (first == second) & np.isin(first, TWICE)
     need(URL, marks[((first == ord(":")) & (second == ord("/"))) | (twice & (first == ord("w")))])
     need(LINK, marks[(first == ord("]")) & (second == ord("("))])
-    need(MAIL, marks[first == ord("@")])
+    need(MAIL, marks[(first == ord("@")) | (first == ord("＠"))])
     need(TAG, marks[(first == ord("<")) & (letter | (second == ord("/")) | (second == ord("!")))])
     need(ENTITY, marks[(first == ord("&")) & (letter | (second == ord("#")))])
     table = (first == ord("{")) & (second == ord("|"))
     named = (first == ord("[")) & np.isin(second, WIKI_NAMES)
-    need(WIKI, marks[(twice & (first != ord("w"))) | table | named])
+    spaced = (first == ord("=")) & ((second == 32) | (second == ord('"')))  # ` = = 제목 = =`, `rowspan="2" |`
+    need(WIKI, marks[(twice & (first != ord("w"))) | table | named | spaced])
+    need(TAG, marks[(first == ord("[")) & ((second == ord("m")) | (second == ord("@")))])  # control tokens in square brackets
+    need(FORUM, marks[(first == ord("[")) & (second == ord("/"))])
+    third = codes[marks + 3]
+    need(TIME, marks[(first == ord(":")) & digit_at(second) & ((third == ord(",")) | (third == ord(".")) | (third == ord("]")))])
     return out[:-1].tolist()
+
+
+def digit_at(codes: np.ndarray) -> np.ndarray:
+    return (codes >= ord("0")) & (codes <= ord("9"))
 
 
 def tidy(text: str, needs: int) -> tuple[str, int]:
     """(text with its signs and white space seen to, what it needs besides)."""
-    if needs & COMPOSE or (needs & TAG and holds_chat_token(text)):
-        return squeeze(compose(text)), RULES  # `0\u200b10` holds a number now
+    if needs & COMPOSE:
+        return squeeze(strip_control_tokens(compose(text))), RULES  # `0\u200b10` holds a number now
+    if needs & TAG and holds_control_token(text):
+        text, needs = strip_control_tokens(text), needs | BLANKS
     if needs & TABS:
         text = squeeze(text)
     elif needs & BLANKS:
@@ -133,14 +164,23 @@ def tidy(text: str, needs: int) -> tuple[str, int]:
 def mend(text: str, needs: int, counts: Counter | None) -> str:
     """Links, addresses, wiki, HTML, once. What one brings up for an earlier one waits for the next pass. Links come before
     addresses, which stand in them, and these before HTML, since an unescaped `&` would cut them."""
+    if needs & TIME:
+        text = strip_time_codes(text)
     if needs & LINK:
-        text = strip_links(text)
+        text = outside_code(text, strip_links)
     if needs & ADDRESS:
         text = strip_addresses(text, [kind for kind, bit in KINDS_OF_ADDRESS.items() if needs & bit], counts)
+    return outside_code(text, lambda prose: strip_markup(prose, needs)) if needs & MARKUP else text
+
+
+def strip_markup(text: str, needs: int) -> str:
     if needs & TAG:
         text = strip_notes(text)
     if needs & WIKI:
-        text = strip_wiki(text)
+        text = shielded(text, MARKED, strip_wiki)
+        text = MATH.sub(r"\1", text) if "[math(" in text else text
+    if needs & FORUM:
+        text = strip_forum_tags(text)
     return strip_html(text) if needs & (TAG | ENTITY) else text
 
 
@@ -168,3 +208,14 @@ def clean_all(texts: list[str], counts: Counter | None = None) -> list[str]:
 
 def clean(text: str, counts: Counter | None = None) -> str:
     return clean_all([text], counts)[0]
+
+
+def clean_field(text: str) -> str:
+    """A field of a dictionary entry or an exam question: HTML, white space and control tokens, until nothing changes. Its addresses,
+    brackets and wiki signs may be what it is about."""
+    for _ in range(PASSES):
+        before = text
+        text = squeeze(strip_control_tokens(strip_html(compose(text))))
+        if text == before:
+            return text
+    return squeeze(compose(text.translate(LAST_RESORT)))

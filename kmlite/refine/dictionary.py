@@ -2,8 +2,7 @@
 
 import re
 
-from kmlite.refine.markup import strip_html
-from kmlite.refine.text import compose, squeeze
+from kmlite.refine.cleaning import clean_field
 
 DETAIL = re.compile(r"\s*세부설명\s*:\s*")
 NUMBER = re.compile(r"(?:^|\s)\d{1,2}\.(?!\d)\s*|[①-⑳]\s*")
@@ -19,7 +18,7 @@ def clean_term(raw: str) -> str:
     `1. 조 치조 2. 폐포` → `조/치조/폐포`; `허파, 폐` → `허파/폐`; `(골)수강` → `골수강/수강`; `(Lactic dehydrogenase LDH)` loses
     its brackets; `고혈압(高血壓)` stays.
     """
-    term = squeeze(strip_html(compose(raw))).replace("\n", " ")
+    term = clean_field(raw).replace("\n", " ")
     names = NUMBER.sub(" ", term).split() if NUMBER.match(term) else SEPARATOR.split(term)
     out: list[str] = []
     for name in names:
@@ -36,7 +35,7 @@ def clean_term(raw: str) -> str:
 
 def clean_definition(raw: str) -> str:
     """One line: `Hypertension\\n 세부설명 : 혈압이 …` → `Hypertension - 혈압이 …`."""
-    text = squeeze(strip_html(compose(raw)))
+    text = clean_field(raw)
     parts = [" ".join(part.split()) for part in DETAIL.split(text)]
     return " - ".join(part for part in parts if part)
 

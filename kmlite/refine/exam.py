@@ -1,8 +1,8 @@
 """Rules for exam questions: raw KorMedMCQA records to the refined shape, or the reason why not."""
 
 from kmlite import prompts
+from kmlite.refine.cleaning import clean_field
 from kmlite.refine.duplicates import normal_words
-from kmlite.refine.text import compose, squeeze
 
 SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "test": "test", "fewshot": "fewshot"}
 
@@ -24,7 +24,7 @@ def read_letter(answer: object) -> str | None:
 def text_of(value: object) -> str:
     """A field's text; a table may hold an option that is a number."""
     if isinstance(value, str):
-        return squeeze(compose(value))
+        return clean_field(value)
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) and value == value else ""
 
 

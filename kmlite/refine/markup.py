@@ -1,21 +1,27 @@
-"""Markup to readable text: HTML, the pages of NamuWiki and MediaWiki, and the links of Markdown.
+"""Markup to readable text: HTML, links and code of Markdown, time codes of subtitles (`wiki` has the pages of wikis).
 
-Every expression here is linear: what can't be (comments without an end, headings) is found by `str.find` or line by line.
+Every expression here is linear: what can't be (comments without an end, fenced code) is found by `str.find` or line by line.
 """
 
+import bisect
 import html
 import re
+from collections.abc import Callable
+
+from kmlite.refine.text import HANGUL
 
 NAMES = (
     "a abbr acronym address article aside audio b big blockquote body br button canvas caption center cite code col colgroup dd del "
     "details dfn div dl dt em fieldset figcaption figure font footer form h1 h2 h3 h4 h5 h6 head header hr html i iframe img input ins "
     "kbd label legend li link main mark marquee meta nav nobr noscript o:p ol option p picture pre q rp rt ruby s samp script section "
     "select small source span strike strong style sub summary sup svg table tbody td template textarea tfoot th thead time title tr tt "
-    "u ul var video wbr"
+    "u ul var video wbr "
+    "math mi mn mo mrow msup msub msubsup mfrac msqrt mtext mspace mover munder mstyle semantics annotation mtable mtr mtd mroot "
+    "nowiki noinclude includeonly onlyinclude poem syntaxhighlight gallery references sync sami nopad"
 )
 BLOCKS = (
     "address article aside blockquote br caption center dd details div dl dt figcaption figure footer form h1 h2 h3 h4 h5 h6 "
-    "header hr li main nav ol p pre section summary table tr ul"
+    "header hr li main nav ol p pre section summary table tr ul poem syntaxhighlight gallery sync"
 )
 # a bare word counts as an attribute only where HTML knows it so: `a<b and b>c` holds no tag
 ATTRIBUTE = (
@@ -32,12 +38,22 @@ SWAPS = {  # (closing or not, name): what stands in its place
     for name in KNOWN
     if closing or name not in HIDDEN
 }
-CODE = ("script", "style")  # their content is no text, not even where a page breaks off before they end
+CODE = ("script", "style")  # a page may break off before they end
 NESTED_ESCAPE = re.compile(r"&(?:amp;|#38;)+", re.IGNORECASE)  # `&amp;amp;lt;`: escaped again at each copy
+# Without the semicolon only where nothing follows: `?a=1&copy=2` and `&timestamp` are no entities
+ENTITY = re.compile(r"&(?:#\d{1,7};?|#[xX][0-9a-fA-F]{1,6};?|[a-zA-Z][a-zA-Z0-9]{1,31};|(?:nbsp|lt|gt|amp|quot)(?![\w=;]))", re.ASCII)
+POWER = re.compile(r"(?<=\d)<sup>\s*([0-9+\-−]{1,5})\s*</sup>", re.IGNORECASE)  # 10<sup>9</sup> is not 109
+RAISED = str.maketrans("0123456789+-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻")
+SPOKEN_OF = re.compile(  # a tag in prose about tags, alone or in a list of them
+    r"(?:</?[a-zA-Z][a-zA-Z0-9]*>[`'\"]?(?:, ?| ?및 | ?또는 |[와과나] |/|·)[`'\"]?){0,4}"
+    r"<(/?[a-zA-Z][a-zA-Z0-9]*)>[`'\"’”]?( ?)(?:태그|요소|엘리먼트|tag\b|element\b)"
+)
+PARTICLE = re.compile(r"[`'\"’”]?(?:은|는|을|를|와|과|에|의|로|으로|에서|라는|이라는|처럼|까지|부터|,) ")
+TITLE_MOST = 500  # characters
 
 
 def strip_html(text: str) -> str:
-    """The visible text of HTML; `혈압 < 120`, `List<T>` and `<기생충>` stay as they are.
+    """The visible text of HTML; `혈압 < 120`, `List<T>`, `<기생충>` and `<script> 태그` stay as they are.
 
     Only what is a tag by its name and attributes is taken for one, so no parser is asked: it would find the same tags, build a
     tree of them, and take seconds for a thousand that are never closed.
@@ -45,8 +61,31 @@ def strip_html(text: str) -> str:
     if "&amp;amp;" in text or "&amp;#38;" in text:
         text = NESTED_ESCAPE.sub("&", text)
     if "<" in text:
+        if "<sup>" in text or "<SUP>" in text:
+            text = POWER.sub(lambda power: power[1].translate(RAISED), text)
+        spoken_of = "태그" in text or "요소" in text or "엘리먼트" in text
+        if spoken_of:
+            text = hide_named_tags(text)
         text = strip_tags(strip_comments(text))
-    return html.unescape(text) if "&" in text else text
+        if spoken_of:
+            text = text.replace("\x01", "<")
+    return ENTITY.sub(lambda entity: html.unescape(entity[0]), text) if "&" in text else text
+
+
+def hide_named_tags(text: str) -> str:
+    """With \\x01 in the place of the `<` of tags that the text speaks of; `<td>요소</td>` is markup."""
+    closed: dict[str, bool] = {}
+
+    def hide(found: re.Match) -> str:
+        name = found[1].lstrip("/")
+        if not found[2]:
+            if name not in closed:
+                closed[name] = f"</{name}" in text
+            if closed[name]:
+                return found[0]
+        return found[0].replace("<", "\x01")
+
+    return SPOKEN_OF.sub(hide, text)
 
 
 def strip_tags(text: str) -> str:
@@ -67,31 +106,50 @@ def strip_tags(text: str) -> str:
 
 def strip_hidden(text: str) -> str:
     """The same for a text in which an element begins that is not shown."""
+    tags = [tag for tag in TAG.finditer(text) if tag[3] or tag[2].lower() in KNOWN]
+    ends: dict[str, list[int]] = {}  # where each hidden element ends
+    for tag in tags:
+        if tag[1] and tag[2].lower() in HIDDEN:
+            ends.setdefault(tag[2].lower(), []).append(tag.start())
     parts: list[str] = []
     at = 0
-    hidden = ""  # the element that is being left out
-    ends: dict[str, int] = {}  # where each hidden element ends for the last time
-    for tag in TAG.finditer(text):
+    hidden, until = "", -1  # the element that is being left out, and where it ends
+    named: set[str] = set()
+    for tag in tags:
         closing, name = tag[1], (tag[2] or "").lower()
-        if name not in KNOWN and not tag[3]:
-            continue
         if hidden:
-            if not (closing and name == hidden):
-                continue
-            hidden, at = "", tag.end()
+            if tag.start() == until:
+                hidden, at = "", tag.end()
             continue
         parts.append(text[at : tag.start()])
         at = tag.end()
-        if name in BREAKS:
-            parts.append("\n\n")
-        elif closing and name in CELLS:
-            parts.append(" ")
-        elif name in HIDDEN and not closing:
-            if name not in ends:
-                ends[name] = max(text.rfind(f"</{name}"), text.rfind(f"</{name.upper()}"))
-            if name in CODE or ends[name] >= at:
+        if name in HIDDEN and not closing:
+            of_name = ends.get(name, [])
+            next_end = bisect.bisect_left(of_name, at)
+            until = of_name[next_end] if next_end < len(of_name) else -1
+            if not (until < 0 and name in named) and is_hidden(text, tag, until):
                 hidden = name
-    return "".join([*parts, "" if hidden in CODE else text[at:]]) if at or hidden else text
+            elif until >= 0 or name in CODE:
+                named.add(name)
+                parts.append(tag[0])
+        elif name in named and closing:
+            parts.append(tag[0])
+        else:
+            parts.append("\n\n" if name in BREAKS else " " if closing and name in CELLS else "")
+    return "".join([*parts, "" if hidden else text[at:]])
+
+
+def is_hidden(text: str, tag: re.Match, until: int) -> bool:
+    """Whether an element that begins with `tag` is hidden, or only named: `<script>와 </script> 사이에`. `until` < 0: it never ends."""
+    name, bare = tag[2].lower(), "=" not in tag[0]
+    if bare and PARTICLE.match(text, tag.end()):
+        return False
+    inside = text[tag.end() : min(until if until >= 0 else len(text), tag.end() + 1000)]
+    if name in CODE:
+        signs = sum(map(inside.count, "{}();="))
+        code = len(HANGUL.findall(inside)) <= 3 * signs and (signs > 0 or not inside.strip())
+        return code or (until >= 0 and not bare and signs > 0)
+    return until >= 0 and (name != "title" or until - tag.end() <= TITLE_MOST)
 
 
 def strip_comments(text: str) -> str:
@@ -104,30 +162,7 @@ def strip_comments(text: str) -> str:
     return "".join([*parts, text[at:]]) if parts else text
 
 
-WIKI_LINK = re.compile(r"\[\[[^\[\]\n]+\]\]")
-WIKI_TEMPLATE = re.compile(r"\{\{[^{}\n]")
-WIKI_HEADING = re.compile(r"\n==+ [^\n]* ==+[ \t]*(?=\n)")
 REF = re.compile(r"<ref(?:\s[^<>]*)?/>|<ref(?:\s[^<>]*)?>(?:(?!</?ref)[\s\S])*</ref>|<references\s*/?>")
-NO_TEXT_LINK = re.compile(r"\[\[(?:분류|파일|그림|이미지|Category|File|Image|[a-z]{2,3}):[^\[\]]*\]\]", re.IGNORECASE)
-LINK = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]")
-OUTER_LINK = re.compile(r"\[https?://[^\s\[\]]+ ([^\[\]\n]*)\]")
-LANGUAGE = re.compile(r"\{\{l?lang\|[^{}|]*\|([^{}|]*)\}\}")
-TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
-BRACES = re.compile(r"\{\{\{(?:#!\w+[^\n{}]*\n?|[+\-]\d |#[\w,#]+ )?([^{}]*)\}\}\}")
-MEDIAWIKI_TABLE = re.compile(r"^\{\|[^\n]*$|^\|[-}][^\n]*$", re.MULTILINE)
-MEDIAWIKI_CELLS = re.compile(r"^[|!](?!\|)[ \t]*([^\n]*)$", re.MULTILINE)
-CELL_OPTION = re.compile(r"<(?:[-|]\d+|[a-z]*(?:align|bgcolor|color|width|height|bordercolor)=[^<>\n]*|[(:)]|#[0-9a-fA-F]{3,6})>")
-FOOTNOTE = re.compile(r"\[\*[^\[\]]*\]")
-MACRO = re.compile(
-    r"\[(?:목차|각주|clearfix|tableofcontents|footnote|pagecount|date|(?:age|include|anchor|youtube|kakaotv|navertv)\([^\[\]]*\))\]"
-    r"|__(?:NO|FORCE)?TOC__",
-    re.IGNORECASE,
-)
-# not between digits: 30~~40% and 1990--1995 are ranges
-STRUCK = re.compile(r"(?<![\d~])~~(?![\s~])[^~\n]{1,300}~~(?!~)|(?<![\w\-])--(?![\s\d\-])[^\-\n]{1,300}--(?![\w\-])")
-LIST_MARK = re.compile(r"^[ \t]*(?:[*#;:]+|>+)[ \t]*|^-{4,}[ \t]*$", re.MULTILINE)
-
-
 REFERENCE = re.compile(r"<sup\b[^<>]*\bclass=[\"']?reference[^<>]*+>(?:(?!</?sup)[\s\S])*+</sup>")
 # a path or an address, so that `a[i](x)` and `[1](2)` stay; nothing that is a name before it, since that is code
 MARKDOWN_TARGET = r"""\((?=[^()\s]{0,2000}[/.#])(?:[^()\s]|\([^()\s]{0,200}\)){1,2000}+(?:[ \t]+"[^"\n]*")?\)"""
@@ -147,41 +182,87 @@ def strip_notes(text: str) -> str:
     return REFERENCE.sub("", text) if "<sup" in text else text
 
 
-def strip_wiki(text: str) -> str:
-    """The readable text of NamuWiki and MediaWiki pages: link labels, cells and headings stay; templates and notes go."""
-    if not is_wiki(text):
-        return text
-    text = LANGUAGE.sub(r"\1", text)
-    for _ in range(4):  # templates, braces, links and footnotes nest a few levels deep
-        text = LINK.sub(r"\1", NO_TEXT_LINK.sub("", text))
-        text = TEMPLATE.sub("", BRACES.sub(r"\1", text))
-        text = FOOTNOTE.sub("", text)
-    text = MACRO.sub("", OUTER_LINK.sub(r"\1", text).replace("[br]", "\n"))
-    if "~~" in text or "--" in text:
-        text = STRUCK.sub("", text)
-    if "=" in text:
-        text = "\n".join(without_heading_marks(line) for line in text.split("\n"))
-    if "{|" in text:
-        text = MEDIAWIKI_CELLS.sub(r"\1", MEDIAWIKI_TABLE.sub("", text)).replace("!!", " ")
-    text = CELL_OPTION.sub("", text).replace("||", " ")
-    return LIST_MARK.sub("", text.replace("'''", "").replace("''", ""))
+# ---- code, which no rule for markup may touch
+
+INLINE = re.compile(r"(?<!`)(``?)(?!`)[^`\n]{1,300}\1(?!`)")
+FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[^`\n]*$")
+MARKED = re.compile(  # what a wiki shows as it stands
+    r"<(math|nowiki|syntaxhighlight|source|pre|code)\b[^<>\n]*>(?:(?!</?\1\b)[\s\S])*+</\1>|\[math\((?:[^)\n]|\)(?!\]))*+\)\]"
+    r"|\{\{\{#!syntax\b(?:[^{}]|\{(?!\{\{)|\}(?!\}\}))*+\}\}\}"
+)
+STORED = re.compile(r"\x02(\d+)\x03")
 
 
-def is_wiki(text: str) -> bool:
-    """Whether a sign stands that only a wiki page has. Each expression begins with a literal, which the engine skips to."""
-    if "'''" in text or "[목차" in text or "[각주" in text or "[include(" in text or "[anchor(" in text or "[youtube(" in text:
-        return True
-    if ("[[" in text and WIKI_LINK.search(text)) or ("{{" in text and WIKI_TEMPLATE.search(text)):
-        return True
-    if text.startswith(("||", "{|")) or "\n||" in text or "\n{|" in text:
-        return True
-    return "==" in text and WIKI_HEADING.search(f"\n{text}\n") is not None
+def shielded(text: str, expression: re.Pattern, rule: Callable[[str], str]) -> str:
+    """`rule` applied to all but what `expression` finds."""
+    stored: list[str] = []
+
+    def store(found: re.Match) -> str:
+        stored.append(found[0])
+        return f"\x02{len(stored) - 1}\x03"
+
+    text = rule(expression.sub(store, text))
+    return STORED.sub(lambda place: stored[int(place[1])], text) if stored else text
 
 
-def without_heading_marks(line: str) -> str:
-    """`== 개요 ==` and NamuWiki's folded `==# 개요 #==` without their signs; other lines as they are."""
-    marked = line.rstrip()
-    if not (marked.startswith("=") and marked.endswith("=")):
-        return line
-    inner = marked.strip("=")
-    return inner.strip(" ").removeprefix("#").removesuffix("#").strip(" ") if inner.strip() else line
+def outside_code(text: str, rule: Callable[[str], str]) -> str:
+    """`rule` applied to all but Markdown's code, fenced or in a line."""
+    if "`" not in text and "~~~" not in text:
+        return rule(text)
+    if "```" not in text and "~~~" not in text:
+        return shielded(text, INLINE, rule)
+    blocks: list[list[str]] = [[]]  # prose and code in turn
+    fence = ""
+    for line in text.split("\n"):
+        mark = FENCE.match(line)
+        if fence and mark and mark[1].startswith(fence) and not line.strip("`~ \t"):
+            blocks[-1].append(line)
+            blocks.append([])
+            fence = ""
+            continue
+        if not fence and mark:
+            fence = mark[1]
+            blocks.append([])
+        blocks[-1].append(line)
+    if fence:  # never closed: no code
+        last = blocks.pop()
+        blocks[-1] += last
+    stored = ["\n".join(block) for block in blocks[1::2]]
+    lines = []
+    for i, block in enumerate(blocks):
+        lines += [f"\x02c{i // 2}\x03"] if i % 2 else block
+    text = shielded("\n".join(lines), INLINE, rule)
+    return CODE_STORED.sub(lambda place: stored[int(place[1])], text) if stored else text
+
+
+CODE_STORED = re.compile(r"\x02c(\d+)\x03")
+
+# ---- subtitles
+
+TIME = r"(?:\d{1,2}:)?\d{2}:\d{2}[,.]\d{2,3}"
+SUBTITLE = re.compile(rf"(?:(?<!\S)\d{{1,5}}[ \n])?(?<![\d:]){TIME} *--> *{TIME}(?: +(?:align|position|line|size|X1)[^\n]*)? ?\n?")
+LYRIC = re.compile(r"^(?:\[\d{1,2}:\d{2}(?:[.:]\d{2,3})?\] ?)+", re.MULTILINE)
+DIALOGUE = re.compile(r"^Dialogue: \d+,(?:[^,\n]*,){8}", re.MULTILINE)
+
+
+def strip_time_codes(text: str) -> str:
+    """Subtitles (SRT, WebVTT, ASS) and timed lyrics without their times; `09:00 접수` stays."""
+    if "-->" in text:
+        text = SUBTITLE.sub("", text).removeprefix("WEBVTT")
+    if "Dialogue: " in text:
+        text = DIALOGUE.sub("", text)
+    return LYRIC.sub("", text) if "[" in text and len(LYRIC.findall(text)) >= 3 else text
+
+
+FORUM_TAG = re.compile(
+    r"\[(?:(?<![A-Za-z0-9_)\]]\[)|(?=/))(/?)(b|i|u|s|quote|color|size|center|img|url|font|align|list)"
+    r"(?:=[^\[\]\n]{0,200})?\]",
+    re.IGNORECASE,
+)
+
+
+def strip_forum_tags(text: str) -> str:
+    """Without BBCode's tags that are opened as well as closed."""
+    found = FORUM_TAG.findall(text) if "[/" in text else []
+    paired = {name.lower() for closing, name in found if closing} & {name.lower() for closing, name in found if not closing}
+    return FORUM_TAG.sub(lambda tag: "" if tag[2].lower() in paired else tag[0], text) if paired else text

@@ -7,59 +7,111 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import NamedTuple
 
-VERSION = 4  # goes into refine's record: raise it when a rule changes, and finished text is refined anew
+VERSION = 5  # goes into refine's record: raise it when a rule changes, and finished text is refined anew
 
 # ---- cleaning: composed Hangul first, since every later rule counts syllables, and white space last, which the others leave
 
 LINE_ENDS = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
-INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\ufff9-\ufffd]")
-CHAT_TOKENS = re.compile(r"</?(?:start_of_turn|end_of_turn|start_of_image|end_of_image|image_soft_token|bos|eos|pad|unk|mask)>")
+INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")  # known to be nothing: what they part is one word
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours of a terminal
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufff9-\ufffb]")
+# What a control character stood for is unknown (`50\x01g`), so a blank keeps its two sides apart; those of Windows' Western code page
+# are known: 10\x9620 is a range. U+FFFD and U+FFFC stand for what is lost and stay.
+WINDOWS = {code: bytes([code]).decode("cp1252", "replace") for code in range(0x80, 0xA0)}
+# Names that a tokenizer of Gemma's takes for control tokens wherever they stand.
+CONTROL_TOKENS = re.compile(
+    r"</?(?:start_of_turn|end_of_turn|start_of_image|end_of_image|image_soft_token|bos|eos|pad|unk|mask|unused\d+|2mass)>"
+    r"|\[multimodal\]|\[@BOS@\]"
+)
 
 
 def is_plain(text: str) -> bool:
     """Whether there is nothing but printable characters, blanks and line ends: str.isprintable costs 1 ms a MB, a regex 20."""
-    return text.replace("\n", "").isprintable() and "\ufffd" not in text and "\ufffc" not in text
+    return text.replace("\n", "").isprintable()
 
 
-def holds_chat_token(text: str) -> bool:
-    return CHAT_TOKENS.search(text) is not None
+def holds_control_token(text: str) -> bool:
+    return CONTROL_TOKENS.search(text) is not None
+
+
+def strip_control_tokens(text: str) -> str:
+    """A blank in the place of each: `<end_of_<bos>turn>`, closed up, would be one again. The last rule for texts, entries and
+    questions alike; `cleaning` runs it again after any rule that removed something."""
+    return CONTROL_TOKENS.sub(" ", text)
 
 
 def compose(text: str) -> str:
-    """NFC, so that decomposed Hangul counts as Hangul; without control and zero-width characters and chat tokens."""
+    """NFC, so that decomposed Hangul counts as Hangul; without control and zero-width characters."""
     if not is_plain(text):
         text = INVISIBLE.sub("", LINE_ENDS.sub("\n", text))
-    text = unicodedata.normalize("NFC", text)
-    for _ in range(4):  # one token may hide in another: <start_of_<bos>turn>
-        if "<" not in text:
-            return text
-        text, found = CHAT_TOKENS.subn("", text)
-        if not found:
-            return text
-        text = unicodedata.normalize("NFC", text)  # a token may have stood between two parts of a syllable
-    return unicodedata.normalize("NFC", text.replace("<", "")) if CHAT_TOKENS.search(text) else text  # nested on purpose
+        text = CONTROL.sub(lambda sign: WINDOWS.get(ord(sign[0]), " "), ANSI.sub("", text))
+    return unicodedata.normalize("NFC", text)
 
+
+# ---- addresses
 
 URL_SIGNS = r"[\w\-.~:/?#@!$&*+,;=%]+"
 URL = re.compile(rf"https?://{URL_SIGNS}", re.ASCII)
 FTP = re.compile(rf"ftp://{URL_SIGNS}", re.ASCII)
 WWW = re.compile(r"www\.(?<![\w.]www\.)[A-Za-z0-9\-]+\.[\w\-.~/?#=&%]+", re.ASCII)
-AT_DOMAIN = re.compile(r"@[\w\-]{1,63}(?:\.[\w\-]{1,63}){1,4}", re.ASCII)  # begins with a literal, which the engine skips to
+# Begins with a literal, which the engine skips to. A domain ends in letters: `lodash@4.17.21` and `root@10.0.0.5` do not.
+AT_DOMAIN = re.compile(r"@((?:[\w\-]{1,63}\.){1,4})([A-Za-z]{2,24})(?![\w\-]|:[A-Za-z~/])", re.ASCII)
 BEFORE_AT = re.compile(r"(?<![\w.])[\w.+\-]{1,64}\Z", re.ASCII)
+# endings of files and units: `icon@2x.png`, `getty@tty1.service`
+NO_DOMAIN = re.compile(r"png|jpe?g|gif|webp|svg|css|[jt]s|json|xml|html?|ya?ml|toml|service|socket|timer|target|mount|local|lan|internal")
 # Each begins with a set of signs and looks back afterwards: the engine skips to that set five times faster than it tries.
-RESIDENT_NUMBER = re.compile(r"\d(?<!\d\d)\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?: ?[-–－] ?)?[1-8]\d{6}(?!\d)")
-# Business numbers (1588-1234) are no personal data, and their shape is that of years: 1592-1598.
-SEP = r"(?: ?[-–－.] ?| )"
-PHONE = re.compile(
-    rf"[+(0０](?<![\d\-.][+(0０])(?:(?:(?<=\+)82{SEP}?(?:\(0\))?\d{{1,2}}|(?<=\()0\d{{1,2}}\)|(?<!\()(?:(?<=[0０])\d{{1,2}}|(?<=0)50\d)\)?)"
-    rf"{SEP}?(?<=[-–－). ])\d{{3,4}}{SEP}\d{{4}}|(?<=[0０])[1１][016-9０１６-９]\d{{7,8}})(?![\d\-])"
+RESIDENT_NUMBER = re.compile(
+    r"\d(?<!\d\d)(?<!\d[.\-]\d)\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])( ?[-–] ?|(?<!\d \d{6}) (?!\d{7} \d)|)[1-8]\d{6}(?!\d|-\d)",
+    re.ASCII,
 )
-GONE = "\x00"  # stands for what was removed, until the brackets around it are seen to; `compose` leaves none in a text
-CLOSED = re.compile(r"\x00[\s,;:·/\x00]*[)\]>]")  # gates the next
-IN_BRACKETS = re.compile(r"[(\[<][\s,;:·/]*\x00[\s,;:·/\x00]*[)\]>]")
+# Business numbers (1588-1234) are no personal data, and their shape is that of years: 1592-1598.
+AREA = r"(?:1[016-9]|2|3[1-3]|4[1-4]|5[1-5]|6[1-4]|70|80|50\d)"  # after the zero; `08 120 1400 cc` has none of them
+ABROAD = r"(?:1[016-9]|2|[3-6][1-5]|70)"
+HYPHEN = r" ?[-–] ?"
+PHONE = re.compile(
+    r"[+(08](?<![0-9a-fA-F_][+08])(?<![0-9a-fA-F][.:/\-–][+08])(?:"
+    rf"(?:(?<=\+) ?82|(?<=\()\+82\)|(?<=0)082)[ .\-–]?(?:\(0\)[ \-]?)?0?{ABROAD}[ .\-–]?\d{{3,4}}[ .\-–]?\d{{4}}"
+    rf"|(?<=8)2-0?{ABROAD}-\d{{3,4}}-\d{{4}}"
+    rf"|(?<=0){AREA}{HYPHEN}\d{{3,4}}{HYPHEN}\d{{4}}"
+    rf"|(?:(?<=\()0|(?<=0)){AREA}\)[ \-–]{{0,2}}\d{{3,4}}(?:{HYPHEN}|[. ])\d{{4}}"
+    r"|(?<=0)1[016-9]([. ])\d{3,4}\1\d{4}"
+    r"|(?<=0)(?:10\d{8}|1[16-9]\d{7,8})"
+    rf"|(?<=0)(?P<unsure>{AREA}([. ])\d{{3,4}}\3\d{{4}}))"
+    r"(?![-–]?[0-9A-Za-z_])(?! ?(?:cc|m[lL]|mg|kg|mmHg|[gL%원명개회])\b)",
+    re.ASCII,
+)
+PHONE_NAMED = re.compile(r"(?:전화|연락처|팩스|문의|핸드폰|휴대폰|☎|☏|(?i:tel|fax|phone|h\.?p))[^\w\n]{0,4}(?:번호)?[^\w\n]{0,4}\Z")
+RESIDENT_NAMED = re.compile(r"주민[^\n]{0,12}\Z")
+FULL_WIDTH = {0xFF01 + i: 0x21 + i for i in range(94)}  # each sign to one, so places stay
+GONE = "\x00"  # stands for what was removed, until its surroundings are seen to; `compose` leaves none in a text
+LIST_SIGNS = r"[\s,;:·/\x00]*"
+IN_BRACKETS = re.compile(rf"[(\[<（][\s,;:·/]*\x00{LIST_SIGNS}[)\]>）]")
+AFTER_BRACKET = re.compile(rf"(?<=[(（])[\s,;·/]*\x00{LIST_SIGNS}")
+BEFORE_BRACKET = re.compile(rf"(?<![\s,;:·/\x00])[\s,;:·/]*\x00{LIST_SIGNS}(?=[)）])")
+BETWEEN = re.compile(r"(?<=[0-9A-Za-z])\x00+(?=[0-9A-Za-z])")
+
+
+def close_gaps(text: str) -> str:
+    """Without GONE, the brackets and commas that held nothing else, and without joining a number or word to another."""
+    if ")" in text or "]" in text or ">" in text or "）" in text:
+        text = BEFORE_BRACKET.sub("", AFTER_BRACKET.sub("", IN_BRACKETS.sub("", text)))
+    return BETWEEN.sub(" ", text).replace(GONE, "")
+
+
+def cut(text: str, spans: Iterable[tuple[int, int]]) -> tuple[str, int]:
+    parts: list[str] = []
+    at = 0
+    for start, end in spans:
+        parts += [text[at:start], GONE]
+        at = end
+    return ("".join([*parts, text[at:]]), len(parts) // 2) if parts else (text, 0)
+
+
+def narrow(text: str) -> str:
+    """Full-width digits and signs as ASCII ones, each in its place."""
+    return text.translate(FULL_WIDTH) if "０" in text or "＠" in text else text
 
 
 def strip_urls(text: str) -> tuple[str, int]:
@@ -72,20 +124,44 @@ def strip_urls(text: str) -> tuple[str, int]:
 
 
 def strip_mails(text: str) -> tuple[str, int]:
-    parts: list[str] = []
-    at = 0
-    for domain in AT_DOMAIN.finditer(text):
-        if name := BEFORE_AT.search(text, max(at, domain.start() - 64), domain.start()):
-            parts += [text[at : name.start()], GONE]
-            at = domain.end()
-    return ("".join([*parts, text[at:]]), len(parts) // 2) if parts else (text, 0)
+    spans: list[tuple[int, int]] = []
+    signs = narrow(text)
+    for domain in AT_DOMAIN.finditer(signs):
+        at = spans[-1][1] if spans else 0
+        numbers = sum(label.isdecimal() for label in domain[1].split("."))
+        if NO_DOMAIN.fullmatch(domain[2].lower()) or numbers > 1:
+            continue
+        if name := BEFORE_AT.search(signs, max(at, domain.start() - 64), domain.start()):
+            spans.append((name.start(), domain.end()))
+    return cut(text, spans)
+
+
+def strip_resident_numbers(text: str) -> tuple[str, int]:
+    signs = narrow(text)
+    found = RESIDENT_NUMBER.finditer(signs)
+    return cut(text, [n.span() for n in found if n[1] or is_resident_number(n[0], signs[max(0, n.start() - 20) : n.start()])])
+
+
+def is_resident_number(digits: str, before: str) -> bool:
+    """Of thirteen digits in a row: a bar code (880…) and a time in milliseconds (14…–17…) may hold a birthday, too."""
+    weighted = sum(int(digit) * weight for digit, weight in zip(digits, (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5), strict=False))
+    if (11 - weighted % 11) % 10 == int(digits[-1]) or RESIDENT_NAMED.search(before):
+        return True
+    bar_code = sum(int(digit) * (3 if i % 2 else 1) for i, digit in enumerate(digits)) % 10 == 0
+    return not bar_code and not "14" <= digits[:2] <= "17"
+
+
+def strip_phones(text: str) -> tuple[str, int]:
+    signs = narrow(text)
+    found = PHONE.finditer(signs)
+    return cut(text, [n.span() for n in found if not n["unsure"] or PHONE_NAMED.search(signs, max(0, n.start() - 20), n.start())])
 
 
 ADDRESSES: dict[str, Callable[[str], tuple[str, int]]] = {
     "url": strip_urls,
     "mail": strip_mails,
-    "resident_number": partial(RESIDENT_NUMBER.subn, GONE),
-    "phone": partial(PHONE.subn, GONE),
+    "resident_number": strip_resident_numbers,
+    "phone": strip_phones,
 }
 
 
@@ -101,9 +177,7 @@ def strip_addresses(text: str, kinds: Iterable[str] = ADDRESSES, counts: Counter
             removed = True
             if counts is not None:
                 counts[kind] += found
-    if removed and CLOSED.search(text):
-        text = IN_BRACKETS.sub("", text)
-    return text.replace(GONE, "") if removed else text
+    return close_gaps(text) if removed else text
 
 
 BLANKS = re.compile(r"  +")
@@ -171,6 +245,12 @@ MISREAD = "떎뒗뿉씠쓣"  # 다 는 에 이 을 in UTF-8, read as CP949: the 
 
 def long_enough(text: str, least: int) -> tuple[bool, str]:
     return len(text) >= least, "too_short"
+
+
+def is_unbroken(text: str) -> tuple[bool, str]:
+    """A sign or two may be lost; more than one in 200 is a page that was read in the wrong encoding."""
+    broken = text.count("\ufffd")
+    return broken <= max(2, len(text) // 200), "broken_character"
 
 
 class Counts(NamedTuple):
@@ -252,6 +332,8 @@ def judge(text: str, least: int, counts: Counts | None = None) -> tuple[bool, st
         keep, reason = enough_hangul(counts.hangul, counts.letters, counts.kana) if counts else is_korean(text)
     if keep:
         keep, reason = is_well_encoded(text)
+    if keep:
+        keep, reason = is_unbroken(text)
     if keep and (counts is None or counts.sales * 2 * OFFERS_EVERY >= len(text)):  # an offer and a call may begin with the same words
         keep, reason = is_no_advertisement(text)
     if keep:

@@ -8,11 +8,11 @@ from hypothesis import strategies as st  # noqa: E402
 
 from kmlite.refine import batch, cleaning  # noqa: E402
 from kmlite.refine.cleaning import clean, clean_all, look  # noqa: E402
-from kmlite.refine.markup import strip_html, strip_links, strip_notes, strip_wiki  # noqa: E402
+from kmlite.refine.markup import strip_html, strip_links, strip_notes  # noqa: E402
 from kmlite.refine.text import (  # noqa: E402
     AD_TERMS,
     CALLS,
-    CHAT_TOKENS,
+    CONTROL_TOKENS,
     OFFERS,
     Counts,
     compose,
@@ -22,6 +22,7 @@ from kmlite.refine.text import (  # noqa: E402
     strip_mails,
     strip_urls,
 )
+from kmlite.refine.wiki import strip_wiki  # noqa: E402
 
 SIGNS = (
     *(
@@ -132,7 +133,7 @@ def test_a_cleaned_text_is_clean_and_no_longer_than_three_times_the_raw(text):
     cleaned = clean(text)
     assert clean(cleaned) == cleaned
     assert len(cleaned) <= 3 * len(text)
-    assert not CHAT_TOKENS.search(cleaned)
+    assert not CONTROL_TOKENS.search(cleaned)
 
 
 @many

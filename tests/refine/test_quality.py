@@ -10,13 +10,12 @@ TARGET = 0.97
 BELOW = {
     "author": {},
     "independent": {
-        "too_short": (0.93, 1.0),
         "near_duplicate": (1.0, 0.84),
         "cleaning: html": (0.88, 0.90),
         "cleaning: wiki": (1.0, 0.83),
         "cleaning: personal": (0.94, 0.91),
     },
-    "second": {"keep": (0.90, 1.0), "advertisement": (1.0, 0.80), "cleaning: wiki": (1.0, 0.5)},
+    "second": {"keep": (0.90, 1.0), "advertisement": (1.0, 0.80)},
 }
 
 

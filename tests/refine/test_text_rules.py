@@ -8,8 +8,9 @@ import pytest
 from kmlite import paths
 from kmlite.refine import text as rules
 from kmlite.refine.cleaning import clean
-from kmlite.refine.markup import strip_html, strip_notes, strip_wiki
+from kmlite.refine.markup import strip_html, strip_notes
 from kmlite.refine.text import compose, judge, squeeze, strip_addresses
+from kmlite.refine.wiki import strip_wiki
 
 KOREAN = (
     "고혈압은 동맥의 압력이 정상보다 높은 상태가 이어지는 병이다. 진료실에서 잰 수축기 혈압이 140 이상이면 고혈압으로 본다. "
@@ -26,12 +27,13 @@ KOREAN = (
         ("\u1112\u1161\u11ab글", "한글"),
         ("가\r\n나\r다\n라", "가\n나\n다\n라"),
         ("혈\u200b압\u00ad약\ufeff", "혈압약"),
-        ("가\x00나\x07다\x1b", "가나다"),
+        ("가\x00나\x07다", "가 나 다"),  # what stood there is unknown
+        ("50\x01g, 1\ufffa0", "50 g, 1 0"),
+        ("10\x9620 mg", "10–20 mg"),  # a dash of Windows' code page
+        ("\x1b[31m빨강\x1b[0m", "빨강"),
         ("가\t나", "가\t나"),
-        ("깨진\ufffd글자", "깨진글자"),
+        ("50 \ufffdg, 그림\ufffc", "50 \ufffdg, 그림\ufffc"),
         ("\u202a오른쪽\u202c", "오른쪽"),
-        ("<start_of_turn>user\n안녕<end_of_turn>", "user\n안녕"),
-        ("<bos>가<pad><eos></mask><unk>", "가"),
         ("<boss>와 <eosinophil>", "<boss>와 <eosinophil>"),
         ("ﬁ ① ㎎ Ａ ½", "ﬁ ① ㎎ Ａ ½"),  # NFC, not NFKC: signs keep their shape
         ("가\u2028나", "가\n나"),
@@ -262,7 +264,7 @@ def test_clean_puts_the_rules_together(raw, expected):
 
 @pytest.mark.parametrize("raw", ["<start_of_turn>", "&lt;start_of_turn&gt;", "&#60;bos>", "<start_of_<bos>turn>", "<p>&lt;eos&gt;</p>"])
 def test_no_chat_token_is_left_in_a_cleaned_text(raw):
-    assert rules.CHAT_TOKENS.search(clean(f"가 {raw} 나")) is None
+    assert rules.CONTROL_TOKENS.search(clean(f"가 {raw} 나")) is None
 
 
 SAMPLE_FILES = sorted(p.relative_to(paths.SAMPLE_RAW / paths.RAW_TEXT) for p in (paths.SAMPLE_RAW / paths.RAW_TEXT).rglob("*.*"))
@@ -418,4 +420,4 @@ def test_markdown_links_leave_their_labels(raw, cleaned):
 
 def test_marks_of_rendered_footnotes_go():
     raw = '<p>숙소를 나왔네요.<sup id="cite_ref-1" class="reference"><a href="#cite_note-1">[1]</a></sup> 10<sup>2</sup></p>'
-    assert clean(raw) == "숙소를 나왔네요. 102"
+    assert clean(raw) == "숙소를 나왔네요. 10²"
