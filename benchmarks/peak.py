@@ -194,7 +194,7 @@ def whole_step(shape: str, *, precision, rank, batch, length, new_rows=0, plain=
     The optimizer's state is calculated. Of kmlite's way the layers' inputs are taken out as Unsloth takes them out.
     """
     from kmlite.models.new_rows import beside, head_of, states_for_logits
-    from kmlite.training.loss import chunked_cross_entropy
+    from kmlite.training.loss import chunked_cross_entropy, dense_chunk
 
     model, tracker = build(shape, precision, rank, share, True, new_rows), Alive()
     with on_a_card(fake):
@@ -213,7 +213,7 @@ def whole_step(shape: str, *, precision, rank, batch, length, new_rows=0, plain=
             if not plain:
                 states = given.logits[:, :-1].flatten(0, 1).float()  # accelerate's
                 ones = torch.ones(len(states))
-                loss = chunked_cross_entropy(states, ids[:, 1:].flatten(), ones, *head_of(model))
+                loss = chunked_cross_entropy(states, ids[:, 1:].flatten(), ones, *head_of(model), chunk=dense_chunk)
                 del states
             else:
                 loss = given.loss

@@ -3,11 +3,14 @@
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from kmlite import prompts
-from kmlite.models.loading import for_inference, free, on_gpu
+from kmlite.models.loading import computing, for_inference, free, on_gpu
+from kmlite.models.new_rows import head_of, states_for_logits
+from kmlite.training.loss import tiled_is_faster, token_losses
 
 # Tokens in one forward pass. The logits of a 262k vocabulary are what fills a small card: 1,024 of them are 1 GiB in float32.
 TOKENS_A_PASS = 1024
@@ -42,12 +45,15 @@ def total_loss(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> flo
     """The summed loss in nats of rows of (ids, labels), in batches of similar length."""
     import torch
 
+    head = head_of(model)
+    if tiled_is_faster(head[0]):
+        return sum(row_losses(model, tokenizer, rows))
     for_inference(model, tokenizer)
     total = 0.0
     for _, batch in batches(model, tokenizer, rows):
         targets = int((batch["labels"][:, 1:] != prompts.IGNORED).sum())
         if targets:
-            with torch.no_grad():
+            with torch.no_grad(), computing(model):
                 loss = model(**batch, use_cache=False).loss
             total += float(loss) * targets
     return total
@@ -58,15 +64,21 @@ def row_losses(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> lis
     import torch
 
     for_inference(model, tokenizer)
+    head = head_of(model)
+    tiled = tiled_is_faster(head[0])
     out = [0.0] * len(rows)
     for chosen, batch in batches(model, tokenizer, rows):
         targets = batch.pop("labels")[:, 1:]
-        places = (targets != prompts.IGNORED).any(0).nonzero().squeeze(-1)  # logits of a large vocabulary fill a card
-        with torch.no_grad():
-            logits = model(**batch, logits_to_keep=places, use_cache=False).logits.float()
-            losses = torch.nn.functional.cross_entropy(
-                logits.transpose(1, 2), targets[:, places], ignore_index=prompts.IGNORED, reduction="none"
-            )
+        counted = targets != prompts.IGNORED
+        places = counted.any(0).nonzero().squeeze(-1)  # logits of a large vocabulary fill a card
+        with torch.no_grad(), computing(model), states_for_logits(model) if tiled else nullcontext():
+            found = model(**batch, logits_to_keep=places, use_cache=False).logits.float()
+            targets, counted = targets[:, places], counted[:, places]
+            losses = torch.zeros(targets.shape, device=found.device)
+            if tiled:
+                losses[counted] = token_losses(found[counted], targets[counted], *head)
+            else:
+                losses = torch.nn.functional.cross_entropy(found.transpose(1, 2), targets, ignore_index=prompts.IGNORED, reduction="none")
         for i, loss in zip(chosen, losses.sum(-1).tolist(), strict=True):
             out[i] = loss
     return out
@@ -182,7 +194,7 @@ def continued_ids(
             latest = tokenizer.batch_decode(so_far[:, ids.shape[1] :][:, -LOOK_BACK:])
             return torch.tensor([any(stop in text for stop in stops) for text in latest], device=so_far.device)
 
-        with torch.no_grad():
+        with torch.no_grad(), computing(model):
             turns = model.generate(
                 input_ids=ids,
                 attention_mask=mask,

@@ -10,7 +10,7 @@ import click
 from kmlite import paths, prompts
 from kmlite.evaluation import statistics
 from kmlite.evaluation.generation import generate, generate_plain, left_padded
-from kmlite.models.loading import for_inference
+from kmlite.models.loading import computing, for_inference
 
 SCORERS = ("generate", "letter")
 OF_THIS_SIZE = (  # said wherever the embedded base is scored
@@ -103,7 +103,7 @@ def letter_answers(model, tokenizer, asked: list[str], batch: int) -> list[dict]
     out: list[dict] = [{}] * len(heads)
 
     def work(chosen: list[int], ids, mask) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), computing(model):
             logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=1, use_cache=False).logits[:, -1].float()
         whole = logits.softmax(-1)[:, [ids[0] for ids in letters]]
         share = whole / whole.sum(-1, keepdim=True)

@@ -9,10 +9,22 @@ import click
 from kmlite import prompts
 from kmlite.cli import console
 from kmlite.files import read_record, write_json
-from kmlite.models.loading import bf16, fast_model, for_training, free, is_embedding, load_adapter, on_gpu, recomputes, set_trainable
+from kmlite.models.loading import (
+    bf16,
+    compute_dtype,
+    fast_model,
+    for_training,
+    free,
+    is_embedding,
+    load_adapter,
+    on_gpu,
+    recomputes,
+    set_trainable,
+)
+from kmlite.models.new_rows import head_of
 from kmlite.runs import processes
 from kmlite.training.callbacks import Measure, Measured, Meter, Stop, callbacks, check_room, last_checkpoint, thinned, trained_to_the_end
-from kmlite.training.loss import in_pieces
+from kmlite.training.loss import in_pieces, tiled_is_faster
 from kmlite.training.packing import positions
 
 
@@ -91,7 +103,8 @@ def train(
 
     Returns:
         {"steps", "rows", "loss" (mean, nats a token), "seconds", "curve": the trainer's log, "measured": {step: …},
-        "batch", "accumulation", "out_of_memory" (how often), "tokens_per_second" (padding not counted), "padding" (its share),
+        "batch", "accumulation", "out_of_memory" (how often), "compute" (dtype of the multiplications), "tokens_per_second" (padding
+        not counted), "padding" (its share),
         "peak_bytes" (GPU memory that tensors held at the most; None on a CPU)}. Rates are of this process's own part of the run;
         None where it found the last step done.
 
@@ -177,6 +190,7 @@ def train(
         "curve": thinned(trainer.state.log_history, settings.log_every),
         "measured": measured.points,
         **size,
+        "compute": str(compute_dtype(model)).removeprefix("torch."),
         "tokens_per_second": round(meter.useful / max(seconds, 1e-9), 1) if meter.tokens else None,
         "padding": round(1 - meter.useful / meter.tokens, 4) if meter.tokens else None,
         "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu() else None,
@@ -203,6 +217,7 @@ def prepare(
     answer_weight,
 ):
     """(trl's trainer, the meter of its tokens, its stop) for one attempt at a batch and accumulation of `size`."""
+    import torch
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -223,7 +238,7 @@ def prepare(
         weight_decay=0.01,
         max_grad_norm=1.0,
         optim="adamw_8bit" if on_gpu() else "adamw_torch",
-        bf16=on_gpu() and bf16(),
+        bf16=bf16() if on_gpu() else compute_dtype(model) == torch.bfloat16,
         fp16=on_gpu() and not bf16(),  # cards before Ampere; Unsloth keeps Gemma from overflowing
         use_cpu=not on_gpu(),
         gradient_checkpointing=recomputes(settings.checkpointing),
@@ -258,7 +273,7 @@ def prepare(
         return out
 
     trainer_class = SFTTrainer
-    if answer_weight != 1 or embeddings == "new":
+    if answer_weight != 1 or embeddings == "new" or tiled_is_faster(head_of(model)[0]):
         trainer_class = in_pieces(SFTTrainer, answer_weight, tokenizer.convert_tokens_to_ids("<end_of_turn>"))
     trainer = trainer_class(
         model=model,

@@ -12,7 +12,8 @@ NEW = list(range(300, 340))
 
 
 def test_the_loss_in_pieces_is_the_loss_in_one(monkeypatch):
-    monkeypatch.setattr(loss, "CHUNK", 3)
+    for name, value in {"CHUNK": 3, "TILE": 16, "FAINT": 1e-12}.items():
+        monkeypatch.setattr(loss, name, value)
     torch.manual_seed(0)
     matrix, states, rows = torch.randn(50, 8), torch.randn(10, 8), torch.randn(4, 8)
     targets, weights = torch.randint(50, (10,)), torch.rand(10)
@@ -28,6 +29,22 @@ def test_the_loss_in_pieces_is_the_loss_in_one(monkeypatch):
         assert torch.allclose(ours[0].grad, theirs[0].grad, atol=1e-5)
         if mine is not None:
             assert torch.allclose(ours[1].grad, theirs[1].grad, atol=1e-5)
+
+
+def test_the_tiled_loss_and_gradient_of_a_large_vocabulary_are_near_the_whole_ones():
+    """262k rows, and a few of them likely, as a language model has it."""
+    torch.manual_seed(0)
+    matrix, states = torch.randn(262_144, 16), torch.randn(8, 16) * 1.5
+    targets, weights = (states @ matrix.T).argmax(1), torch.rand(8)
+    targets[0] = 5  # an unlikely one
+    ours, theirs = (states.clone().requires_grad_() for _ in range(2))
+    found = loss.chunked_cross_entropy(ours, targets, weights, matrix)
+    losses = cross_entropy(theirs @ matrix.T, targets, reduction="none")
+    (losses * weights).sum().backward()
+    found.backward()
+    assert found.item() == pytest.approx((losses * weights).sum().item(), rel=1e-5)
+    assert torch.allclose(loss.token_losses(states, targets, matrix), losses, rtol=1e-4)
+    assert (ours.grad - theirs.grad).norm() < 0.01 * theirs.grad.norm()
 
 
 def adapted(base, embeddings: str = "new"):
@@ -105,7 +122,9 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def test_a_step_makes_no_copy_of_the_matrix(ours, pefts):
+def test_a_step_makes_no_copy_of_the_matrix(ours, pefts, monkeypatch):
+    monkeypatch.setattr(loss, "FAINT", 0.01)  # of 3,000 rows most reach the usual one
+    monkeypatch.setattr(loss, "TILE", 256)
     matrix = new_rows.head_of(ours)[0].numel()
     with Largest() as mine:
         pieced(ours).backward()
