@@ -1,5 +1,8 @@
 """Model folders: find or fetch the one to start from, say what it lacks, copy what stands beside its weights."""
 
+import os
+import re
+import shlex
 import shutil
 from collections.abc import Set
 from pathlib import Path
@@ -8,9 +11,18 @@ import click
 
 from kmlite import paths
 from kmlite.files import read_json
+from kmlite.models import rendering, weights
 
 NOT_COPIED = {".safetensors", ".py", ".bin", ".pt", ".pth", ".gguf", ".md", ".msgpack", ".h5", ".onnx"}
 DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]  # no pickles
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?", re.ASCII)
+ADAPTER = "adapter_config.json"
+PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+READ = {"config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", *PROCESSOR}
+READ |= {"chat_template.json", weights.INDEX}  # what transformers and kmlite read of a folder, beside tokenizer.json
+CONTROL = ("<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>")
+IMAGE = "<image_soft_token>"
+SPARE = 1024  # rows that no token has: padding to a multiple of 64, as published; some pad to more
 
 
 def resolve(base: str, named: str = "BASE") -> Path:
@@ -25,47 +37,229 @@ def resolve(base: str, named: str = "BASE") -> Path:
             training needs (safetensors, a tokenizer.json, a chat template, a Gemma 3 configuration).
     """
     folder = Path(base)
-    if not folder.is_dir():
-        if base.count("/") != 1 or base.startswith((".", "/", "~")):
-            raise click.ClickException(f"{named}={base} is neither a folder nor a hub name like google/medgemma-4b-it.")
-        name, _, revision = base.partition("@")
+    if not base or not os.path.isdir(base):  # Path.is_dir raises where a name is too long
+        name, _, revision = hub_name(base, named).partition("@")
         folder = download(name, revision or "main", named)
-    config = folder / "config.json"
-    if not config.exists():
-        raise click.ClickException(f"{folder} holds no model: config.json is missing. Name a model folder or a hub name as {named}=…")
-    for file in folder.glob("*.json"):
-        if file.name.endswith("config.json") and "auto_map" in read_json(file):
-            raise click.ClickException(
-                f"{file} asks for code of its own (auto_map). kmlite runs no code out of a model folder.\n"
-                "  Take the model as its maker published it; Gemma 3 needs none."
-            )
-    kind = read_json(config).get("model_type", "")
-    if kind not in ("gemma3", "gemma3_text"):
-        raise click.ClickException(f"{base} is a {kind or 'nameless'} model; kmlite works with Gemma 3 ones (MedGemma, gemma-3-*).")
-    if not list(folder.glob("*.safetensors")):
-        raise click.ClickException(f"{folder} has no .safetensors weights. Pickled weights are never loaded; save it with save_pretrained.")
-    if not (folder / "tokenizer.json").exists():
-        raise click.ClickException(f"{folder} has no tokenizer.json. Copy it from the model's repository.")
-    if not (folder / "chat_template.jinja").exists() and "chat_template" not in read_json(folder / "tokenizer_config.json"):
-        raise click.ClickException(
-            f"{folder} has no chat template, so it was not taught to answer.\n  Take the instruction-tuned one: a name that ends in -it."
-        )
+    check(folder)
     return folder
 
 
+def hub_name(base: str, named: str) -> str:
+    """`base` where it can name a repository of the hub; else a click error that says what it is."""
+    if HUB_NAME.fullmatch(base):
+        return base
+    place = Path(base)
+    if base != base.strip() or not base:
+        raise click.ClickException(
+            f"{named}={base!r} is empty or has blanks around it. Name a folder or a hub name: {named}=google/medgemma-4b-it"
+        )
+    if place.suffix == ".gguf":
+        raise click.ClickException(
+            f"{named}={base} is a GGUF file, which can be run and not trained.\n  Name the folder of safetensors that it was made of."
+        )
+    if os.path.isfile(base):
+        raise click.ClickException(f"{named}={base} is a file; name the model's folder: {named}={place.parent}")
+    if os.path.islink(base):
+        raise click.ClickException(f"{named}={base} is a link to {os.readlink(place)}, which leads to no folder.")
+    raise click.ClickException(
+        f"{named}={base} is neither a folder nor a hub name like google/medgemma-4b-it.\n  Name another one: {named}=…"
+    )
+
+
 def at_hand(base: str) -> Path | None:
-    """The folder of a base that is on this machine, or None; asks no network."""
+    """The checked folder of a base that is on this machine whole, or None; asks no network."""
     from huggingface_hub import try_to_load_from_cache
 
-    if Path(base).is_dir():
+    if base and os.path.isdir(base):
         return resolve(base)
-    if base.count("/") != 1 or base.startswith((".", "/", "~")):
-        raise click.ClickException(f"BASE={base} is neither a folder nor a hub name like google/medgemma-4b-it.\nName another one: BASE=…")
-    name, _, revision = base.partition("@")
+    name, _, revision = hub_name(base, "BASE").partition("@")
     cached = try_to_load_from_cache(name, "config.json", revision=revision or None)
-    if isinstance(cached, str) and list(Path(cached).parent.glob("*.safetensors")):
-        return resolve(str(Path(cached).parent))
-    return None
+    if not isinstance(cached, str) or not is_whole(Path(cached).parent):
+        return None
+    return resolve(str(Path(cached).parent))
+
+
+def is_whole(snapshot: Path) -> bool:
+    """Whether a download of the hub came to its end: every weight file is there, and the tokenizer."""
+    try:
+        weights.files_of(snapshot, "")
+    except click.ClickException:
+        return False
+    return (snapshot / "tokenizer.json").is_file()
+
+
+# ---- the one look at a folder, before any work
+
+
+def check(folder: Path) -> None:
+    """Refuse a model folder that would end in a traceback later, or in silence in another model.
+
+    Reads every JSON file and every header of the weights, the tokenizer and its template, but no weights: a few seconds.
+
+    Raises:
+        click.ClickException: what is wrong, in which file, and how to get it right.
+    """
+    try:
+        config = check_config(folder)
+        rows = weights.check(folder, config, again(folder))
+        check_tokenizer(folder, config, rows)
+        check_template(folder)
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or folder} can't be read: {error.strerror}.\n  {again(folder)}") from error
+
+
+def again(folder: Path) -> str:
+    """How to get a damaged folder anew: by its hub name where the hub's cache holds it."""
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+        name = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+        return f"Fetch what is missing or damaged: .venv/bin/hf download {name} --revision {folder.name}   (--force-download replaces all)"
+    if folder.parent.name in paths.STAGES:
+        return f"Make it anew: make stage{paths.STAGES.index(folder.parent.name)} OUT={folder.parent.parent} ARGS=--restart"
+    return f"Fetch or copy it anew, for example: .venv/bin/hf download google/medgemma-4b-it --local-dir {shlex.quote(str(folder))}"
+
+
+def check_config(folder: Path) -> dict:
+    """config.json, of a plain Gemma 3 and with nothing in it that leads elsewhere."""
+    if not (folder / "config.json").is_file():
+        if (folder / ADAPTER).is_file():
+            raise click.ClickException(
+                f"{folder} holds an adapter and no model: {ADAPTER} without config.json.\n"
+                "  Merge it into its base first (peft: merge_and_unload, then save_pretrained), and name the merged folder."
+            )
+        raise click.ClickException(f"{folder} holds no model: config.json is missing. Name a model folder or a hub name.")
+    if (folder / ADAPTER).exists():
+        raise click.ClickException(
+            f"{folder / ADAPTER} stands beside a model: transformers would load the base that it names instead of this one.\n"
+            f"  Move it away, with the adapter's weights: mv {shlex.quote(str(folder))}/adapter_* somewhere/else"
+        )
+    found = {file.name: weights.parsed(file, again(folder)) for file in sorted(folder.glob("*.json")) if file.name in READ}
+    for name, values in found.items():
+        if "auto_map" in values:
+            raise click.ClickException(
+                f"{folder / name} asks for code of its own (auto_map). kmlite runs no code out of a model folder.\n"
+                "  Take the model as its maker published it; Gemma 3 needs none."
+            )
+    config = found["config.json"]
+    kind = config.get("model_type", "")
+    if kind not in ("gemma3", "gemma3_text"):
+        why = " Gemma 4 has other classes and another turn format, and no MedGemma stands on it." if str(kind).startswith("gemma4") else ""
+        raise click.ClickException(
+            f"{folder} is a {kind or 'nameless'} model; kmlite works with Gemma 3 ones.{why}\n  Name MedGemma or a gemma-3-*."
+        )
+    parts = [config, *(config[name] for name in ("text_config", "vision_config") if config.get(name))]
+    for part in parts:
+        if not isinstance(part, dict):
+            raise click.ClickException(f"{folder / 'config.json'}: text_config and vision_config must be objects.\n  {again(folder)}")
+        for key in ("quantization_config", "compression_config"):
+            if part.get(key):
+                raise click.ClickException(
+                    f"{folder} is quantised already ({key} in config.json). kmlite quantises the 16-bit model by itself.\n"
+                    "  Take the model as its maker published it, without -bnb-4bit, -GPTQ, -AWQ or -FP8 in its name."
+                )
+        if part.get("tie_word_embeddings") is False:
+            raise click.ClickException(
+                f"{folder / 'config.json'} says tie_word_embeddings=false. In Gemma 3 the head is the embedding matrix, and kmlite trains\n"
+                "  them as one. Take a model that keeps the tie."
+            )
+    if "transformers_weights" in config:
+        raise click.ClickException(f"{folder / 'config.json'} names weights elsewhere (transformers_weights). Take that line out.")
+    types = (config.get("text_config") or config).get("layer_types")
+    layers = weights.numbers(config.get("text_config") or config, weights.TEXT, "config.json")["num_hidden_layers"]
+    if types is not None and (not isinstance(types, list) or len(types) != layers):
+        raise click.ClickException(f"{folder / 'config.json'}: layer_types must name {layers} layers.\n  {again(folder)}")
+    if kind == "gemma3" and not any((folder / name).is_file() for name in PROCESSOR):
+        raise click.ClickException(
+            f"{folder} has a vision tower and no {PROCESSOR[0]}: its tokenizer would be looked for elsewhere.\n"
+            f"  Copy {' and '.join(PROCESSOR)} from the model's repository."
+        )
+    return config
+
+
+def check_tokenizer(folder: Path, config: dict, rows: int) -> None:
+    """tokenizer.json: Gemma 3's control tokens, at the ids that config.json names, and a row for every id."""
+    from tokenizers import Tokenizer
+
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise click.ClickException(f"{folder} has no tokenizer.json. Copy it from the model's repository.")
+    try:
+        vocabulary = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise click.ClickException(f"{file} is no tokenizer: {str(error)[:100]}.\n  {again(folder)}") from error
+    if absent := [token for token in CONTROL if token not in vocabulary]:
+        raise click.ClickException(f"{file} has no {absent[0]}: it is not Gemma 3's tokenizer.\n  {again(folder)}")
+    last = max(vocabulary.values())
+    image = IMAGE if config["model_type"] == "gemma3_text" else ""  # on the hub the text-only models' tokenizers have it too
+    over = [token for token, number in vocabulary.items() if number >= rows and not (token == image and number == rows)]
+    if over or len(set(vocabulary.values())) < len(vocabulary):
+        what = f"{len(over)} tokens without a row, {over[0]!r} among them" if over else "two tokens of one id"
+        raise click.ClickException(f"{file} does not fit the embedding of {rows:,} rows: it has {what}.\n  {again(folder)}")
+    if rows - last > SPARE:
+        raise click.ClickException(
+            f"{file} has {last + 1:,} ids and the embedding {rows:,} rows: the tokenizer is of another model.\n  {again(folder)}"
+        )
+    for key, token in ids_of(config):
+        named = config.get(key, (config.get("text_config") or {}).get(key))
+        if named is not None and vocabulary[token] not in (named if isinstance(named, list) else [named]):
+            raise click.ClickException(f"{file} has {token} at {vocabulary[token]}, config.json says {key}={named}.\n  {again(folder)}")
+
+
+def ids_of(config: dict) -> list[tuple[str, str]]:
+    """(key of config.json, token that it must name)."""
+    out = [("bos_token_id", "<bos>"), ("pad_token_id", "<pad>")]
+    if config["model_type"] == "gemma3":
+        out += [(f"image_token_{end}", IMAGE) for end in ("id", "index")]
+        out += [(f"{side}_token_index", f"<{name}_of_image>") for side, name in (("boi", "start"), ("eoi", "end"))]
+    return out
+
+
+def check_template(folder: Path) -> None:
+    """The chat template: Gemma's turns behind exactly one <bos>, rendered under a limit of time and memory."""
+    names, template = names_and_template(folder)
+    if not template:
+        raise click.ClickException(
+            f"{folder} has no chat template, so it was not taught to answer.\n  Take the instruction-tuned one: a name that ends in -it."
+        )
+    if names.get("bos_token") != "<bos>":
+        raise click.ClickException(
+            f"{folder / 'tokenizer_config.json'} says bos_token={names.get('bos_token')!r}, and Gemma answers worse without its <bos>.\n"
+            '  Add the line "bos_token": "<bos>".'
+        )
+    user, model = {"role": "user", "content": "가"}, {"role": "assistant", "content": "나"}
+    try:
+        asked, answered, further = rendering.render(template, [[user], [user, model], [user, model, user]], names)
+    except click.ClickException as error:
+        raise click.ClickException(f"{folder}: its chat template {error.message}.\n  {again(folder)}") from error
+    wrong = ""
+    if any(text.count("<bos>") != 1 or not text.startswith("<bos>") for text in (asked, answered, further)):
+        wrong = f"writes {asked.count('<bos>')} <bos>, not one at the start"
+    elif not asked.startswith("<bos><start_of_turn>user\n가<end_of_turn>") or "<end_of_turn>" not in further.rpartition("나")[2]:
+        wrong = "does not write Gemma's turns, <start_of_turn>user … <end_of_turn>"
+    elif not answered.startswith(asked) or answered[len(asked) :].rstrip("\n") != "나<end_of_turn>":
+        wrong = "does not end the model's turn in <end_of_turn>, or not behind its own generation prompt"
+    if wrong:
+        raise click.ClickException(f"{folder}: its chat template {wrong}.\n  Take chat_template.jinja as the model's maker published it.")
+
+
+def names_and_template(folder: Path) -> tuple[dict[str, str], str]:
+    """(the special tokens that a template may use, the template), from the files that transformers takes them from."""
+    settings: dict = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            settings |= weights.parsed(folder / name, again(folder))
+    names = {key: value["content"] if isinstance(value, dict) else value for key, value in settings.items() if key.endswith("_token")}
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        if kind := weights.other_kind(file.read_bytes()[:8].replace(b"<", b"")):
+            raise click.ClickException(f"{file} is {kind}.\n  {again(folder)}")
+        template = file.read_text(encoding="utf-8", errors="replace")
+    else:
+        template = settings.get("chat_template") or ""
+    if isinstance(template, list):  # several, each with its name
+        template = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+    if isinstance(template, dict):
+        template = template.get("default") or ""
+    return {key: value for key, value in names.items() if isinstance(value, str)}, str(template)
 
 
 def can_be_fetched(base: str) -> None:

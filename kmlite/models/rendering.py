@@ -1,0 +1,97 @@
+"""Render a chat template in a process of its own, under a limit of time and memory: it comes out of a stranger's folder.
+
+python -m kmlite.models.rendering < {"template", "conversations", "names"} → {"texts"} or {"error"}
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from datetime import datetime
+
+import click
+
+SECONDS = 3  # of computing; a real template takes a hundredth
+MEMORY = 1 << 30  # bytes of address space; Python and jinja2 take a tenth
+LENGTH = 100_000  # characters of a rendering of two words
+
+
+def render(template: str, conversations: list[list[dict]], names: dict[str, str]) -> list[str]:
+    """Each conversation in the template, with the generation prompt behind it where the user spoke last, as transformers renders it.
+
+    Args:
+        names: what the template may use beside the messages: bos_token and the like.
+
+    Raises:
+        click.ClickException: the template fails, loops, or takes too much memory; the message says which, and no more.
+    """
+    request = json.dumps({"template": template, "conversations": conversations, "names": names})
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", __name__], input=request, capture_output=True, text=True, timeout=10 * SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise click.ClickException(f"had not ended after {10 * SECONDS} s") from None
+    if done.returncode:
+        killed = "a memory limit" if "MemoryError" in done.stderr else f"{SECONDS} s of computing"
+        raise click.ClickException(f"was stopped at {killed}" if done.returncode < 0 or killed == "a memory limit" else done.stderr[-300:])
+    answer = json.loads(done.stdout)
+    if "error" in answer:
+        raise click.ClickException(answer["error"])
+    return answer["texts"]
+
+
+def environment():
+    """jinja2's sandbox with what transformers adds to it (5.17, utils/chat_template_utils.py)."""
+    import jinja2
+    import jinja2.ext
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def raise_exception(message):
+        raise jinja2.exceptions.TemplateError(message)
+
+    def tojson(value, ensure_ascii=False, **options):
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+    class Generation(jinja2.ext.Extension):
+        """`{% generation %}` marks what the assistant wrote; here it only stands for what is inside."""
+
+        tags = frozenset({"generation"})
+
+        def parse(self, parser):
+            next(parser.stream)
+            return parser.parse_statements(["name:endgeneration"], drop_needle=True)
+
+    sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
+    sandbox.filters["tojson"] = tojson
+    sandbox.globals |= {"raise_exception": raise_exception, "strftime_now": lambda form: datetime.now().strftime(form)}
+    return sandbox
+
+
+def main() -> None:
+    request = json.load(sys.stdin)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    texts = []
+    try:
+        template = environment().from_string(request["template"])
+        for messages in request["conversations"]:
+            asks = messages[-1]["role"] == "user"
+            parts = template.generate(messages=messages, add_generation_prompt=asks, tools=None, documents=None, **request["names"])
+            text, room = "", LENGTH
+            for part in parts:
+                text += part[: room + 1]
+                room = LENGTH - len(text)
+                if room < 0:
+                    raise ValueError(f"writes over {LENGTH:,} characters for a conversation of two words")
+            texts.append(text)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a stranger's template raises is told, not shown
+        print(json.dumps({"error": f"fails on a plain conversation: {error}"[:300]}))
+    else:
+        print(json.dumps({"texts": texts}))
+
+
+if __name__ == "__main__":
+    main()
