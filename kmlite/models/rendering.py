@@ -1,6 +1,6 @@
 """Render a chat template in a process of its own, under a limit of time and memory: it comes out of a stranger's folder.
 
-python -m kmlite.models.rendering < {"template", "conversations", "names"} → {"texts"} or {"error"}
+python -P kmlite/models/rendering.py < {"template", "conversations", "names"} → {"texts"} or {"error"}
 """
 
 import json
@@ -28,7 +28,7 @@ def render(template: str, conversations: list[list[dict]], names: dict[str, str]
     request = json.dumps({"template": template, "conversations": conversations, "names": names})
     try:
         done = subprocess.run(
-            [sys.executable, "-m", __name__], input=request, capture_output=True, text=True, timeout=10 * SECONDS, check=False
+            [sys.executable, "-P", __file__], input=request, capture_output=True, text=True, timeout=10 * SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
         raise click.ClickException(f"had not ended after {10 * SECONDS} s") from None
@@ -56,7 +56,7 @@ def environment():
     class Generation(jinja2.ext.Extension):
         """`{% generation %}` marks what the assistant wrote; here it only stands for what is inside."""
 
-        tags = frozenset({"generation"})
+        tags = {"generation"}  # noqa: RUF012
 
         def parse(self, parser):
             next(parser.stream)
