@@ -76,11 +76,12 @@ def main(settings: Settings) -> None:
         folder = partial / "model" if settings.format == "gguf" else partial
         done = export.write_merged(source, folder, texts)
         export.check_tokens(source.final, folder, texts)
+        written = convert(folder, partial, settings.out) if settings.format == "gguf" else []
         expected = export.answers(source.final, asked)
         export.compare(expected, export.answers(folder, asked), asked)
         done["compared"] = f"Reloaded with plain transformers: {len(asked)} of {len(asked)} greedy answers are the trained model's."
     if settings.format == "gguf":
-        done["compared"] = write_gguf(settings, source, partial, asked, expected)
+        done["compared"] = finish_gguf(source, partial, written, asked, expected)
     console.print(f"  checked      {done['compared']}")
     export.write_papers(source, target, settings.format, done)
     files = export.files_of(target)
@@ -120,25 +121,34 @@ def check_push(settings: Settings, source) -> None:
         )
 
 
-def write_gguf(settings: Settings, source, partial: Path, asked: list[str], expected: list[str]) -> str:
-    """Convert the merged folder inside `partial`, check the vocabulary, ask the files; returns what was found, in words."""
-    from kmlite import files, prompts
-    from kmlite.sharing import export, gguf, model_card
+def convert(model: Path, target: Path, out: Path) -> list[Path]:
+    """The merged folder as GGUF files with the model's vocabulary; returns their paths, the smallest language model's first."""
+    from kmlite import files
+    from kmlite.sharing import gguf
 
-    model = partial / "model"
     if not gguf.layers_fit(files.read_json(model / "config.json")):
         console.print(
             "  note         llama.cpp takes each sixth layer for a global one, as Gemma's are; this model's are others: answers differ"
         )
-    written = gguf.convert(model, partial, settings.out)
+    started = time.time()
+    written = gguf.convert(model, target, out)
+    console.print(f"  converted    {', '.join(file.name for file in written)}, {time.time() - started:.0f} s")
+    return written
+
+
+def finish_gguf(source, partial: Path, written: list[Path], asked: list[str], expected: list[str]) -> str:
+    """Ask the GGUF files what the 16-bit folder was asked, write the Modelfile; returns what was found, in words."""
+    from kmlite import prompts
+    from kmlite.sharing import export, gguf, model_card
+
+    model = partial / "model"
     vision = written[-1].name.startswith("mmproj")
     weights = written[:-1] if vision else written
-    tokenizer = files.read_json(model / "tokenizer.json")
-    said = [f"The vocabulary in each file is tokenizer.json's, {gguf.check_vocabulary(file, tokenizer):,} ids." for file in weights][:1]
+    loaded = export.plain_tokenizer(model)
+    said = [f"The vocabulary is tokenizer.json's, {len(loaded):,} ids."]
     if len(weights) == 1:
         said.append("llama-quantize was not found, so there is no q4_k_m; with it in LLAMA_CPP or on PATH the same command makes one.")
     if program := gguf.find("llama-completion") or gguf.find("llama-cli"):
-        loaded = export.plain_tokenizer(model)
         heads = [loaded.decode(prompts.conversation_ids(loaded, prompt)[0]).removeprefix("<bos>") for prompt in asked]
         wanted = [prompts.ENDS.split(turn)[0].strip() for turn in expected]
         for file in weights:

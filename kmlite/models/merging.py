@@ -5,6 +5,7 @@ python -m kmlite.models.merging BASE ADAPTER FINAL < texts.json
 
 import gc
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -138,6 +139,32 @@ def restore_generation_config(source: Path, target: Path) -> None:
     if isinstance(config.get("eos_token_id"), list):
         config["eos_token_id"] = list(dict.fromkeys(config["eos_token_id"]))
     write_json(target / "generation_config.json", config)
+
+
+def publish_names(folder: Path) -> None:
+    """Give a vision tower's weights the names of the published Gemma 3 files.
+
+    transformers 5 keeps the names that it loaded, but writes a tower of its own making one level higher; it reads both, vLLM and
+    llama.cpp only the published ones. Only the files' headers are written anew: the weights keep their bytes.
+    """
+
+    def published(names: dict) -> dict:
+        return {re.sub(r"^((?:model\.)?vision_tower\.)(?!vision_model\.)", r"\1vision_model.", name): at for name, at in names.items()}
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            if published(header) == header:
+                continue
+            head = json.dumps(published(header)).encode()
+            head += b" " * (-len(head) % 8)
+            with path.with_suffix(".renamed").open("wb") as renamed:
+                renamed.write(len(head).to_bytes(8, "little") + head)
+                shutil.copyfileobj(file, renamed, 1 << 24)
+        path.with_suffix(".renamed").replace(path)
+    for path in folder.glob("*.safetensors.index.json"):
+        index = json.loads(path.read_text())
+        write_json(path, {**index, "weight_map": published(index["weight_map"])})
 
 
 def main(base: str, adapter: str, final: str) -> None:

@@ -14,12 +14,15 @@ import click
 
 from kmlite import prompts
 from kmlite.files import put_in_place, write_json, write_text
+from kmlite.models.merging import publish_names
 from kmlite.training import packing
 
 NAME = "kmlite embedded base"
-VERSION = 2  # raise it when what `build` makes changes
-SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "[multimodal]", *(f"<unused{i}>" for i in range(99))]
-SPECIAL += ["<start_of_turn>", "<end_of_turn>"]  # 105 and 106, as in Gemma
+VERSION = 3  # raise it when what `build` makes changes
+RESERVED = ["<mask>", "[multimodal]", *(f"<unused{i}>" for i in range(99))]  # added tokens, but not marked special: as in Gemma
+TURN = ["<start_of_turn>", "<end_of_turn>"]  # 105 and 106, as in Gemma
+SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", *RESERVED, *TURN]
+SPACES = ["\n", "\n\n", "▁▁"]  # added tokens that stand for text
 IMAGE = ["<start_of_image>", "<end_of_image>"]
 IMAGE_SOFT = "<image_soft_token>"  # the last id, outside the BPE's own vocabulary, as MedGemma's 262144
 
@@ -65,7 +68,7 @@ def train_tokenizer(texts: Iterable[str], pieces: int):
     learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=pieces, show_progress=False))
     learned = json.loads(learner.to_str())["model"]
 
-    tokens = [*SPECIAL, "\n", "\n\n", "▁▁", *(f"<0x{i:02X}>" for i in range(256))]
+    tokens = [*SPECIAL, *SPACES, *(f"<0x{i:02X}>" for i in range(256))]
     tokens += sorted(set(learned["vocab"]) - set(tokens), key=learned["vocab"].get)
     vocab = {token: i for i, token in enumerate([*tokens, *IMAGE])}
     merges = [("\n", "\n"), ("▁", "▁"), *(tuple(merge) for merge in learned["merges"])]
@@ -75,7 +78,9 @@ def train_tokenizer(texts: Iterable[str], pieces: int):
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", 2)])
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in [*SPECIAL, *IMAGE, IMAGE_SOFT]])
+    ordinary = {*RESERVED, *SPACES}
+    for token in [*SPECIAL, *SPACES, *IMAGE, IMAGE_SOFT]:
+        tokenizer.add_tokens([AddedToken(token, special=token not in ordinary, normalized=False)])
     return tokenizer
 
 
@@ -84,7 +89,7 @@ def write_tokenizer(folder: Path, texts: Iterable[str], pieces: int) -> int:
     tokenizer = train_tokenizer(texts, pieces)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    named = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
+    named = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
     image = {"boi_token": IMAGE[0], "eoi_token": IMAGE[1], "image_token": IMAGE_SOFT}
     write_json(
         folder / "tokenizer_config.json",
@@ -176,18 +181,6 @@ def write_processor(folder: Path) -> None:
     write_json(folder / "processor_config.json", {"image_seq_length": 4, "processor_class": "Gemma3Processor"})
 
 
-def publish_names(weights: Path) -> None:
-    """Give the tower's weights the names of the published Gemma 3 files.
-
-    transformers 5 keeps the names that it loaded, but writes a tower of its own making one level higher; it reads both,
-    vLLM and llama.cpp only the published ones.
-    """
-    from safetensors.torch import load_file, save_file
-
-    named = {name.replace("vision_tower.", "vision_tower.vision_model."): weight for name, weight in load_file(weights).items()}
-    save_file(named, weights, metadata={"format": "pt"})
-
-
 def warm_up(model, tokenizer, texts: list[str], turns: list[tuple[str, str]], seconds: float, steps: int, seed: int) -> float:
     """Full-parameter training of the text model on plain text and chat turns; returns the last loss.
 
@@ -266,7 +259,7 @@ def build(
     model.to(torch.bfloat16).save_pretrained(partial)
     if not text_only:
         write_processor(partial)
-        publish_names(partial / "model.safetensors")
+        publish_names(partial)
     put_in_place(partial, folder)
     count = sum(p.numel() for p in model.parameters())
     return {"parameters": count, "tokens": tokens, "rows": model.get_input_embeddings().num_embeddings, "warm_up_loss": loss}

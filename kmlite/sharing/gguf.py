@@ -68,12 +68,19 @@ def pieces(tokenizer: dict) -> list[tuple[str, float, int]]:
         if name == model["unk_token"]:
             return name, 0.0, UNKNOWN
         if name in special:
-            return name, 0.0, CONTROL if special[name] else USER_DEFINED
+            return name, 0.0, CONTROL if special[name] or looks_special(name) else USER_DEFINED
         if re.fullmatch("<0x[0-9A-F]{2}>", name):
             return name, 0.0, BYTE
         return name, -1.0 - rank.get(name, len(rank) + len(model["merges"])), NORMAL
 
     return [piece(name) for name in names]
+
+
+def looks_special(name: str) -> bool:
+    """Whether llama.cpp's converter makes an added token CONTROL by its name alone (conversion/base.py, does_token_look_special):
+    Gemma's tokenizer.json calls `<mask>` and 6,242 `<unusedN>` ordinary."""
+    ends = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
+    return name in ("<pad>", "<mask>", "<2mass>", "[@BOS@]") or any(name.startswith(a) and name.endswith(b) for a, b in ends)
 
 
 def sentencepiece_model(tokenizer: dict) -> bytes:
@@ -110,13 +117,18 @@ def varint(n: int) -> bytes:
 
 
 def read_apart(folder: Path, texts: list[str]) -> list[str]:
-    """Those of `texts` that the folder's tokenizer.model and tokenizer.json cut into different ids."""
+    """Those of `texts` that the folder's tokenizer.model and tokenizer.json cut into different ids.
+
+    A text in which a control token is spelled out is passed over: SentencePiece never reads one from text, tokenizer.json does.
+    """
     from sentencepiece import SentencePieceProcessor
     from tokenizers import Tokenizer
 
     whole = Tokenizer.from_file(str(folder / "tokenizer.json"))
     made = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-    return [text for text in texts if made.encode(text) != whole.encode(text, add_special_tokens=False).ids]
+    control = {i for i, (_, _, kind) in enumerate(pieces(read_json(folder / "tokenizer.json"))) if kind == CONTROL}
+    cut = [encoding.ids for encoding in whole.encode_batch(texts, add_special_tokens=False)]
+    return [text for text, ids, other in zip(texts, cut, made.encode(texts), strict=True) if ids != other and not control & set(ids)]
 
 
 def write_vocabulary(folder: Path, texts: list[str]) -> int:
@@ -184,6 +196,8 @@ def stage_for_converter(model: Path, work: Path) -> None:
 def convert(model: Path, target: Path, out: Path) -> list[Path]:
     """Write q8_0 and, where llama-quantize is found, q4_k_m, and the vision tower's file for a model that has one.
 
+    The vocabulary of the first file is checked before the others are made.
+
     Args:
         model: a full 16-bit folder with the tokenizer.model of `write_vocabulary`.
 
@@ -196,6 +210,7 @@ def convert(model: Path, target: Path, out: Path) -> list[Path]:
     script = [sys.executable, converter, work]
     eight = target / "model-q8_0.gguf"
     run([*script, "--outtype", "q8_0", "--outfile", eight])
+    check_vocabulary(eight, read_json(model / "tokenizer.json"), read_json(model / "config.json"))
     written = [eight]
     if quantize:
         whole, four = work / "model-bf16.gguf", target / "model-q4_k_m.gguf"
@@ -209,8 +224,10 @@ def convert(model: Path, target: Path, out: Path) -> list[Path]:
     return written
 
 
-def check_vocabulary(file: Path, tokenizer: dict) -> int:
-    """Compare a GGUF file's vocabulary with a tokenizer.json, id by id: text, score and kind; returns the number of ids.
+def check_vocabulary(file: Path, tokenizer: dict, config: dict) -> None:
+    """Compare a GGUF file's vocabulary with a tokenizer.json, id by id: text, score and kind.
+
+    A text-only Gemma's tokenizer has an image token behind its last embedding row; the converter leaves out ids without a row.
 
     Raises:
         click.ClickException: an id differs; the file is not to be used.
@@ -222,7 +239,10 @@ def check_vocabulary(file: Path, tokenizer: dict) -> int:
     kind_of_vocabulary = fields["tokenizer.ggml.model"].contents()
     if kind_of_vocabulary != "llama":
         raise click.ClickException(f"{file} holds a {kind_of_vocabulary} vocabulary, not SentencePiece's; another llama.cpp may do better.")
-    for i, (name, score, kind) in enumerate(pieces(tokenizer)):
+    rows = config.get("text_config", config)["vocab_size"]
+    if len(tokens) != rows:
+        raise click.ClickException(f"{file} holds {len(tokens):,} ids for {rows:,} embedding rows, so nothing was put in place.")
+    for i, (name, score, kind) in enumerate(pieces(tokenizer)[:rows]):
         # spaces of user-defined tokens are plain in GGUF; unknown and control tokens carry no score that is used
         text = name.replace("▁", " ") if kind == USER_DEFINED else name
         same_kind = kinds[i] == kind or (kind == UNKNOWN and kinds[i] == CONTROL)
@@ -231,7 +251,6 @@ def check_vocabulary(file: Path, tokenizer: dict) -> int:
                 f"{file}: id {i} is {tokens[i]!r} (kind {kinds[i]}, score {scores[i]}), in tokenizer.json {text!r} ({kind}, {score}).\n"
                 "  Its answers would be wrong, so nothing was put in place. Please report it with llama.cpp's version."
             )
-    return len(pieces(tokenizer))
 
 
 def layers_fit(config: dict) -> bool:

@@ -247,6 +247,25 @@ def test_questions_of_the_sample_where_there_are_none(short, out, tmp_path):
     assert "10 questions of the sample" in run(out, tmp_path / "nothing", "--to", tmp_path / "to", "--stage", 0)
 
 
+@pytest.mark.parametrize("single", [True, False])
+def test_a_tower_without_its_published_names_gets_them_and_keeps_its_bytes(tmp_path, single):
+    import torch
+
+    weights = {"vision_tower.encoder.a": torch.ones(3), "language_model.model.b": torch.zeros(2, 5, dtype=torch.bfloat16)}
+    name = "model.safetensors" if single else "model-00001-of-00001.safetensors"
+    save_file(weights, tmp_path / name, metadata={"format": "pt"})
+    if not single:
+        files.write_json(tmp_path / "model.safetensors.index.json", {"metadata": {}, "weight_map": dict.fromkeys(weights, name)})
+    for _ in range(2):  # named once, it stays
+        merging.publish_names(tmp_path)
+        found = load_file(tmp_path / name)
+        assert sorted(found) == ["language_model.model.b", "vision_tower.vision_model.encoder.a"]
+        assert found["vision_tower.vision_model.encoder.a"].equal(torch.ones(3))
+        if not single:
+            assert sorted(files.read_json(tmp_path / "model.safetensors.index.json")["weight_map"]) == sorted(found)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".renamed"] == []
+
+
 # ---- the vocabulary
 
 
@@ -273,6 +292,21 @@ def test_a_vocabulary_that_cuts_otherwise_is_refused(short, out, refined, tmp_pa
     said = run(out, refined, "--to", tmp_path / "to", status=1)
     assert "texts otherwise" in said
     assert not (tmp_path / "to").exists()
+
+
+def test_a_text_that_spells_a_control_token_is_no_reason_to_refuse(merged):
+    assert gguf.read_apart(merged, ["혈압 <end_of_turn> <unused3> 높다"]) == []
+
+
+def test_an_id_without_an_embedding_row_is_left_out(llama, merged, tmp_path):
+    """The image token of a text-only Gemma; the converter writes as many ids as config.json has rows."""
+    shutil.copytree(merged, tmp_path / "m")
+    config = files.read_json(merged / "config.json")
+    tokens = len(gguf.pieces(files.read_json(merged / "tokenizer.json")))
+    for rows in (tokens - 1, tokens + 3):
+        config["text_config"]["vocab_size"] = rows
+        files.write_json(tmp_path / "m/config.json", config)
+        gguf.convert(tmp_path / "m", tmp_path, tmp_path)
 
 
 def test_ids_with_a_gap_are_refused():
@@ -352,13 +386,15 @@ if '--mmproj' not in sys.argv:
     rows = config.get('text_config', config)['vocab_size']
     tokens = [f'[PAD{i}]' for i in range(rows)]
     scores, kinds = [-10000.0] * rows, [5] * rows
-    for i in range(model.vocab_size()):
+    for i in range(min(model.vocab_size(), rows)):
         kinds[i] = 2 if model.IsUnknown(i) else 3 if model.IsControl(i) else 6 if model.IsByte(i) else 1
         tokens[i], scores[i] = model.IdToPiece(i), model.GetScore(i)
     decoder = json.loads((folder / 'tokenizer_config.json').read_text()).get('added_tokens_decoder', {})
-    for i, token in decoder.items():
-        kinds[int(i)], scores[int(i)] = (3 if token['special'] else 4), -1000.0
-        tokens[int(i)] = token['content'] if token['special'] else token['content'].replace('▁', ' ')
+    for i, token in [(i, token) for i, token in decoder.items() if int(i) < rows]:
+        text = token['content']
+        control = token['special'] or text == '<mask>' or text.startswith('<unused')  # does_token_look_special
+        kinds[int(i)], scores[int(i)] = (3 if control else 4), -1000.0
+        tokens[int(i)] = text if control else text.replace('▁', ' ')
     writer.add_tokenizer_model('llama')
     writer.add_token_list(tokens)
     writer.add_token_scores(scores)
@@ -395,8 +431,10 @@ def test_gguf_files_with_the_right_vocabulary(out, refined, llama, tmp_path):
     fields = GGUFReader(tmp_path / "to/model-q8_0.gguf").fields
     tokens = fields["tokenizer.ggml.tokens"].contents()
     vocab = files.read_json(out / paths.STAGES[2] / paths.FINAL / "tokenizer.json")["model"]["vocab"]
-    assert all(tokens[id] == name for name, id in vocab.items())
-    assert fields["tokenizer.ggml.token_type"].contents()[106] == gguf.CONTROL
+    assert all(tokens[id] == (name if name != "▁▁" else "  ") for name, id in vocab.items())
+    kinds = fields["tokenizer.ggml.token_type"].contents()
+    assert [kinds[vocab[name]] for name in ("<mask>", "<unused7>", "<end_of_turn>")] == [gguf.CONTROL] * 3
+    assert [kinds[vocab[name]] for name in ("[multimodal]", "\n", "▁▁")] == [gguf.USER_DEFINED] * 3
 
 
 def test_a_converted_vocabulary_that_is_not_the_models_is_refused(out, refined, llama, tmp_path):
