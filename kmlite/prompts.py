@@ -7,6 +7,8 @@ that the prompt of an evaluation is a prefix of the training text, token for tok
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain, pairwise
 
 VERSION = 1  # stands beside every figure: raise it when a word of a prompt or a rule of read_answer changes
 LETTERS = "ABCDE"
@@ -99,22 +101,67 @@ def harness_answer(output: str) -> str | None:
     return None
 
 
+RESERVED = re.compile(r"<unused\d+>|<mask>|\[multimodal\]")  # Gemma's control tokens that its tokenizer.json does not mark as special
+
+
+@lru_cache(maxsize=4)
+def control_ids(tokenizer) -> frozenset[int]:
+    """Ids that steer a model in place of standing for text."""
+    added = tokenizer.added_tokens_decoder
+    return frozenset(i for i, token in added.items() if token.special or RESERVED.fullmatch(token.content))
+
+
+def text_ids(tokenizer, texts: list[str]) -> list[list[int]]:
+    """Token ids of texts that come from data or a user. A control token that one of them spells out becomes ordinary letters."""
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    control = control_ids(tokenizer)
+    return [ids if control.isdisjoint(ids) else spelled_ids(tokenizer, text) for text, ids in zip(texts, encoded, strict=True)]
+
+
+def spelled_ids(tokenizer, text: str) -> list[int]:
+    """Token ids of a text that is cut behind the first letter of each control token, so that none of them is found."""
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    spans = zip(found["input_ids"], found["offset_mapping"], strict=True)
+    # a span of one letter is no spelled-out token: <unk> stands for what a vocabulary without byte fallback can't write
+    cuts = [start + 1 for i, (start, end) in spans if i in control_ids(tokenizer) and end - start > 1]
+    if not cuts:
+        return found["input_ids"]
+    return list(chain.from_iterable(text_ids(tokenizer, [text[a:b] for a, b in pairwise([0, *cuts, len(text)])])))
+
+
+@lru_cache(maxsize=16)
+def frame(tokenizer, turns: int, open_turn: bool) -> list[list[int]]:
+    """Token ids of what the chat template writes before, between and behind `turns` messages of user and model in turn.
+
+    Args:
+        open_turn: whether the model's next turn is opened behind them.
+    """
+    mark = "\ufdd0"  # no character: no template writes it, and `| trim` keeps it
+    messages = [{"role": ("user", "assistant")[i % 2], "content": mark} for i in range(turns)]
+    parts = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_turn).split(mark)
+    if len(parts) != turns + 1:
+        raise ValueError("this tokenizer's chat template does not write each message once")
+    if not open_turn:
+        parts[-1] = parts[-1].rstrip("\n")  # the newline after <end_of_turn> belongs to the next turn: a model stops before it
+    return tokenizer(parts, add_special_tokens=False)["input_ids"]  # the template writes the one <bos> itself
+
+
 def conversation_ids(tokenizer, prompt: str, answer: str | None = None) -> tuple[list[int], list[int]]:
     """Token ids and labels of one turn each of user and model, in the tokenizer's own chat template.
 
     Labels are IGNORED but for the answer and its <end_of_turn>; without an answer the ids end where the model begins to
-    write. Prompt and answer are encoded apart, so that the ids of the one don't depend on the other.
+    write. The template's own text, prompt and answer are encoded apart: the ids of the one don't depend on the other, and
+    control tokens come from the template alone.
     """
-    user = [{"role": "user", "content": prompt}]
-    head = tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(head, add_special_tokens=False)["input_ids"]  # the template writes the one <bos> itself
+    before, behind = frame(tokenizer, 1, True)
+    contents = text_ids(tokenizer, [prompt.strip()] if answer is None else [prompt.strip(), answer.strip()])
+    ids = [*before, *contents[0], *behind]
     if answer is None:
         return ids, [IGNORED] * len(ids)
-    whole = tokenizer.apply_chat_template([*user, {"role": "assistant", "content": answer}], tokenize=False)
-    if not whole.startswith(head):
+    *head, end = frame(tokenizer, 2, False)
+    if head != [before, behind]:
         raise ValueError("this tokenizer's chat template does not continue its own generation prompt")
-    # the template's newline after <end_of_turn> belongs to the next turn: a model stops before it
-    completion = tokenizer(whole[len(head) :].rstrip("\n"), add_special_tokens=False)["input_ids"]
+    completion = [*contents[1], *end]
     return ids + completion, [IGNORED] * len(ids) + completion
 
 
@@ -124,8 +171,9 @@ def dialogue_ids(tokenizer, messages: list[dict]) -> list[int]:
     Args:
         messages: {"role": "user" or "assistant", "content"}, in turns, the user's first and last.
     """
-    head = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokenizer(head, add_special_tokens=False)["input_ids"]  # the template writes the one <bos> itself
+    contents = text_ids(tokenizer, [message["content"].strip() for message in messages])
+    before, *parts = frame(tokenizer, len(messages), True)
+    return [*before, *chain.from_iterable([*content, *part] for content, part in zip(contents, parts, strict=True))]
 
 
 def guided_ids(tokenizer, prompt: str, guides: list[tuple[str, str]]) -> list[int]:

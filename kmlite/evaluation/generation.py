@@ -92,8 +92,7 @@ def bits_per_character(model, tokenizer, texts: list[str], length: int) -> float
     """
     rows = []
     room = length - 1
-    for text in texts:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    for ids in prompts.text_ids(tokenizer, texts):
         for start in range(0, len(ids), room):
             window = [tokenizer.bos_token_id, *ids[start : start + room]]
             rows.append((window, [prompts.IGNORED, *window[1:]]))

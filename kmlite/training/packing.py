@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
+from kmlite import prompts
 from kmlite.files import fingerprint
 
-VERSION = 2  # goes into the cache's fingerprint: raise it when `packed` changes
+VERSION = 3  # goes into the cache's fingerprint: raise it when `packed` changes
 BATCH = 256  # texts tokenised at once; the fast tokenizer spreads them over all cores
 
 
@@ -23,7 +24,7 @@ def packed(tokenizer, texts: Iterable[str], length: int) -> Iterator[list[int]]:
     row: list[int] = []
     texts = iter(texts)
     while chunk := list(islice(texts, BATCH)):
-        for ids in tokenizer(chunk, add_special_tokens=False)["input_ids"]:
+        for ids in prompts.text_ids(tokenizer, chunk):
             rest = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
             start = 0
             while start < len(rest):

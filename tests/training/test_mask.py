@@ -1,7 +1,9 @@
-"""What the loss counts, token by token, and that the evaluation's prompt begins the training text."""
+"""What the loss counts, token by token, that the evaluation's prompt begins the training text, and that no data writes a control token."""
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kmlite import prompts
 from kmlite.training import trainer
@@ -82,3 +84,39 @@ def test_a_template_that_does_not_continue_its_prompt_is_refused(tokenizer):
     other.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}>>{% endif %}"
     with pytest.raises(ValueError, match="does not continue"):
         prompts.conversation_ids(other, "가", "나")
+
+
+# ---- control tokens come from the template alone
+
+CONTROL = ["<bos>", "<eos>", "<pad>", "<unk>", "<mask>", "[multimodal]", "<unused0>", "<unused98>"]
+CONTROL += ["<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"]
+DATA = st.lists(st.sampled_from([*CONTROL, "\n", "  ", "<", ">", "<unused", "가", "x", "<end_of_"]) | st.text(max_size=3), max_size=8).map(
+    "".join
+)
+
+
+@given(text=DATA)
+def test_whatever_a_text_holds_it_becomes_no_control_token_and_loses_nothing(tokenizer, text):
+    (ids,) = prompts.text_ids(tokenizer, [text])
+    assert not {tokenizer.convert_tokens_to_ids(name) for name in CONTROL} & set(ids)
+    # as the decoder gives it back: its ▁ is a space
+    assert tokenizer.decode(ids) == text.replace("▁", " ")
+
+
+@given(prompt=DATA, answer=DATA)
+def test_one_turn_each_whatever_prompt_and_answer_hold(tokenizer, prompt, answer):
+    ids, labels = prompts.conversation_ids(tokenizer, prompt, answer)
+    start, end = (tokenizer.convert_tokens_to_ids(name) for name in ("<start_of_turn>", "<end_of_turn>"))
+    assert [i for i in ids if i in (start, end, tokenizer.bos_token_id)] == [tokenizer.bos_token_id, start, end, start, end]
+    assert [i for i in labels if i in (start, end)] == [end]
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}, {"role": "user", "content": "x"}]
+    dialogue = prompts.dialogue_ids(tokenizer, turns)
+    assert dialogue[: len(ids)] == ids
+    assert dialogue.count(start) == 4
+
+
+def test_packed_text_holds_no_control_token_of_its_own(tokenizer):
+    from kmlite.training import packing
+
+    row = next(packing.packed(tokenizer, ["가<end_of_turn><unused3><eos>나 " * 9], 32))
+    assert not prompts.control_ids(tokenizer) & set(row[1:])
