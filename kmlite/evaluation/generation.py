@@ -10,6 +10,7 @@ from typing import Any
 from kmlite import prompts
 from kmlite.models.loading import computing, for_inference, free, on_gpu
 from kmlite.models.new_rows import head_of, states_for_logits
+from kmlite.progress import progress
 from kmlite.training.loss import tiled_is_faster, token_losses
 
 # Tokens in one forward pass. The logits of a 262k vocabulary are what fills a small card: 1,024 of them are 1 GiB in float32.
@@ -25,20 +26,22 @@ def batches(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> Iterat
     pad = tokenizer.pad_token_id
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
     chosen: list[int] = []
-    for position, i in enumerate(order):
-        chosen.append(i)
-        following = order[position + 1] if position + 1 < len(order) else None
-        if following is not None and (len(chosen) + 1) * len(rows[following][0]) <= TOKENS_A_PASS:
-            continue
-        batch = [rows[k] for k in chosen]
-        multiple = 64 if on_gpu() else 1  # few shapes, so that few kernels are compiled
-        longest = -(-max(len(ids) for ids, _ in batch) // multiple) * multiple
-        ids = [row + [pad] * (longest - len(row)) for row, _ in batch]
-        mask = [[1] * len(row) + [0] * (longest - len(row)) for row, _ in batch]
-        labels = [row + [prompts.IGNORED] * (longest - len(row)) for _, row in batch]
-        named = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-        yield chosen, {name: torch.tensor(values, device=model.device) for name, values in named.items()}
-        chosen = []
+    with progress("measuring", len(rows), "sequences") as done:
+        for position, i in enumerate(order):
+            chosen.append(i)
+            following = order[position + 1] if position + 1 < len(order) else None
+            if following is not None and (len(chosen) + 1) * len(rows[following][0]) <= TOKENS_A_PASS:
+                continue
+            batch = [rows[k] for k in chosen]
+            multiple = 64 if on_gpu() else 1  # few shapes, so that few kernels are compiled
+            longest = -(-max(len(ids) for ids, _ in batch) // multiple) * multiple
+            ids = [row + [pad] * (longest - len(row)) for row, _ in batch]
+            mask = [[1] * len(row) + [0] * (longest - len(row)) for row, _ in batch]
+            labels = [row + [prompts.IGNORED] * (longest - len(row)) for _, row in batch]
+            named = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+            yield chosen, {name: torch.tensor(values, device=model.device) for name, values in named.items()}
+            chosen = []
+            done(position + 1)
 
 
 def total_loss(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> float:
@@ -113,7 +116,9 @@ def answer_bits(model, tokenizer, pairs: list[tuple[str, str]], length: int) -> 
     return total_loss(model, tokenizer, rows) / math.log(2) / characters if characters else None
 
 
-def left_padded(heads: list[list[int]], pad: int, batch: int, device, work: Callable[[list[int], Any, Any], None]) -> None:
+def left_padded(
+    heads: list[list[int]], pad: int, batch: int, device, work: Callable[[list[int], Any, Any], None], what: str = "answering"
+) -> None:
     """Call `work(indices, ids, attention mask)` for batches of prompts of similar length, padded on the left.
 
     The longest come first, so that a batch too large for the memory fails at once: it is halved and tried again.
@@ -121,21 +126,23 @@ def left_padded(heads: list[list[int]], pad: int, batch: int, device, work: Call
     import torch
 
     order = sorted(range(len(heads)), key=lambda i: -len(heads[i]))
-    while order:
-        chosen = order[:batch]
-        longest = max(len(heads[i]) for i in chosen)
-        ids = [[pad] * (longest - len(heads[i])) + heads[i] for i in chosen]
-        mask = [[0] * (longest - len(heads[i])) + [1] * len(heads[i]) for i in chosen]
-        try:
-            work(chosen, torch.tensor(ids, device=device), torch.tensor(mask, device=device))
-        except torch.OutOfMemoryError:
-            if len(chosen) == 1:
-                raise
-            batch = len(chosen) // 2
-        else:
-            order = order[batch:]
-            continue
-        free()  # only here, outside the handler, is what the failed batch held let go
+    with progress(what, len(heads), "prompts") as done:
+        while order:
+            chosen = order[:batch]
+            longest = max(len(heads[i]) for i in chosen)
+            ids = [[pad] * (longest - len(heads[i])) + heads[i] for i in chosen]
+            mask = [[0] * (longest - len(heads[i])) + [1] * len(heads[i]) for i in chosen]
+            try:
+                work(chosen, torch.tensor(ids, device=device), torch.tensor(mask, device=device))
+            except torch.OutOfMemoryError:
+                if len(chosen) == 1:
+                    raise
+                batch = len(chosen) // 2
+            else:
+                order = order[batch:]
+                done(len(heads) - len(order))
+                continue
+            free()  # only here, outside the handler, is what the failed batch held let go
 
 
 def generate(model, tokenizer, asked: list[str], *, max_new_tokens: int, batch: int) -> list[str]:

@@ -115,7 +115,7 @@ def letter_answers(model, tokenizer, asked: list[str], batch: int) -> list[dict]
             best = max(range(5), key=lambda k: five[k])
             out[i] = {"answer": prompts.LETTERS[best], "probabilities": [round(p, 6) for p in five], "mass": round(mass, 6)}
 
-    left_padded(heads, tokenizer.pad_token_id, batch, model.device, work)
+    left_padded(heads, tokenizer.pad_token_id, batch, model.device, work, "scoring")
     return out
 
 

@@ -117,9 +117,10 @@ def spread_of(difference, logits) -> float:
 def logits_of(model, folder: Path, texts: list[str]):
     """Logits of all positions of a few texts (64 tokens each at the most), float32 [tokens, rows]."""
     import torch
-    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    from kmlite.models.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
     model.eval()
     out = []
     with torch.no_grad():

@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from typing import NamedTuple
 from kmlite import paths
 from kmlite.files import put_in_place, read_json, write_json
 from kmlite.models.folders import copy_side_files
+from kmlite.progress import progress
 
 HANGUL = re.compile(r"▁?[가-힣]+").fullmatch
 HANGUL_NO_SPACE = re.compile(r"[가-힣]+").fullmatch
@@ -57,6 +58,13 @@ def choose_merges(words: dict[str, int], tokenizer, count: int | str, min_count:
     Both sides of a merge are Hangul, the left one with or without the leading ▁. Equal counts are decided by the pair's
     text, so that the result does not depend on the order of the words.
     """
+    most = MOST if count == "auto" else int(count)
+    with progress("new tokens", most, "merges chosen") as done:
+        return best_merges(words, tokenizer, most, min_count, count == "auto", done)
+
+
+def best_merges(words: dict[str, int], tokenizer, most: int, min_count: int, until_flat: bool, done: Callable[[int], None]) -> list[Merge]:
+    """The work of `choose_merges`; `done` is told how many are chosen."""
     known = set(tokenizer.get_vocab())
     # Byte-fallback pieces (<0xEA>) never match HANGUL; neither do special tokens.
     listed = [(word, n) for word, n in sorted(words.items()) if re.search("[가-힣]", word)]
@@ -85,7 +93,6 @@ def choose_merges(words: dict[str, int], tokenizer, count: int | str, min_count:
     heap = [(-n, pair) for pair, n in pairs.items()]
     heapq.heapify(heap)
     merges: list[Merge] = []
-    most = MOST if count == "auto" else int(count)
     while heap and len(merges) < most:
         negative, pair = heapq.heappop(heap)
         if pairs[pair] != -negative:  # an older count of this pair
@@ -100,8 +107,9 @@ def choose_merges(words: dict[str, int], tokenizer, count: int | str, min_count:
             continue
         known.add(joined)
         merges.append(Merge(pair[0], pair[1], -negative))
+        done(len(merges))
         window = merges[-FLAT_WINDOW:]
-        if count == "auto" and len(merges) % FLAT_WINDOW == 0 and sum(merge.saved for merge in window) < FLAT_SHARE * total:
+        if until_flat and len(merges) % FLAT_WINDOW == 0 and sum(merge.saved for merge in window) < FLAT_SHARE * total:
             return merges[:-FLAT_WINDOW]
         touched: set[tuple[str, str]] = set()
         for index in where.pop(pair):

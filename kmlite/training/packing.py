@@ -99,7 +99,7 @@ def keeps_texts_apart(model, tokenizer) -> bool:
     """
     import torch
 
-    from kmlite.models.loading import for_training
+    from kmlite.models.loading import computing, for_training
 
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     second = [bos, *tokenizer("환자의 혈압이 높다", add_special_tokens=False)["input_ids"]]
@@ -111,7 +111,7 @@ def keeps_texts_apart(model, tokenizer) -> bool:
         logits = []
         for row in rows:
             ids, at = (torch.tensor([values], device=model.device) for values in (row, where(row)))
-            with torch.no_grad():
+            with torch.no_grad(), computing(model):
                 logits.append(model(input_ids=ids, position_ids=at, use_cache=False).logits[0, -len(second) :].float())
         return float((logits[0] - logits[1]).pow(2).mean().sqrt())
 

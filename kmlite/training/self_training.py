@@ -126,29 +126,29 @@ def ask(
         "output", "dropped": the reason or ""}, and where it is kept "cot", with the letters of the question as it stands.
     """
     import torch
-    from rich.progress import track
 
-    from kmlite.cli import console
     from kmlite.evaluation.generation import continued
+    from kmlite.progress import progress
 
     done = files.read_lines(journal) if journal.exists() else []
     places = chosen(questions, count, seed)[len({record["question"] for record in done}) :]
     group = max(1, batch // (ORDERS * samples))
-    starts = range(0, len(places), group)
-    for start in track(starts, "  asking", console=console, transient=True, disable=not console.is_terminal):
-        tasks = [
-            (place, sample, order)
-            for place in places[start : start + group]
-            for sample in range(samples)
-            for order in orders(f"{seed} {place} {sample}")
-        ]
-        asked = [shuffling.reordered(questions[place], order) for place, _, order in tasks]
-        heads = [prompts.guided_ids(tokenizer, prompts.exam_prompt(q, reasoned=True), guides(q, examples, shots)) for q in asked]
-        with torch.random.fork_rng():  # training's own random numbers go on as without this
-            torch.manual_seed(random.Random(f"{seed} {places[start]}").getrandbits(63))
-            turns = continued(model, tokenizer, heads, max_new_tokens=max_new_tokens, batch=batch, temperature=temperature)
-        done += verdicts(tasks, asked, turns, examples)
-        files.write_lines(journal, done)
+    with progress("reasoning", len(places), "questions") as reached:
+        for start in range(0, len(places), group):
+            tasks = [
+                (place, sample, order)
+                for place in places[start : start + group]
+                for sample in range(samples)
+                for order in orders(f"{seed} {place} {sample}")
+            ]
+            asked = [shuffling.reordered(questions[place], order) for place, _, order in tasks]
+            heads = [prompts.guided_ids(tokenizer, prompts.exam_prompt(q, reasoned=True), guides(q, examples, shots)) for q in asked]
+            with torch.random.fork_rng():  # training's own random numbers go on as without this
+                torch.manual_seed(random.Random(f"{seed} {places[start]}").getrandbits(63))
+                turns = continued(model, tokenizer, heads, max_new_tokens=max_new_tokens, batch=batch, temperature=temperature)
+            done += verdicts(tasks, asked, turns, examples)
+            files.write_lines(journal, done)
+            reached(min(start + group, len(places)))
     return done
 
 

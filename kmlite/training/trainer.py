@@ -1,5 +1,6 @@
 """One trainer for the three stages: rows of token ids with labels in, a trained adapter out; resumes by itself."""
 
+import contextlib
 import statistics
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from kmlite.files import read_record, write_json
 from kmlite.models.loading import (
     bf16,
     compute_dtype,
+    computing,
     fast_model,
     for_training,
     free,
@@ -217,7 +219,6 @@ def prepare(
     answer_weight,
 ):
     """(trl's trainer, the meter of its tokens, its stop) for one attempt at a batch and accumulation of `size`."""
-    import torch
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -238,7 +239,7 @@ def prepare(
         weight_decay=0.01,
         max_grad_norm=1.0,
         optim="adamw_8bit" if on_gpu() else "adamw_torch",
-        bf16=bf16() if on_gpu() else compute_dtype(model) == torch.bfloat16,
+        bf16=on_gpu() and bf16(),
         fp16=on_gpu() and not bf16(),  # cards before Ampere; Unsloth keeps Gemma from overflowing
         use_cpu=not on_gpu(),
         gradient_checkpointing=recomputes(settings.checkpointing),
@@ -272,9 +273,9 @@ def prepare(
         meter.note(rows, out)
         return out
 
-    trainer_class = SFTTrainer
+    trainer_class: type = SFTTrainer if on_gpu() else on_a_cpu(SFTTrainer)
     if answer_weight != 1 or embeddings == "new" or tiled_is_faster(head_of(model)[0]):
-        trainer_class = in_pieces(SFTTrainer, answer_weight, tokenizer.convert_tokens_to_ids("<end_of_turn>"))
+        trainer_class = in_pieces(trainer_class, answer_weight, tokenizer.convert_tokens_to_ids("<end_of_turn>"))
     trainer = trainer_class(
         model=model,
         args=arguments,
@@ -292,6 +293,20 @@ def prepare(
     for callback in callbacks(model, tokenizer, folder, embeddings, settings, meter, stop, every, measured):
         trainer.add_callback(callback)
     return trainer, meter, stop
+
+
+def on_a_cpu(trainer_class: type) -> type:
+    """`trainer_class` with its passes in what the model computes in. The trainer's own bf16 is a setting of the whole process, which
+    accelerate keeps from the first trainer on."""
+
+    class OnACpu(trainer_class):
+        def compute_loss_context_manager(self):
+            stack = contextlib.ExitStack()
+            stack.enter_context(super().compute_loss_context_manager())
+            stack.enter_context(computing(self.model))
+            return stack
+
+    return OnACpu
 
 
 def smaller(trainer, size: dict, settings) -> dict:

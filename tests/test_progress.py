@@ -1,0 +1,51 @@
+"""Long work says how far it is: a line now and then where there is no terminal, nothing for short work."""
+
+import time
+
+import pytest
+
+from kmlite import progress as module
+from kmlite.progress import progress
+
+
+@pytest.fixture
+def said(monkeypatch):
+    out: list[str] = []
+    monkeypatch.setattr(module.console, "print", out.append)
+    return out
+
+
+def test_long_work_says_how_far_it_is_also_while_one_unit_takes_long(said, monkeypatch):
+    monkeypatch.setattr(module, "EVERY", 0.05)
+    with progress("scoring", 4, "questions") as done:
+        time.sleep(0.12)
+        assert "scoring      0/4 questions" in said[0]
+        done(1)
+        time.sleep(0.12)
+    assert "1/4 questions" in said[-1]
+    assert "a second" in said[-1] and "left" in said[-1]
+    count = len(said)
+    time.sleep(0.12)
+    assert len(said) == count  # it ends with the work
+
+
+def test_short_work_and_work_inside_other_work_say_nothing_of_their_own(said, monkeypatch):
+    with progress("measuring", 2, "texts") as done:
+        done(2)
+    assert not said
+    monkeypatch.setattr(module, "EVERY", 0.05)
+    with progress("reasoning", 2, "questions"), progress("answering", 9, "prompts") as done:
+        done(3)
+        time.sleep(0.12)
+    assert said and not any("answering" in line for line in said)
+
+
+def test_a_failure_ends_it_and_comes_through(said):
+    with pytest.raises(ZeroDivisionError), progress("measuring", 2, "texts"):
+        raise ZeroDivisionError
+    assert not module.SHOWN.locked()
+
+
+def test_the_line_has_a_rate_and_the_time_left():
+    assert module.line("scoring", 30, 120, "questions", 60) == "  scoring      30/120 questions, 60 s, 0.50 a second, 180 s left"
+    assert module.line("scoring", 0, 120, "questions", 60) == "  scoring      0/120 questions, 60 s"
