@@ -13,7 +13,8 @@ GPUS ?= 1
 PY := .venv/bin/python
 STAMP := .venv/.done
 EXTRAS := .venv/.extras
-LOCK := requirements/$(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu).txt
+LOCK ?= requirements/$(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu).txt
+INSTALL = $(if $(UV),uv pip install --python $(PY) --quiet,$(PY) -m pip install -qq) --no-deps
 # BASE is passed on only where it was given: each recipe knows its own default
 BASE_ARG = $(if $(BASE),--base "$(BASE)")
 FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
@@ -31,7 +32,7 @@ help: ## this page
 	@echo "  ARGS=… goes to the recipe; .venv/bin/python -m recipes.stage0 --help lists what it takes, with the reasons"
 	@echo "  Example: make stage0 OUT=model/try ARGS=\"--max-steps 20\""
 
-setup: $(STAMP) ## set up .venv with the locked packages (every other target does it by itself)
+setup: $(STAMP) ## set up .venv with the locked packages (every other target does it by itself; UV=1 by uv)
 
 # The stamp comes last, so a set-up that was interrupted is done anew, and so is one of older locks.
 $(STAMP): $(LOCK) pyproject.toml
@@ -39,15 +40,15 @@ $(STAMP): $(LOCK) pyproject.toml
 	@echo "setting up .venv from $(LOCK), a few minutes once"
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install -qq --no-deps torch==2.13.0
-	$(PY) -m pip install -qq --no-deps --require-hashes -r $(LOCK)
-	$(PY) -m pip install -qq --no-deps --no-build-isolation -e .
+	$(INSTALL) torch==2.13.0
+	$(INSTALL) --require-hashes -r $(LOCK)
+	$(INSTALL) --no-build-isolation -e .
 	@touch $(STAMP)
 
 extras: $(EXTRAS) ## add what make eval HARNESS=1, make chat ARGS=--web and all tests need
 
 $(EXTRAS): $(STAMP) requirements/eval.txt requirements/web.txt
-	$(PY) -m pip install -qq --no-deps --require-hashes -r requirements/eval.txt -r requirements/web.txt
+	$(INSTALL) --require-hashes -r requirements/eval.txt -r requirements/web.txt
 	@touch $(EXTRAS)
 
 lock: $(STAMP) ## write requirements/*.txt anew from the .in files
@@ -109,8 +110,9 @@ rehearse-gpu: $(STAMP) ## Unsloth's GPU code, computed on a CPU: the stages' tes
 test: $(EXTRAS) ## run the tests
 	$(PY) -m pytest $(ARGS)
 
-test-docs: $(EXTRAS) ## run the tutorial's commands in an empty folder (slow)
-	KMLITE_RUN_DOCS=1 $(PY) -m pytest tests/test_docs_run.py $(ARGS)
+test-docs: $(EXTRAS) ## run the tutorial, the notebook, the Dockerfile's steps and uv in empty folders (slow)
+	$(INSTALL) --require-hashes -r requirements/docs.txt
+	KMLITE_RUN_DOCS=1 $(PY) -m pytest tests/test_docs_run.py tests/test_ways_in.py $(ARGS)
 
 docs: $(STAMP) ## write docs/settings.md from the recipes
 	$(PY) -m docs.settings

@@ -59,7 +59,7 @@ def main() -> None:
         found = resolved(f"{asked(name)}\n{TORCH}\n", HERE / f"{name}.txt")
         whole[name] = {k: v for k, v in found.items() if k != "torch" and (name == "gpu" or not CUDA.match(k))}
         write(name, {**whole[name], **unsloth}, f" and unsloth.in; install with --no-deps --require-hashes after {TORCH}")
-    for name in ("eval", "web"):  # an extra never changes what stands in the locks, whatever its metadata asks for
+    for name in ("eval", "web", "docs"):  # an extra never changes what stands in the locks, whatever its metadata asks for
         found = resolved(f"{asked(name)}\n{TORCH}\n", HERE / f"{name}.txt", "--overrides", "cpu.txt")
         extra = {k: v for k, v in found.items() if k not in whole["cpu"] and k != "torch" and not CUDA.match(k)}
         write(name, extra, "; install with --no-deps --require-hashes beside cpu.txt or gpu.txt")
