@@ -3,10 +3,11 @@
 \b
     python -m benchmarks.quality
 
-Four sets, printed apart. The author's was written, and added to, with the rules in view, and they were mended by it. The
+Four sets, printed apart. The author's was written, and added to, with the rules in view, and they were fixed by it. The
 independent one was labelled by another hand from the meaning of the reasons alone, before any rule was run on it. The second is by
-that other hand, too: advertisements and what resembles them, written once the first had shown that the rule misses most of them. The third has kinds that the others lack (laws, exams, questions,
-code, mathematics, tables, lyrics, charts, notices), labelled before any rule was run on it.
+that other hand, too: advertisements and what resembles them, written once the first had shown that the rule misses most of them.
+The third has kinds that the others lack (laws, exams, questions, code, mathematics, tables, lyrics, charts, notices), labelled
+before any rule was run on it.
 """
 
 import json

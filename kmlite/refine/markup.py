@@ -190,19 +190,18 @@ MARKED = re.compile(  # what a wiki shows as it stands
     r"<(math|nowiki|syntaxhighlight|source|pre|code)\b[^<>\n]*>(?:(?!</?\1\b)[\s\S])*+</\1>|\[math\((?:[^)\n]|\)(?!\]))*+\)\]"
     r"|\{\{\{#!syntax\b(?:[^{}]|\{(?!\{\{)|\}(?!\}\}))*+\}\}\}"
 )
-STORED = re.compile(r"\x02(\d+)\x03")
 
 
-def shielded(text: str, expression: re.Pattern, rule: Callable[[str], str]) -> str:
-    """`rule` applied to all but what `expression` finds."""
+def shielded(text: str, expression: re.Pattern, rule: Callable[[str], str], name: str = "m") -> str:
+    """`rule` applied to all but what `expression` finds. `name`: a letter, another one for each of those that stand in each other."""
     stored: list[str] = []
 
     def store(found: re.Match) -> str:
         stored.append(found[0])
-        return f"\x02{len(stored) - 1}\x03"
+        return f"\x02{name}{len(stored) - 1}\x03"
 
     text = rule(expression.sub(store, text))
-    return STORED.sub(lambda place: stored[int(place[1])], text) if stored else text
+    return re.sub(rf"\x02{name}(\d+)\x03", lambda place: stored[int(place[1])], text) if stored else text
 
 
 def outside_code(text: str, rule: Callable[[str], str]) -> str:
@@ -210,7 +209,7 @@ def outside_code(text: str, rule: Callable[[str], str]) -> str:
     if "`" not in text and "~~~" not in text:
         return rule(text)
     if "```" not in text and "~~~" not in text:
-        return shielded(text, INLINE, rule)
+        return shielded(text, INLINE, rule, "i")
     blocks: list[list[str]] = [[]]  # prose and code in turn
     fence = ""
     for line in text.split("\n"):
@@ -231,7 +230,7 @@ def outside_code(text: str, rule: Callable[[str], str]) -> str:
     lines = []
     for i, block in enumerate(blocks):
         lines += [f"\x02c{i // 2}\x03"] if i % 2 else block
-    text = shielded("\n".join(lines), INLINE, rule)
+    text = shielded("\n".join(lines), INLINE, rule, "i")
     return CODE_STORED.sub(lambda place: stored[int(place[1])], text) if stored else text
 
 

@@ -76,7 +76,7 @@ OPENED = re.compile(
     r"#!(?P<name>\w+)[ \t]*|[+\-][0-5](?:[ \t]|(?=\n))|#(?!include|define|if|ifdef|ifndef|endif|pragma|undef|else|error|import)"
     r"[A-Za-z0-9]+(?:,#?[A-Za-z0-9]+)?[ \t]"
 )
-ATTRIBUTES = re.compile(r"""(?:[\w\-]+=(?:"[^"\n]*"|'[^'\n]*'|[^\s"'<>]+)[ \t]*)+""")
+ATTRIBUTES = re.compile(r"""(?:[\w\-]+=(?:"[^"\n]*"|'[^'\n]*'|[^\s"'<>=]++)[ \t]*+)++""")
 FOLDED = re.compile(r"[^\n]*\n|\[[^\[\]\n]*\][ \t]*")
 PARTS_MOST = 20_000  # characters of a template that may be a value: a longer one is navigation
 Piece = str | list  # a text, or the pieces that it is made of
@@ -249,7 +249,7 @@ CELL_OPTION = re.compile(
 )
 ATTRIBUTE_CELL = re.compile(
     r"(?:\b(?:rowspan|colspan|style|class|align|valign|width|height|bgcolor|scope|id)\s?=\s?"
-    r"""(?:"[^"\n|]{0,200}"|[\w#%]{1,30})[ \t]*)+\|(?!\|)[ \t]*"""
+    r"""(?:"[^"\n|]{0,200}"|[\w#%]{1,30}+)[ \t]*+)++\|(?!\|)[ \t]*"""
 )
 NAMU_ROW = re.compile(r"^\|\|[^\n]*\|\|[ \t]*$", re.MULTILINE)
 GALLERY = re.compile(r"<gallery\b[^<>\n]*>((?:[^<]|<(?!/gallery>))*+)</gallery>", re.IGNORECASE)

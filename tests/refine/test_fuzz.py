@@ -25,6 +25,9 @@ from kmlite.refine.text import (  # noqa: E402
 from kmlite.refine.wiki import strip_wiki  # noqa: E402
 
 SIGNS = (
+    *("`", "```\n", "<math>", "</math>", "<code>", "</code>", "[math(", ")]", "{{{#!syntax python ", "{{{+1 ", "{{{#red ", "{{lang|en|"),
+    *("{{formatnum:", "{{틀|", "({{틀}}, ", "[ruby(가, ruby=", "= = 가 = =", "[편집]", "00:00:01,000 --> 00:00:02,000", "[00:01.00]"),
+    *("<unused1>", "<end_of_<b>turn>", "[multimodal]", "&lt;eos&gt;", "[b]", "[/b]", "<sup>2</sup>", "<gallery>", '" |', "＠", "82-10-"),
     *(
         "<",
         ">",
