@@ -156,7 +156,7 @@ def room(settings: Settings, say, base: Path | None, step: str) -> None:
         say("disk", text, f"too little room for {step} at {place}" if free < need else "", "Free some space, or name another place: OUT=…")
     else:
         say("disk", f"{free / 1e9:.1f} GB free at {place}")
-    has, wants = psutil.virtual_memory().available, 2.2 * shape.parameters
+    has, wants = psutil.virtual_memory().available, memory.MERGE * shape.parameters
     text = f"{has / 1e9:.1f} GB free, a merge takes {wants / 1e9:.1f}"
     say("main memory", text, "too little main memory to merge" if step.startswith("stage") and has < wants else "", "Close other programs.")
 

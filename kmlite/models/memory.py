@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kmlite.training.loss import CHUNK
+from kmlite.training.loss import CHUNK, MANY, TILE
 
 GIB = 2**30
 SIZES = (8, 12, 16, 24, 48, 80)  # GiB of the cards that `make doctor ARGS=--plan` shows
@@ -20,6 +20,9 @@ PRECISION_BYTES = {
     "4bit": 0.5 + 1 / 64 + 4 / (64 * 256),  # NF4 in blocks of 64, their scales in 8 bit in blocks of 256 (arXiv 2305.14314)
 }
 CONTEXT = 0.6 * GIB  # CUDA context and libraries, outside torch's allocator; not measured here
+PROCESS = 0.8 * GIB  # Python, torch, transformers, trl and Unsloth without a GPU (2026-11)
+TOKENIZER = 1250  # bytes a token of the vocabulary takes in memory (2026-11: 0.32 GB of Gemma 3's)
+MERGE = 2.8  # bytes a parameter that a merge takes at its peak (2026-11: 12 GB of 4.3 billion)
 LOSS_BUDGET = 0.5  # GiB that Unsloth's chunked loss may take at a time: kmlite.model pins it, else it takes half of what is free
 LOGIT_BYTES = 16  # of a logit while its loss and gradient are made (unsloth_zoo/fused_losses/cross_entropy_loss.py)
 OFFLOADED = 2 << 20  # layer inputs from this size on wait in main memory (unsloth_zoo/gradient_checkpointing.py)
@@ -93,17 +96,18 @@ def lora_parameters(shape: Shape, rank: int) -> int:
     return shape.layers * rank * sum(a + b for a, b in shape.projections)
 
 
-def layer_bytes(shape: Shape, tokens: int, precision: str, dropout: float, recompute: bool, gpu: bool) -> int:
+def layer_bytes(shape: Shape, tokens: int, precision: str, dropout: float, recompute: bool, gpu: bool, each: int = 4) -> int:
     """Bytes that decoder layers keep for the backward pass, and what that pass makes in one of them at its worst: of one layer
     where they are recomputed, else of all. Their inputs are not in it.
 
+    `each`: bytes of a number that a CPU computes with.
     Read off the storages of a whole step of the real shape (benchmarks/peak.py, which compares it).
     """
     hidden, wide, queries, keys = shape.hidden, shape.intermediate, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     layers = 1 if recompute else shape.layers
-    if not gpu:  # float32, of one layer on a CPU (2026-11): dropout's mask is as wide as what it drops
-        dropped = 8 * (5 * hidden + queries + wide) if dropout else 0
-        return round((1.5 if recompute else 1) * layers * tokens * (80 * hidden + 16 * wide + dropped))
+    if not gpu:  # tensors kept for the backward pass by layers of the 270M (2026-11), and half a layer that is made in it
+        dropped = 1.4 * each * (5 * hidden + queries + wide) if dropout else 0
+        return round((layers + 0.5) * tokens * ((24 + 7 * each) * hidden + 4 * each * wide + dropped))
     kept = 4 * (4 * hidden + queries + keys)  # float32 inputs of the six norms
     kept += 2 * 4 * queries  # queries, keys, values and result of attention; padding's mask has keys and values repeated for each head
     kept += 2 * 3 * wide  # gate, its activation, up
@@ -127,20 +131,22 @@ def parts(
     dropout: float = 0.05,
     recompute: bool = True,
     gpu: bool = True,
+    half: bool = False,
 ) -> dict[str, int]:
     """Bytes of a training step by part, at the moment of its peak.
 
     Args:
         batch, length: rows of tokens at once; padding counts like text.
         embeddings: "new" (`new_rows` of them), "all" or "none" train.
-        gpu: False for the CPU's path: float32 weights, 32-bit optimizer state, no chunked loss, no CUDA.
+        gpu: False for the CPU's path: 32-bit optimizer state, the loss in tiles, no CUDA, and the process with its libraries.
+        half: a CPU that computes in bfloat16, and so holds the weights in 16 bits.
     """
     hidden, tokens = shape.hidden, batch * length
-    wide = 2 if gpu else 4  # bytes of a weight that is not quantised
+    wide = 2 if gpu or half else 4  # bytes of a weight that is not quantised
     adam = 8
     lora = lora_parameters(shape, rank)
     quantised = 4 * shape.layers * sum(b for _, b in shape.projections) if precision == "8bit" and gpu else 0
-    each = PRECISION_BYTES[precision] if precision == "4bit" or gpu else 4
+    each = PRECISION_BYTES[precision] if precision == "4bit" or gpu else wide
     out = {
         "weights": round(shape.linear * each) + quantised,
         "embedding": shape.rows * hidden * wide,
@@ -154,20 +160,22 @@ def parts(
         out["trained embedding, gradient, optimizer"] = matrix * (4 + 4 + adam)
         out["copies of the embedding for a moment"] = 2 * matrix * wide
     inputs = tokens * hidden * wide  # of a decoder layer
-    out["activations"] = layer_bytes(shape, tokens, precision, dropout, recompute, gpu)
+    out["activations"] = layer_bytes(shape, tokens, precision, dropout, recompute, gpu, wide)
     if not recompute:
         out["activations"] += 2 * lora if gpu else 0  # autocast's copies of the LoRA, which the backward pass needs
     elif gpu and inputs >= OFFLOADED:
         out["activations"] += inputs  # those of the layer at work
     else:
         out["activations"] += shape.layers * inputs
-    if embeddings == "new" and new_rows:  # kmlite/training/loss.py: besides the logits, states and rows with their gradients in 32 bits
+    if not gpu and embeddings != "all" and shape.rows >= MANY:  # a tile's logits, and the likely columns with their rows of the matrix
+        likely = shape.rows // 6
+        out["loss"] = min(tokens, CHUNK) * (12 * TILE + 8 * likely) + likely * hidden * wide + 8 * tokens * hidden + 10 * new_rows * hidden
+    elif embeddings == "new" and new_rows:  # kmlite/training/loss.py: besides the logits, states and rows with their gradients in 32 bits
         out["loss"] = min(tokens, CHUNK) * shape.rows * 6 + 12 * tokens * hidden + 10 * new_rows * hidden
     else:
         logits = tokens * shape.rows * LOGIT_BYTES
         out["loss"] = min(logits, round(LOSS_BUDGET * GIB)) if gpu else logits
-    if gpu:
-        out["CUDA"] = round(CONTEXT)
+    out["CUDA" if gpu else "process"] = round(CONTEXT if gpu else PROCESS + TOKENIZER * shape.rows)
     return out
 
 

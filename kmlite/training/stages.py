@@ -85,7 +85,9 @@ def fresh_fit(settings, base: Path, checkpoints: Path, embeddings: str, new_rows
     mode = "new" if embeddings == "auto" else embeddings
     recompute = loading.recomputes(settings.checkpointing)
     size = {"rank": settings.rank, "batch": settings.batch, "length": settings.length, "dropout": settings.dropout}
-    parts = memory.parts(shape, precision=precision, embeddings=mode, new_rows=new_rows, recompute=recompute, gpu=False, **size)
+    half = loading.cpu_dtype(base, precision) == torch.bfloat16
+    how = {"embeddings": mode, "new_rows": new_rows, "recompute": recompute, "gpu": False, "half": half}
+    parts = memory.parts(shape, precision=precision, **how, **size)
     return memory.Plan(precision, settings.batch, settings.accumulation, mode, settings.length, parts, [], True)
 
 
@@ -104,7 +106,7 @@ def fitted_in_words(plan: memory.Plan, settings, what: str) -> dict[str, str]:
 def memory_record(plan: memory.Plan, measured: int | None) -> dict:
     """What was planned, and the bytes that tensors held at the most on the card, for the record and said in one line.
 
-    On a CPU the process's own peak stands beside the plan and is not compared: Python and torch alone are larger than a small model.
+    On a CPU the process's own peak stands beside the plan: of a model that was loaded before it too, and of shorter sequences.
     """
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     record = {**dataclasses.asdict(plan), "planned_bytes": plan.total, "measured_bytes": None, "process_peak_bytes": process}
@@ -117,7 +119,8 @@ def memory_record(plan: memory.Plan, measured: int | None) -> dict:
             console.print("               more than 15% off is a defect of kmlite/models/memory.py: please report it with the run.json")
     else:
         console.print(
-            f"  memory       {plan.total / 1e6:.0f} MB planned for tensors; the process took {process / 1e6:.0f} MB (not compared on a CPU)"
+            f"  memory       {plan.total / memory.GIB:.2f} GiB planned for sequences of {plan.length} tokens, "
+            f"the process took {process / memory.GIB:.2f}"
         )
     return record
 

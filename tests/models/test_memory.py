@@ -142,3 +142,20 @@ def test_memory_grows_with_what_costs_memory():
     assert total(recompute=False) > plain
     assert total(embeddings="all") > total(embeddings="new", new_rows=5000) > plain
     assert total(dropout=0.0) < plain
+
+
+def test_the_plan_of_a_cpu_is_what_a_real_270m_took():
+    """Resident memory of training at rank 64, batch 2 of 128 tokens, in float32 (Gemma 3 270M, 2026-11)."""
+    shape = memory.Shape(640, 18, 4, 1, 256, 2048, 262_144, 0)
+    size = {"precision": "16bit", "rank": 64, "batch": 2, "recompute": False, "gpu": False}
+    planned = sum(memory.parts(shape, **size, length=128).values())
+    assert planned == pytest.approx(3.17e9, rel=0.25)
+    # longer sequences cost activations, and not the logits of 262k rows
+    longer = sum(memory.parts(shape, **size, length=1024).values()) - planned
+    assert longer < 1792 * 4 * shape.rows * 2
+    half = memory.parts(shape, **size, length=1024, half=True)
+    assert half["embedding"] * 2 == memory.parts(shape, **size, length=1024)["embedding"]
+
+
+def test_a_merge_of_four_billion_takes_what_was_measured():
+    assert memory.MERGE * memory.MEDGEMMA.parameters == pytest.approx(12e9, rel=0.05)
