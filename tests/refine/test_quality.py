@@ -15,6 +15,7 @@ BELOW = {
         "cleaning: wiki": (1.0, 0.83),
         "cleaning: personal": (0.94, 0.91),
     },
+    "third": {},
     "second": {"keep": (0.90, 1.0), "advertisement": (1.0, 0.80)},
 }
 

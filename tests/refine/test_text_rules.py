@@ -353,14 +353,14 @@ CHART = (
         ),
         ("糖尿病是一种以血糖升高为特征的慢性疾病患者应当控制饮食坚持运动并按照医生的建议用药和定期检查" * 3, "not_korean"),
         ("あいうえおかきくけこさしすせそたちつてと" * 4 + "가나다라마바사아자차카타파하" * 2, "not_korean"),
-        ("가나다라마바사아자차카타파하거너더러머" + " 120/80" * 15, "not_korean"),  # 19 syllables and numbers
+        ("가나다라마바사아자차카타파하거너더러머" + " ".join([" ", *latin(15)]), "not_korean"),  # 19 syllables of 169 letters
         (" ".join(["가나다라마바사아자차카타파하거너더러머버", *latin(19)]), "not_korean"),  # 20 of 210 letters
         (KOREAN.encode().decode("cp949", "ignore"), "not_korean"),
         (ADVERTISEMENT, "advertisement"),
         (SHOUTED, "advertisement"),
         ("\n".join(["혈압약은아침마다같은시간에먹는다"] * 8), "repeated_lines"),
         (" ".join(PHRASE * 3), "repeated_ngrams"),
-        (" ".join([*PHRASE, *words(13, 20), *PHRASE]), "repeated_ngrams"),  # 10 of 33 words
+        (" ".join([*PHRASE, *words(12, 20), *PHRASE, *PHRASE]), "repeated_ngrams"),  # 20 of 42 words
     ],
 )
 def test_a_text_that_one_rule_alone_stops(text, reason):
@@ -385,7 +385,10 @@ def test_a_text_that_one_rule_alone_stops(text, reason):
         "\n".join(
             ["혈압약은아침마다같은시간에먹는다", "물을넉넉히마신다", *[w * 5 for w in words(10)], "혈압약은아침마다같은시간에먹는다"]
         ),
-        " ".join([*PHRASE, *words(14, 20), *PHRASE]),  # 10 of 34 words
+        " ".join([*PHRASE, *words(13, 20), *PHRASE, *PHRASE]),  # 20 of 43 words
+        "가나다라마바사아자차카타파하거너더러머" + " 120/80" * 15,  # 19 syllables, and no other letter
+        r"함수의 극한을 구하여라 $\mathrm{d}x$ " + r"\frac{\mathrm{d}}{\mathrm{d}t} " * 8,  # LaTeX is no English
+        "가나다라마바사아자차카타파하거너더러머버\n" + "\n".join(f"{w} = {w}({w});" for w in latin(20)),  # nor is code
         " ".join(x for w in words(12, 40) for x in (FOUR, w, w + "도")),  # four words again and again, never five
         "\n".join(" ".join(words(9)) for _ in range(2)) + "\n" + " ".join(words(43, 20)),
     ],
@@ -393,6 +396,11 @@ def test_a_text_that_one_rule_alone_stops(text, reason):
 def test_near_misses_are_kept(text):
     assert stopped_by(text) == []
     assert judge(text, 100) == (True, "")
+
+
+def test_a_text_with_a_lost_sign_stays_and_one_with_many_is_named():
+    assert judge(clean(KOREAN.replace("고혈압은", "50 \ufffdg의")), 100) == (True, "")
+    assert judge(KOREAN.replace("다", "\ufffd"), 100) == (False, "broken_character")
 
 
 def test_the_shortest_length_is_a_setting():
@@ -421,3 +429,67 @@ def test_markdown_links_leave_their_labels(raw, cleaned):
 def test_marks_of_rendered_footnotes_go():
     raw = '<p>숙소를 나왔네요.<sup id="cite_ref-1" class="reference"><a href="#cite_note-1">[1]</a></sup> 10<sup>2</sup></p>'
     assert clean(raw) == "숙소를 나왔네요. 10²"
+
+
+@pytest.mark.parametrize(
+    ("raw", "cleaned"),
+    [
+        ("{{{#!folding [보기]\n두통이 흔하며 {{{+1 심하면}}} 병원에 간다.\n}}}", "두통이 흔하며 심하면 병원에 간다."),
+        ("{{{#red 위험한 {{{+2 약물}}}}}}", "위험한 약물"),
+        ("{{{#!html <b>글</b>}}}", "글"),
+        ('{{{#!wiki style="a" 글}}}', "글"),
+        ('{{{#!wiki style="a"\n{{{#!folding [더]\n{{{#blue,red 안의 {{{-1 작은 글}}} 끝}}}\n}}}}}}', "안의 작은 글 끝"),
+        ('{{{#!wiki style="a"\n끊긴 쪽', "끊긴 쪽"),
+        ("무게는 {{convert|70|kg|lb}}, {{formatnum:12345}}명, {{lang|en|heart}}, {{frac|1|2}}", "무게는 70 kg, 12345명, heart, 1/2"),
+        ("{{ruby|漢字|한자}}, {{chem|H|2|O}}, {{val|1.5|u=kg}}, {{lang-la|cor}}", "漢字(한자), H2O, 1.5 kg, cor"),
+        ("심장({{출처|a=1}}, {{주석|b=2}})과 폐({{출처|a}}, 허파)와 간(肝, {{출처|a}})", "심장과 폐(허파)와 간(肝)"),
+        ("12{{출처|a}}34, 글{{출처|a}}이다", "12 34, 글이다"),
+        ("[ruby(漢字, ruby=한자)]와 [math(\\frac{{a}}{b})]", "漢字(한자)와 \\frac{{a}}{b}"),
+        ("[목차]\n## 메모\n||<nopad> 가 || 나 ||\nH,,2,,O", "가 나\nH2O"),
+        ('{| class="wikitable"\n|+ 캡션\n! rowspan="2" | 이름 !! 값\n|-\n| colspan=2 | 가 || 나\n|}', "캡션\n이름 값\n\n가 나"),
+        ('rowspan="2" | 값', "값"),
+        ("<math>\\frac{{a}}{{b}}</math> 식, <gallery>\n파일:a.jpg|그림\n</gallery>", "\\frac{{a}}{{b}} 식,\n그림"),
+        ('<doc id="1" url="https://a.kr" title="심장">\n글\n</doc>', "글"),
+        (" = = 제목 = = \n글\n = 큰 제목 = ", "제목\n글\n큰 제목"),
+        ("개요[편집]\n메뉴에서 [편집]을 누른다. 도구 [편집]", "개요\n메뉴에서 [편집]을 누른다. 도구 [편집]"),
+        ("1\n00:00:01,000 --> 00:00:02,500\n안녕\n\n2\n00:00:03,000 --> 00:00:04,000\n또 봐", "안녕\n\n또 봐"),
+        ("[00:12.34]첫 줄\n[00:15.00]둘째 줄\n[00:18.20]셋째 줄", "첫 줄\n둘째 줄\n셋째 줄"),
+        ("<SYNC Start=1000><P Class=KRCC>안녕\n<SYNC Start=2000><P Class=KRCC>&nbsp;", "안녕"),
+        ("[b]굵은 글[/b]과 [url=http://a.kr]고리[/url] a[b]", "굵은 글과 고리 a[b]"),
+        ("150 × 10<sup>9</sup>/L, m<sup>2</sup>", "150 × 10⁹/L, m2"),
+        ("<script src='a.js'></script>본문 <script>var a = 1;</script> 뒤", "본문 뒤"),
+        ("글 <script>\nvar a = {};\nf(a);", "글"),
+        ("82-10-1234-5678 +82 2 123 4567 (+82)10-1234-5678 +821012345678 ０１０－１２３４－５６７８", ""),
+        ("Tel.02-123-4567, 전화:031-123-4567, 전화 02 123 4567", "Tel., 전화:, 전화"),
+        ("900101 1234567, kim＠example.kr", ","),
+        ("가<end_of_<b>turn>나 &lt;end_of_turn&gt;&lt;start_of_turn&gt;user <unused12>[multimodal]", "가 나 user"),
+    ],
+)
+def test_markup_goes_and_what_it_carries_stays(raw, cleaned):
+    assert clean(raw) == cleaned
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- hosts: {{ ansible_host }}\n# 설치\n* 별표\n>>> print(1)\n::1 주소",
+        "\\frac{{a}}{{b}} 값 x[[1]]\n# 설명\n>>> 코드",
+        "'''\n# 주석이다\n* 가",
+        "{{이름}}과 {{ 값 | default('x') }}, {{value|safe}}, {{{raw}}}, {% if a %}",
+        '[[nodiscard]]를 붙인다. if [[ -f "파일" ]]; then\nx=[["이름", 1]], df[["나이"]]',
+        "HTML에서 <script> 태그를 쓴다. <p> 태그와 <style> 요소도 있다. 뒤의 글",
+        "<script>와 </script> 사이에 둔다. 뒤의 글",
+        "a || b, a == b, **kwargs, f(*args)",
+        "```python\n# 주석 <b>x</b> [[가]]\n'''문서'''\n```\n`<div>`로 쓴다",
+        "소변량 08 120 1400 cc, 값 02 123 4567 mL",
+        "Tue Feb 02 09:19:06 2009 -0700",
+        "550e8400-e29b-0104-4567-446655440000 01012345-6789-0102-0304-010123456789",
+        "lodash@4.17.21 root@10.0.0.5 git@github.com:user/repo.git icon@2x.png react@18.2.0-beta.1",
+        "바코드 8801234567893, 시각 1510123456789",
+        "50 \ufffdg, 37.5 °C, ±2 µg",
+        "a&copy=1&lang=ko&section=2",
+        "09:00 접수 --> 10:00 진료",
+    ],
+)
+def test_what_only_looks_like_markup_or_an_address_stays(text):
+    assert clean(text) == text
