@@ -2,7 +2,9 @@
 
 import errno
 import functools
+import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,6 +15,25 @@ from typing import Any
 
 import click
 from rich.console import Console
+
+
+def open_streams() -> None:
+    """Make the three streams writable whatever the shell handed over: closed ones go to /dev/null, and a console in EUC-KR or ASCII
+    shows ? for a character that it lacks."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: no file that is opened later becomes the output
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="replace")
+
+
+open_streams()
 
 # A log file or a pipe has no width of its own: 160 columns keep a table's row on one line there.
 # Where several processes train together, the first one speaks.
@@ -26,6 +47,9 @@ console = Console(
 DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
+    errno.EIO: "the disk reports an input/output error",
+    errno.EFBIG: "the file grew larger than its file system, or ulimit -f, allows",
+    errno.ENAMETOOLONG: "the name is too long (255 bytes, 85 Hangul, at the most)",
     errno.EROFS: "that file system is read-only",
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
@@ -80,16 +104,20 @@ def with_plain_errors(work: Callable, *args: Any) -> None:
         where = f"{error.filename}: " if error.filename else ""
         raise click.ClickException(f"{where}{DISK_ERRORS[error.errno]}. {what_to_do(error.errno)}") from error
     except Exception as error:
-        # safetensors and arrow report a full disk in their own exceptions
-        if "No space left on device" in str(error) or "os error 28" in str(error):
-            raise click.ClickException(f"the disk is full. {what_to_do(errno.ENOSPC)}") from error
-        raise
+        # safetensors, tokenizers and arrow report the disk's errors in exceptions of their own
+        found = re.search(r"os error (\d+)|\[?errno:? (\d+)", str(error), re.IGNORECASE)
+        code = int(found.group(1) or found.group(2)) if found else errno.ENOSPC if "No space left on device" in str(error) else 0
+        if code not in DISK_ERRORS:
+            raise
+        raise click.ClickException(f"{DISK_ERRORS[code]}. {what_to_do(code)}\n  {str(error)[:300]}") from error
 
 
 def what_to_do(code: int) -> str:
     if code in (errno.ENOSPC, errno.EDQUOT):
         return "Free some space and run the same command again: what was finished is kept."
-    return "Name another place with REFINED=… or OUT=…, or mend its permissions."
+    if code == errno.EIO:
+        return "Look at the disk (dmesg), free or replace it, and run the same command again: what was finished is kept."
+    return "Name another place with REFINED=… or OUT=…, or correct its permissions."
 
 
 def check_writable(folder: Path) -> None:

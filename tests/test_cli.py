@@ -1,0 +1,87 @@
+"""The command line where the shell, the disk or the console is not as one hopes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kmlite import cli, paths
+
+CODE = """
+import os, sys, resource, pathlib, click
+from kmlite import cli, files, runs
+
+def work():
+    {work}
+
+click.command()(lambda: cli.with_plain_errors(work))()
+"""
+
+
+def run(work: str, arguments: str = "", **environment: str):
+    """`work` as a recipe in a process of its own, started by a shell; (exit status, stdout, stderr) in bytes."""
+    code = CODE.format(work=work)
+    command = f'"{sys.executable}" -c "$CODE" {arguments}'
+    values = {**os.environ, "CODE": code, "PYTHONPATH": str(paths.ROOT), **environment}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, env=values, check=False, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["euc-kr", "cp949", "ascii", "utf-8"])
+def test_a_console_of_any_encoding_takes_every_line(encoding):
+    work = "cli.console.print('혈압 – 120 ✓ 🩺', '12 × 3'); click.echo('오류 ✗')"
+    status, said, wrong = run(work, PYTHONIOENCODING=encoding)
+    assert status == 0, wrong
+    assert "120" in said.decode(encoding, "replace")  # click itself writes UTF-8 where the console says ASCII
+    if encoding != "ascii":
+        assert "혈압" in said.decode(encoding)
+    if encoding == "utf-8":
+        assert "✓ 🩺" in said.decode()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_end_nothing_and_no_file_takes_their_place(tmp_path, closed):
+    file = tmp_path / "out.txt"
+    work = f"file = open('{file}', 'w'); cli.console.print('x'); click.echo('y'); os.write(1, b'z'); file.write('a'); file.close()"
+    status, _, wrong = run(work, closed)
+    assert status == 0, wrong
+    assert file.read_text() == "a"
+
+
+def test_a_file_over_the_limit_of_its_size_is_named(tmp_path):
+    work = f"resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9)); files.write_text(pathlib.Path('{tmp_path}/run.json'), 'x' * 99)"
+    status, _, said = run(work)
+    assert status == 1
+    assert f"{tmp_path}/run.json.partial: the file grew larger than" in said.decode()
+    assert "Traceback" not in said.decode()
+
+
+def test_a_name_that_is_too_long_is_said(tmp_path):
+    status, _, said = run(f"cli.check_writable(pathlib.Path('{tmp_path}') / ('가' * 90))")
+    assert status == 1
+    assert "the name is too long" in said.decode()
+
+
+@pytest.mark.parametrize("said", ["Error: I/O error: Input/output error (os error 5)", "[Errno 5] Input/output error", "[errno 5] bad"])
+def test_an_input_or_output_error_that_a_library_reports_in_its_own_words(said):
+    def work():
+        raise RuntimeError(said)
+
+    with pytest.raises(cli.click.ClickException, match="the disk reports an input/output error"):
+        cli.with_plain_errors(work)
+
+
+@pytest.mark.parametrize("stray", [{"RANK": "1"}, {"WORLD_SIZE": "8"}, {"RANK": "x", "WORLD_SIZE": "", "LOCAL_RANK": "1"}])
+def test_what_a_job_script_left_in_the_environment_is_no_torchrun(tmp_path, stray):
+    work = f"files.write_json(pathlib.Path('{tmp_path}/a.json'), runs.processes()); cli.console.print('said')"
+    status, said, wrong = run(work, **stray)
+    assert (status, said) == (0, b"said\n"), wrong
+    assert (tmp_path / "a.json").read_text() == "1\n"
+
+
+def test_a_process_of_torchrun_keeps_its_number(tmp_path):
+    work = f"files.write_json(pathlib.Path('{tmp_path}/a.json'), 1); cli.console.print('said')"
+    status, said, _ = run(work, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1", TORCHELASTIC_RUN_ID="x")
+    assert (status, said) == (0, b"")
+    assert not (tmp_path / "a.json").exists()
