@@ -15,6 +15,8 @@ from typing import Any
 import click
 
 WHOLE = 64 << 20  # bytes of a file that its fingerprint reads from either end: weights of 8 GB must not take a minute
+# and between them this much of every so much: a stage changes neither the embedding at the start of a file nor the tower at its end
+SAMPLE, STRIDE = 64 << 10, 4 << 20
 LOCK = ".lock"
 
 
@@ -29,11 +31,21 @@ def write_text(path: Path, text: str) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
+    with named(partial), open(partial, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Give an error in reading or writing an open file the file's name, which the kernel does not tell."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -44,12 +56,15 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def read_record(path: Path) -> dict | None:
-    """A record, or None where there is none or it is damaged: then its step is not done."""
+def read_record(path: Path, *needs: str) -> Any:
+    """A record, or None where there is none, or it is damaged or was edited so that a key that it needs is gone: its step is not done."""
     try:
-        return read_json(path)
-    except (FileNotFoundError, ValueError):
+        record = read_json(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
+    if needs and not (isinstance(record, dict) and record.keys() >= set(needs)):
+        return None
+    return record
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -112,13 +127,16 @@ def put_in_place(partial: Path, final: Path) -> None:
 
 
 def fingerprint(*files: Path) -> str:
-    """16 hex digits over the names and bytes of files; of a file over 128 MiB its size, head and tail count."""
+    """16 hex digits over the names and bytes of files; of a file over 128 MiB its size, head, tail and samples between count."""
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}:".encode())
-        with open(path, "rb") as file:
+        with named(path), open(path, "rb") as file:
             digest.update(file.read(WHOLE))
+            for at in range(WHOLE, size - WHOLE, STRIDE):
+                file.seek(at)
+                digest.update(file.read(SAMPLE))
             if size > WHOLE:
                 file.seek(max(WHOLE, size - WHOLE))
                 digest.update(file.read())

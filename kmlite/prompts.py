@@ -183,8 +183,8 @@ def guided_ids(tokenizer, prompt: str, guides: list[tuple[str, str]]) -> list[in
 
 
 def stop_ids(tokenizer) -> list[int]:
-    """The ids that end a model's turn: <end_of_turn> and <eos>."""
-    return [tokenizer.convert_tokens_to_ids("<end_of_turn>"), tokenizer.eos_token_id]
+    """The ids that end a model's turn: <end_of_turn> and <eos>, whichever of them the tokenizer calls its eos_token."""
+    return [tokenizer.convert_tokens_to_ids(token) for token in ("<end_of_turn>", "<eos>")]
 
 
 # What may stand right behind a letter that names an option: no Latin letter or digit, no Hangul but particles and endings.

@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 
 from kmlite import paths
-from kmlite.files import rank, read_json, read_record, write_json
+from kmlite.files import lock, model_fingerprint, rank, read_record, write_json
 
 VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "unsloth", "unsloth_zoo", "tokenizers")
 
@@ -49,9 +49,22 @@ def first_alone() -> Iterator[None]:
 
 
 def is_done(folder: Path, plan: dict) -> bool:
-    """Whether `folder` holds the finished result of exactly this plan."""
-    record = folder / paths.RECORD
-    return record.exists() and (folder / paths.FINAL).is_dir() and read_json(record)["plan"] == as_stored(plan)
+    """Whether `folder` holds the finished result of exactly this plan, and as the run wrote it: nothing deleted or changed since."""
+    record, final = read_record(folder / paths.RECORD, "plan", "metrics", "final"), folder / paths.FINAL
+    if not record or record["plan"] != as_stored(plan):
+        return False
+    return final.is_dir() and record["final"] == model_fingerprint(final)
+
+
+held: dict[Path, contextlib.ExitStack] = {}  # folders that this process writes in, until it ends
+
+
+def hold(folder: Path, step: str) -> None:
+    """Keep other runs out of a step's folder until this process ends. Raises click.ClickException where one is at work there."""
+    if folder.absolute() not in held:
+        stack = contextlib.ExitStack()
+        stack.enter_context(lock(folder, step))
+        held[folder.absolute()] = stack
 
 
 def begin(folder: Path, plan: dict, restart: bool) -> None:
@@ -62,6 +75,10 @@ def begin(folder: Path, plan: dict, restart: bool) -> None:
     """
     stored = folder / paths.PLAN
     unfinished = read_record(stored)
+    if stored.exists() and not isinstance(unfinished, dict) and not restart:
+        raise click.ClickException(
+            f"{stored} is damaged, so nobody knows what the unfinished run beside it was asked to do.\n  Start anew: ARGS=--restart"
+        )
     if unfinished == as_stored(plan) and not restart:
         return
     if unfinished and not restart:
@@ -96,6 +113,7 @@ def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
 def finish(folder: Path, plan: dict, started: float, metrics: dict) -> dict:
     """Write run.json, the sign that the step is done, and drop what only an unfinished run needs."""
     record = {"plan": plan, "metrics": metrics, "seconds": round(time.time() - started, 1), **environment()}
+    record["final"] = model_fingerprint(folder / paths.FINAL)
     write_json(folder / paths.RECORD, record)
     tidy(folder)
     return record
@@ -103,7 +121,7 @@ def finish(folder: Path, plan: dict, started: float, metrics: dict) -> dict:
 
 def tidy_after_kill(folder: Path) -> None:
     """Finish `finish` where it was killed behind the record: else the plan would say that a finished run is unfinished."""
-    record, plan = read_record(folder / paths.RECORD), read_record(folder / paths.PLAN)
+    record, plan = read_record(folder / paths.RECORD, "plan"), read_record(folder / paths.PLAN)
     if record and record["plan"] == plan and (folder / paths.FINAL).is_dir():
         tidy(folder)
 

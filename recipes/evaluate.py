@@ -85,7 +85,7 @@ def main(settings: Settings) -> None:
         **({"fewshot": files.fingerprint(paths.exam_split(settings.refined, "fewshot"))} if settings.shots else {}),
     }
     result_path = folder / paths.EVALUATION
-    if result_path.exists() and not settings.restart and files.read_json(result_path)["plan"] == runs.as_stored(plan):
+    if not settings.restart and (files.read_record(result_path, "plan") or {}).get("plan") == runs.as_stored(plan):
         result = files.read_json(result_path)
         console.print("  done before, nothing changed (ARGS=--restart evaluates again)")
         show(result["summary"])

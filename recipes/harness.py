@@ -61,7 +61,7 @@ def main(settings: Settings) -> None:
         "data": files.fingerprint(*(path for path in (test, examples) if path.exists())) if questions else "sean0042/KorMedMCQA",
     }
     result_path = folder / paths.HARNESS
-    if result_path.exists() and not settings.restart and files.read_json(result_path)["plan"] == runs.as_stored(plan):
+    if not settings.restart and (files.read_record(result_path, "plan") or {}).get("plan") == runs.as_stored(plan):
         result = files.read_json(result_path)
         console.print("  done before, nothing changed (ARGS=--restart evaluates again)")
         evaluate.show(result["summary"])

@@ -1,4 +1,4 @@
-"""Files: the lock of a folder."""
+"""Files: the lock of a folder, and errors of the disk that name the file."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import click
 import pytest
 
-from kmlite import files
+from kmlite import files, runs
 
 HOLD = """
 import sys, pathlib
@@ -63,3 +63,23 @@ def test_a_second_process_of_the_same_training_does_not_lock(tmp_path, holder, m
     monkeypatch.setenv("LOCAL_RANK", "1")
     with files.lock(tmp_path, "stage1"):
         pass
+
+
+def test_a_stage_holds_its_folder_until_its_process_ends(tmp_path, holder):
+    with pytest.raises(click.ClickException, match="another run writes in"):
+        runs.hold(tmp_path, "stage1")
+    holder.kill()
+    holder.wait()
+    runs.hold(tmp_path, "stage1")
+    code = "import sys, pathlib; from kmlite import runs; runs.hold(pathlib.Path(sys.argv[1]), 'stage2')"
+    other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert f"stage1, process {os.getpid()} " in other.stderr
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
+    def fails(descriptor):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match=r"Input/output error: .*run\.json\.partial"):
+        files.write_json(tmp_path / "run.json", {})

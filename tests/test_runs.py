@@ -101,10 +101,12 @@ def test_fingerprint_of_several_files_knows_where_one_ends(tmp_path):
 
 @pytest.mark.parametrize(
     ("size", "place", "seen"),
-    [(8, 0, True), (8, 7, True), (12, 5, True), (100, 0, True), (100, 7, True), (100, 92, True), (100, 99, True), (100, 50, False)],
+    [(8, 0, True), (8, 7, True), (12, 5, True), (100, 0, True), (100, 7, True), (100, 99, True), (100, 48, True), (100, 50, False)],
 )
-def test_fingerprint_of_a_large_file_reads_both_ends(tmp_path, monkeypatch, size, place, seen):
+def test_fingerprint_of_a_large_file_reads_both_ends_and_samples_between(tmp_path, monkeypatch, size, place, seen):
     monkeypatch.setattr(files, "WHOLE", 8)
+    monkeypatch.setattr(files, "SAMPLE", 2)
+    monkeypatch.setattr(files, "STRIDE", 20)
     path = tmp_path / "weights"
     content = bytearray(size)
     path.write_bytes(content)
@@ -229,9 +231,45 @@ def test_a_kill_right_behind_the_record_leaves_a_finished_run(tmp_path, finish, 
 
 
 def test_a_record_without_its_model_is_not_done(tmp_path, finish):
-    runs.begin(tmp_path, PLAN, restart=False)
+    (tmp_path / paths.FINAL).mkdir()
     finish(tmp_path, PLAN)
+    (tmp_path / paths.FINAL).rmdir()
     assert not runs.is_done(tmp_path, PLAN)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda final: (final / "model.safetensors").unlink(),
+        lambda final: (final / "model.safetensors").write_bytes(b"12"),
+        lambda final: (final / "model.safetensors").write_bytes(b"2"),
+        lambda final: (final / "tokenizer.json").write_text("{ }"),
+        lambda final: files.write_json(final.parent / paths.RECORD, [1]),
+        lambda final: files.write_json(final.parent / paths.RECORD, {"plan": PLAN}),
+        lambda final: (final.parent / paths.RECORD).write_text('{"plan": '),
+        lambda final: (final.parent / paths.RECORD).write_text("[" * 100_000),
+    ],
+)
+def test_a_model_or_record_that_was_changed_since_is_not_done(tmp_path, finish, change):
+    final = tmp_path / paths.FINAL
+    final.mkdir()
+    (final / "model.safetensors").write_bytes(b"1")
+    (final / "tokenizer.json").write_text("{}")
+    finish(tmp_path, PLAN)
+    assert runs.is_done(tmp_path, PLAN)
+    change(final)
+    assert not runs.is_done(tmp_path, PLAN)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"a": ', "null"])
+def test_a_damaged_plan_drops_no_checkpoint_unasked(tmp_path, content):
+    half_done(tmp_path, PLAN)
+    (tmp_path / paths.PLAN).write_text(content)
+    with pytest.raises(click.ClickException, match=r"plan\.json is damaged"):
+        runs.begin(tmp_path, PLAN, restart=False)
+    assert (tmp_path / paths.CHECKPOINTS / "checkpoint-10").is_dir()
+    runs.begin(tmp_path, PLAN, restart=True)
+    assert names(tmp_path) == [paths.PLAN]
 
 
 @pytest.mark.parametrize("restart", [False, True])

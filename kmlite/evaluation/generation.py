@@ -7,6 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import click
+
 from kmlite import prompts
 from kmlite.models.loading import computing, for_inference, free, on_gpu
 from kmlite.models.new_rows import head_of, states_for_logits
@@ -58,8 +60,18 @@ def total_loss(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> flo
         if targets:
             with torch.no_grad(), computing(model):
                 loss = model(**batch, use_cache=False).loss
-            total += float(loss) * targets
+            total += number(float(loss), model) * targets
     return total
+
+
+def number(loss: float, model) -> float:
+    """`loss`, or a click error where it is NaN or infinite: no training has such a model's fault yet, and none would cure it."""
+    if not math.isfinite(loss):
+        raise click.ClickException(
+            f"{model.config._name_or_path or 'the model'} answers plain text with a loss of {loss}: its weights hold NaN or infinity,\n"
+            "  or overflow in this precision. Training can't mend that: take the base anew, or try ARGS='--precision 16bit'."
+        )
+    return loss
 
 
 def row_losses(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> list[float]:
@@ -83,7 +95,7 @@ def row_losses(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> lis
             else:
                 losses = torch.nn.functional.cross_entropy(found.transpose(1, 2), targets, ignore_index=prompts.IGNORED, reduction="none")
         for i, loss in zip(chosen, losses.sum(-1).tolist(), strict=True):
-            out[i] = loss
+            out[i] = number(loss, model)
     return out
 
 

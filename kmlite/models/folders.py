@@ -341,4 +341,5 @@ def final_folder(out: Path, stage: int, hint: str) -> Path:
     folder = out / paths.STAGES[stage]
     if not (folder / paths.RECORD).exists() or not (folder / paths.FINAL).is_dir():
         raise click.ClickException(f"{folder} holds no finished model.\n  {hint}")
+    check(folder / paths.FINAL)
     return folder / paths.FINAL

@@ -179,7 +179,18 @@ def load(folder: Path, precision: str, length: int, recompute: bool = False):
         click.echo("  Unsloth left the model's forward as it was: no fused loss, so it takes more memory than planned", err=True)
     tokenizer = getattr(processor, "tokenizer", processor)  # a processor on a GPU, a tokenizer on a CPU
     tokenizer.padding_side = "right"
-    return model, tokenizer
+    return model, with_one_bos(tokenizer)
+
+
+def with_one_bos(tokenizer):
+    """The tokenizer, or a click error where it does not put exactly one <bos> before a text: only the loaded one can tell."""
+    ids = tokenizer("가")["input_ids"]
+    if ids.count(tokenizer.bos_token_id) != 1 or ids[0] != tokenizer.bos_token_id:
+        raise click.ClickException(
+            f"the tokenizer of {tokenizer.name_or_path} writes {ids.count(tokenizer.bos_token_id)} <bos> before a text, one is needed.\n"
+            '  Set "add_bos_token": true in its tokenizer_config.json, or take tokenizer.json as the model\'s maker published it.'
+        )
+    return tokenizer
 
 
 def rewritten(model) -> bool:
@@ -211,7 +222,7 @@ def load_tokenizer(folder: Path):
 
         if len(TOKENIZERS) == 4:  # a base and what was made of it
             del TOKENIZERS[next(iter(TOKENIZERS))]
-        TOKENIZERS[state] = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        TOKENIZERS[state] = with_one_bos(AutoTokenizer.from_pretrained(folder, local_files_only=True))
     return TOKENIZERS[state]
 
 

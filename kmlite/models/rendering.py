@@ -12,6 +12,7 @@ from datetime import datetime
 import click
 
 SECONDS = 3  # of computing; a real template takes a hundredth
+ENDED = f"it was stopped after {SECONDS} s of computing"
 MEMORY = 1 << 30  # bytes of address space; Python and jinja2 take a tenth
 LENGTH = 100_000  # characters of a rendering of two words
 
@@ -28,13 +29,14 @@ def render(template: str, conversations: list[list[dict]], names: dict[str, str]
     request = json.dumps({"template": template, "conversations": conversations, "names": names})
     try:
         done = subprocess.run(
-            [sys.executable, "-P", __file__], input=request, capture_output=True, text=True, timeout=10 * SECONDS, check=False
+            [sys.executable, "-P", __file__], input=request, capture_output=True, text=True, timeout=20 * SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise click.ClickException(f"had not ended after {10 * SECONDS} s") from None
+        raise click.ClickException(f"does not end: {ENDED}") from None
     if done.returncode:
-        killed = "a memory limit" if "MemoryError" in done.stderr else f"{SECONDS} s of computing"
-        raise click.ClickException(f"was stopped at {killed}" if done.returncode < 0 or killed == "a memory limit" else done.stderr[-300:])
+        if "MemoryError" in done.stderr:
+            raise click.ClickException(f"asks for over {MEMORY / 2**30:.0f} GiB of memory")
+        raise click.ClickException(f"does not end: {ENDED}" if done.returncode < 0 else f"can't be rendered: {done.stderr[-300:]}")
     answer = json.loads(done.stdout)
     if "error" in answer:
         raise click.ClickException(answer["error"])

@@ -65,7 +65,7 @@ def choose_merges(words: dict[str, int], tokenizer, count: int | str, min_count:
 
 def best_merges(words: dict[str, int], tokenizer, most: int, min_count: int, until_flat: bool, done: Callable[[int], None]) -> list[Merge]:
     """The work of `choose_merges`; `done` is told how many are chosen."""
-    known = set(tokenizer.get_vocab())
+    known, added = set(tokenizer.get_vocab()), set(tokenizer.get_added_vocab())
     # Byte-fallback pieces (<0xEA>) never match HANGUL; neither do special tokens.
     listed = [(word, n) for word, n in sorted(words.items()) if re.search("[가-힣]", word)]
     encoded = tokenizer.backend_tokenizer.encode_batch([w.replace("▁", " ") for w, _ in listed], add_special_tokens=False)
@@ -79,10 +79,11 @@ def best_merges(words: dict[str, int], tokenizer, most: int, min_count: int, unt
     whole, inner = {}, {}  # each piece is matched once: there are few of them and many words
 
     def fits(left: str, right: str) -> bool:
+        # an added token is cut out before the BPE, which never sees it: a merge with it would not be reached
         if left not in whole:
-            whole[left] = HANGUL(left) is not None
+            whole[left] = HANGUL(left) is not None and left not in added
         if right not in inner:
-            inner[right] = HANGUL_NO_SPACE(right) is not None
+            inner[right] = HANGUL_NO_SPACE(right) is not None and right not in added
         return whole[left] and inner[right]
 
     for index, word in enumerate(pieces):

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import click
 
+from kmlite.files import named
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"  # what transformers reads, in this order
 HEADER = 100_000_000  # bytes of a header at the most, as safetensors itself has it
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of a weight
@@ -135,7 +137,7 @@ def headers(folder: Path, again: str) -> dict[str, Stored]:
 def header(file: Path, again: str) -> dict[str, Stored]:
     """The tensors of one safetensors file, none of them read (its format: github.com/huggingface/safetensors)."""
     size = file.stat().st_size
-    with open(file, "rb") as handle:
+    with named(file), open(file, "rb") as handle:
         start = handle.read(8)
         if kind := other_kind(start):
             raise click.ClickException(f"{file} is {kind}, not a safetensors file.\n  {again}")

@@ -76,7 +76,7 @@ def callbacks(model, tokenizer, folder: Path, embeddings: str, settings, meter: 
                 return
             usual = statistics.median(self.last) if len(self.last) >= JUMP_LEAST else math.inf
             if not math.isfinite(loss):
-                stop_at_loss(folder, state.global_step, f"is {loss}", meter.suspects(tokenizer))
+                stop_at_loss(folder, state.global_step, f"is {loss}", meter.suspects(tokenizer), learned=bool(self.last))
             if loss > JUMP_FACTOR * usual + JUMP_NATS:
                 stop_at_jump(folder, state.global_step, loss, usual, meter.suspects(tokenizer))
             if "loss" in logs:
@@ -111,11 +111,18 @@ def callbacks(model, tokenizer, folder: Path, embeddings: str, settings, meter: 
     return [progress(settings.log_every, meter), Losses(), Movement(), *([Gauge()] if every else []), Stopping(), Room()]
 
 
-def stop_at_loss(folder: Path, step: int, what: str, suspects: list[dict]) -> None:
+def stop_at_loss(folder: Path, step: int, what: str, suspects: list[dict], learned: bool) -> None:
+    """Stop, and blame the learning rate only where the loss has been a number before."""
     path = folder / "suspects.json"
     write_json(path, {"step": step, "loss": what, "records": suspects})
+    if not learned:
+        raise click.ClickException(
+            f"the loss {what} at step {step}, and was no number before: that is not the learning rate.\n"
+            f"  The weights of the base hold NaN or infinity, overflow in this precision, or a record of {path} is damaged.\n"
+            "  Take the base anew, or try ARGS='--restart --precision 16bit'."
+        )
     raise click.ClickException(
-        f"the loss {what} at step {step}: the run went astray.\n"
+        f"the loss {what} at step {step}: the run diverged.\n"
         f"  The {len(suspects)} records of that step (and of the batch drawn next) are in {path}.\n"
         f"  The checkpoints before it are whole. Lower the learning rate and run again with ARGS='--restart --learning-rate …'."
     )

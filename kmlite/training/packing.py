@@ -22,10 +22,11 @@ def packed(tokenizer, texts: Iterable[str], length: int) -> Iterator[list[int]]:
     What does not fill a last row is left out (under `length` tokens).
     """
     row: list[int] = []
+    end = tokenizer.convert_tokens_to_ids("<eos>")  # gemma-3-*-it's tokenizers call <end_of_turn> their eos_token
     texts = iter(texts)
     while chunk := list(islice(texts, BATCH)):
         for ids in prompts.text_ids(tokenizer, chunk):
-            rest = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
+            rest = [tokenizer.bos_token_id, *ids, end]
             start = 0
             while start < len(rest):
                 if not row and rest[start] != tokenizer.bos_token_id:

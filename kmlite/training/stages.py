@@ -37,12 +37,15 @@ def check_tracker(name: str) -> None:
 
 def skip_or_begin(folder: Path, plan: dict, settings) -> bool:
     """True where the step's record says that it is done and nothing changed; else the run's plan is noted."""
+    runs.hold(folder, plan["step"])
     if not runs.rank():
         runs.tidy_after_kill(folder)
     if not settings.restart and runs.is_done(folder, plan):
         console.print(f"  done before, nothing changed: {folder / paths.FINAL}   (ARGS=--restart runs it again)")
         verdict(files.read_json(folder / paths.RECORD)["metrics"]["worse"], plan["step"], settings)
         return True
+    if (record := files.read_record(folder / paths.RECORD, "plan")) and record["plan"] == runs.as_stored(plan) and not settings.restart:
+        console.print(f"  {folder / paths.FINAL} is not what the run wrote (deleted, damaged or changed since): it is made anew")
     check_tracker(settings.report_to)
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))  # the trainer's own place goes with the checkpoints
     if not runs.rank():
@@ -58,11 +61,11 @@ def fit(settings, base: Path, checkpoints: Path, *, embeddings: str = "none", ne
     """
     note = checkpoints / "memory.json"
     with runs.first_alone():
-        stored = files.read_record(note)
+        stored = files.read_record(note, *(item.name for item in dataclasses.fields(memory.Plan)))
         if not stored:
             stored = dataclasses.asdict(fresh_fit(settings, base, checkpoints, embeddings, new_rows))
             files.write_json(note, stored)
-    return memory.Plan(**stored)
+    return memory.Plan(**{item.name: stored[item.name] for item in dataclasses.fields(memory.Plan)})
 
 
 def fresh_fit(settings, base: Path, checkpoints: Path, embeddings: str, new_rows: int) -> memory.Plan:

@@ -118,7 +118,11 @@ def train(
     from transformers import TrainerState
 
     note = folder / "batch.json"  # a run that goes on keeps what it had to fall back to
-    size = read_record(note) or {"batch": settings.batch, "accumulation": settings.accumulation, "out_of_memory": 0}
+    size = read_record(note, "batch", "accumulation", "out_of_memory") or {
+        "batch": settings.batch,
+        "accumulation": settings.accumulation,
+        "out_of_memory": 0,
+    }
     measured = Measured(folder / "measured.json")
     while True:
         trainer, meter, stop = prepare(

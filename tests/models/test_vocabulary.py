@@ -170,6 +170,17 @@ def test_auto_stops_where_more_tokens_save_next_to_nothing(tokenizer, texts, mon
     assert sum(m.saved for m in fewer[-10:]) >= 0.004 * total
 
 
+def test_no_merge_holds_an_added_token(base, tokenizer):
+    """An added token is cut out of a text before the BPE sees it: "▁의에를" could not be reached."""
+    found = AutoTokenizer.from_pretrained(base)
+    found.add_tokens(["의에를"])
+    words = Counter({"▁의에를": 50, "의에를은": 40, "▁를에의": 30})
+    merges = vocabulary.choose_merges(words, found, 50, 1)
+    assert merges
+    assert not [merge for merge in merges if "의에를" in merge[:2] or merge.left + merge.right == "의에를"]
+    assert "▁의에를" in {merge.left + merge.right for merge in vocabulary.choose_merges(words, tokenizer, 50, 1)}
+
+
 def test_a_word_of_the_dictionary_weighs_more(tmp_path):
     from kmlite.files import write_lines
     from recipes import stage0

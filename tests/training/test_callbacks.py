@@ -228,3 +228,13 @@ def test_a_loss_that_is_no_number_stops(losses, name):
     with pytest.raises(click.ClickException, match="the loss is nan"):
         log(float("nan"), name)
     assert (folder / "suspects.json").exists()
+
+
+def test_a_loss_that_never_was_a_number_is_not_the_learning_rates_fault(losses):
+    log, _ = losses
+    with pytest.raises(click.ClickException, match="that is not the learning rate") as at_once:
+        log(float("nan"))
+    assert "--learning-rate" not in at_once.value.message
+    log(2.0)
+    with pytest.raises(click.ClickException, match="--learning-rate"):
+        log(float("inf"))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kmlite import files
+from kmlite import files, prompts
 from kmlite.models import loading
 from kmlite.training import packing, trainer
 
@@ -108,3 +108,13 @@ def test_replay_is_the_share_it_says(share, n):
     assert len(replayed) == n
     assert len(set(replayed)) == min(n, 40)  # repeated only where there are too few
     assert mixed == packing.with_replay(data, replay, share, seed=1)[:]["input_ids"]
+
+
+def test_documents_end_in_eos_and_turns_at_both_whatever_the_tokenizer_calls_its_end(base):
+    """gemma-3-*-it's tokenizers name <end_of_turn> as eos_token."""
+    from transformers import AutoTokenizer
+
+    named = AutoTokenizer.from_pretrained(base, eos_token="<end_of_turn>")
+    assert named.eos_token_id == 106
+    assert next(packing.packed(named, ["혈압"] * 20, 40)).count(1) > 1
+    assert sorted(prompts.stop_ids(named)) == sorted(prompts.stop_ids(AutoTokenizer.from_pretrained(base))) == [1, 106]
