@@ -1,22 +1,30 @@
-"""Read the raw formats people have. Nothing here judges a text."""
+"""Read the raw formats people have. Nothing here judges a text, and what can't be read is counted and named."""
 
-import csv
-import gzip
-import io
 import json
-import sys
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
-READABLE = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".parquet", ".arrow", ".csv", ".txt", ".txt.gz", ".txt.zst")
+from kmlite.refine.encodings import LINE_MOST, PACKED, Lost, blocks, decode, lines
+from kmlite.refine.tables import arrow_rows, parquet_rows, table_lines
+
+LINES, JSON, TABLES, TEXTS = (
+    (".jsonl", ".ndjson", ".jsonlines"),
+    (".json",),
+    (".csv", ".tsv", ".tab"),
+    (".txt", ".md", ".text", ".markdown"),
+)
+PARQUET, ARROW = (".parquet", ".pq"), (".arrow", ".feather", ".ipc")
+COMPRESSED = (*PACKED, ".zst", ".zstd")
+DESCRIPTIONS = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")  # `datasets` writes them beside its data
 REJECTED_CHARACTERS = 2000  # of a record that is set aside: enough to see why
-BOM = b"\xef\xbb\xbf"  # Windows editors put it first
-TXT_PIECE = 1 << 20  # characters: a .txt is one document, a larger one is cut at blank lines
-JSON_MOST = 64 << 20  # bytes of a .json, which is read whole and takes three times as much memory: refine refuses a larger one
-LINE_MOST = 16 << 20  # bytes of a line that is read: what is longer is a broken file, and would break the memory of a worker
+NESTED_MOST = 200  # brackets of a record that is stored as it is: json refuses what is nested 1,000 deep
+TXT_PIECE = 1 << 20  # bytes: a .txt is one document, a larger one is cut at blank lines, half as much later at any line
+NUMBERS = re.compile(rb"NaN|Infinity|\\u[dD][89a-fA-F]")  # what Python's json reads and orjson does not
 
 
 class Raw(NamedTuple):
@@ -26,167 +34,297 @@ class Raw(NamedTuple):
     line: int  # counted from 1; the row in a table, the piece in a .txt
     value: Any
     problem: str | None
+    lost: Lost | None = None  # a stretch of the file that could not be read
+
+
+class Unread(NamedTuple):
+    path: str
+    bytes: int
+    why: str
+
+
+# ---- which files
+
+
+def kind_of(name: str) -> str | None:
+    """The format of a file by its name, in any case: an ending of those above without what it is compressed by; None for others."""
+    name = name.lower()
+    stem, packed = os.path.splitext(name)
+    if packed in COMPRESSED:
+        ending = os.path.splitext(stem)[1]
+        return ending if ending in (*LINES, *JSON, *TABLES, *TEXTS) else None
+    return packed if packed in (*LINES, *JSON, *TABLES, *TEXTS, *PARQUET, *ARROW) else None
 
 
 def raw_files(folder: Path) -> list[Path]:
-    """All readable files at any depth, in a fixed order; what `datasets` writes beside its data is left out."""
-    if not folder.is_dir():
-        return []
-    skipped = {"dataset_info.json", "state.json", "dataset_dict.json"}
-    found = [p for p in folder.rglob("*") if p.is_file() and p.name.endswith(READABLE) and p.name not in skipped]
-    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    """All readable files at any depth, in a fixed order."""
+    return survey(folder)[0]
+
+
+def survey(folder: Path) -> tuple[list[Path], list[Unread]]:
+    """(the files that are read, in a fixed order; those that are not, with their sizes and why). Links are followed, once each."""
+    found: list[Path] = []
+    unread: list[Unread] = []
+    seen: dict[tuple[int, int], str] = {}
+
+    def walk(place: Path) -> None:
+        try:
+            status = place.stat()
+            entries = sorted(place.iterdir())
+        except OSError as error:
+            unread.append(Unread(printable(place), 0, f"folder: {error.strerror}"))
+            return
+        if first := seen.get((status.st_dev, status.st_ino)):
+            unread.append(Unread(printable(place), 0, f"the same folder as {first}"))
+            return
+        seen[status.st_dev, status.st_ino] = printable(place)
+        for path in entries:
+            if path.is_dir() and not path.name.startswith("."):
+                walk(path)
+            elif why := why_not(path):
+                unread.append(Unread(printable(path), size_of(path), why))
+            else:
+                found.append(path)
+
+    if folder.is_dir():
+        walk(folder)
+    return sorted(found), unread
+
+
+def why_not(path: Path) -> str:
+    """Why a file is not read; empty for one that is."""
+    if path.is_symlink() and not path.exists():
+        return "a link that leads nowhere"
+    if path.name.startswith("."):
+        return "hidden"
+    if not path.is_file():
+        return "no plain file"
+    if path.name in DESCRIPTIONS or path.stem.upper() in ("README", "LICENSE", "CHANGELOG"):
+        return "describes data, holds none"
+    if kind_of(path.name) is None:
+        packed = path.suffix.lower() in (*COMPRESSED, ".zip", ".tar", ".tgz", ".7z", ".rar")
+        return "unpack it: only text and JSON are read while compressed" if packed else "a format that refine does not read"
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        return str(error.strerror)
+    return ""
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all below a folder."""
+    try:
+        return path.stat().st_size if not path.is_dir() else sum(p.lstat().st_size for p in path.rglob("*"))
+    except OSError:
+        return 0  # a link that leads nowhere, a folder that may not be looked into: named all the same
+
+
+def printable(path: Path | str) -> str:
+    """A path's name as text: names in CP949, as archives from Windows have them, are read as that."""
+    name = os.fsencode(path)
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        text, encoding = decode(name)
+        return text if encoding == "cp949" else name.decode("utf-8", "backslashreplace")
+
+
+# ---- their records
 
 
 def read_raw(path: Path, root: Path, start: int = 0, stop: int | None = None) -> Iterator[Raw]:
-    """Every record of a file, good or bad. A file that breaks off yields what came before and one `unreadable`.
+    """Every record of a file, good or bad. Of a damaged file what stands before and after the damage, and an `unreadable` between.
 
     `start` and `stop` bound a piece of a large file, in bytes of a .jsonl (a line belongs to the piece that its first byte is
     in), record batches of an .arrow and row groups of a .parquet; lines are then counted from the piece's first.
     """
-    source = str(path.relative_to(root))
+    source = printable(path.relative_to(root))
     line = 0
-    if path.stat().st_size == 0:
-        yield Raw(source, 0, None, "empty_file")
-        return
     try:
+        if path.stat().st_size == 0:
+            yield Raw(source, 0, None, "empty_file")
+            return
         for line, (value, problem) in enumerate(values(path, start, stop), 1):
+            if isinstance(value, Lost):
+                yield Raw(source, line, f"{value.why} ({value.bytes:,} bytes)", "unreadable", value)
+                continue
             if problem is None and not isinstance(value, dict):
                 problem = "not_an_object"
             if problem != "empty_line":
                 yield Raw(source, line, value, problem)
-    except (OSError, EOFError, ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors and OSErrors
-        yield Raw(source, line + 1, str(error)[:200], "unreadable")
+    except (OSError, EOFError, ValueError) as error:  # pyarrow's errors are ValueErrors and OSErrors
+        lost = Lost(size_of(path) if line == 0 else 0, str(error)[:200])
+        yield Raw(source, line + 1, lost.why, "unreadable", lost)
 
 
-def values(path: Path, start: int = 0, stop: int | None = None) -> Iterator[tuple[object, str | None]]:
-    name = path.name
-    if name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
+def values(path: Path, start: int = 0, stop: int | None = None) -> Iterator[tuple[Any, str | None]]:
+    kind = kind_of(path.name)
+    if kind in LINES:
         yield from json_lines(path, start, stop)
-    elif name.endswith(".json"):
-        whole = orjson.loads(path.read_bytes().removeprefix(BOM))
-        yield from ((value, None) for value in (whole if isinstance(whole, list) else [whole]))
-    elif name.endswith(".csv"):
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            csv.field_size_limit(sys.maxsize)  # a document is longer than the default 131,072 characters
-            yield from ((row, None) for row in csv.DictReader(file))
-    elif name.endswith((".txt", ".txt.gz", ".txt.zst")):
-        with io.TextIOWrapper(binary_stream(path), encoding="utf-8-sig", errors="replace") as file:
-            yield from (({"text": piece}, None) for piece in pieces(file))
+    elif kind in JSON:
+        yield from json_values(blocks(path))
+    elif kind in TABLES:
+        yield from table_lines(blocks(path), "\t" if kind in (".tsv", ".tab") else ",")
+    elif kind in TEXTS:
+        yield from pieces(blocks(path))
     else:
-        yield from ((row, None) for row in table_rows(path, start, stop))
+        rows = parquet_rows(path, start, stop) if kind in PARQUET else arrow_rows(path, start, stop)
+        yield from ((row, "unreadable" if isinstance(row, Lost) else None) for row in rows)
 
 
-def json_lines(path: Path, start: int = 0, stop: int | None = None) -> Iterator[tuple[object, str | None]]:
-    with binary_stream(path) as file:
-        if start:
-            file.seek(start - 1)
-        for number, (line, whole) in enumerate(lines(file, start, stop)):
-            if number == 0 and start == 0:
-                line = line.removeprefix(BOM)
-            if not whole:
-                yield line[:500].decode("utf-8", "replace"), "too_long"
-            elif not line.strip():
-                yield None, "empty_line"
+def json_lines(path: Path, start: int = 0, stop: int | None = None) -> Iterator[tuple[Any, str | None]]:
+    for line, whole in lines(blocks(path, max(0, start - 1)), start, stop):
+        if isinstance(line, Lost):
+            yield line, "unreadable"
+        elif not whole:
+            yield shown_bytes(line), "too_long"
+        elif not line.strip():
+            yield None, "empty_line"
+        else:
+            try:
+                yield orjson.loads(line), None
+            except orjson.JSONDecodeError:
+                yield json_anyhow(line)
+
+
+def json_anyhow(line: bytes) -> tuple[Any, str | None]:
+    """A line that orjson refuses: in another encoding, or with NaN or half a surrogate pair in it."""
+    text, encoding = decode(line)
+    if encoding not in ("utf-8", "cp949"):
+        return shown_bytes(line), f"encoding_{encoding}"
+    try:
+        if encoding == "utf-8" and not NUMBERS.search(line) and "\ufffd" not in text:
+            return text[:500], "not_json"
+        value = json.loads(text)
+        return (without_halves(value) if "\\u" in text else value), None
+    except RecursionError:
+        return text[:500], "nested_too_deep"
+    except ValueError:
+        return text[:500], "not_json"
+
+
+def without_halves(value: Any) -> Any:
+    """The same without halves of surrogate pairs, which no file can hold."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {without_halves(key): without_halves(one) for key, one in value.items()}
+    return [without_halves(one) for one in value] if isinstance(value, list) else value
+
+
+def shown_bytes(line: bytes) -> str:
+    return line[:500].decode("utf-8", "replace")
+
+
+def json_values(source: Iterator[bytes | Lost]) -> Iterator[tuple[Any, str | None]]:
+    """The records of a .json of any size: an array's values, one object, or one after the other. A broken one is set aside."""
+    decoder = json.JSONDecoder()
+    rest, ended, opened, need = "", False, False, 0
+    stream = as_text(source)
+    while True:
+        while not ended and len(rest) < need:
+            part = next(stream, None)
+            if isinstance(part, Lost):
+                yield part, "unreadable"
+            elif part is None:
+                ended = True
             else:
-                try:
-                    yield orjson.loads(line), None
-                except orjson.JSONDecodeError:
-                    yield line[:500].decode("utf-8", "replace"), "not_json"
-
-
-def binary_stream(path: Path):
-    if path.suffix == ".gz":
-        return gzip.open(path)
-    if path.suffix == ".zst":
-        import pyarrow as pa
-
-        return pa.input_stream(str(path), compression="zstd")
-    return open(path, "rb")
-
-
-def lines(file, start: int = 0, stop: int | None = None) -> Iterator[tuple[bytes, bool]]:
-    """(line, whole) of a binary stream from byte `start` (the stream stands one before it) to the line that `stop` is in.
-
-    Of a line over LINE_MOST only the beginning comes, and `whole` is False. read1, where there is one, hands over what stands
-    before the break of a broken file.
-    """
-    read = getattr(file, "read1", file.read)
-    at = start - 1 if start else 0  # where the line begins that is being read
-    skip = start > 0  # a line that began before `start` is the earlier piece's
-    parts: list[bytes] = []
-    size = 0
-    while block := read(1 << 18):
-        *ended, rest = block.split(b"\n")
-        for i, tail in enumerate(ended):
-            if i == 0:
-                size += len(tail)
-                tail = b"".join([*parts, tail]) if size <= LINE_MOST else parts[0]
-            else:
-                size = len(tail)
-            if skip:
-                skip = False
-            else:
-                yield tail, size <= LINE_MOST
-            at += size + 1
-            if stop is not None and at >= stop:
+                rest += part
+        rest = rest.lstrip(" \t\r\n,")
+        if not opened and rest[:1] == "[":
+            rest, opened = rest[1:].lstrip(), True
+        if opened and rest[:1] == "]":
+            rest = rest[1:].lstrip()
+        if not rest:
+            if ended:
                 return
-            parts, size = [], 0
-        size += len(rest)
-        if size <= LINE_MOST or not parts:
-            parts.append(rest)
-    if size and not skip:
-        yield (b"".join(parts), True) if size <= LINE_MOST else (parts[0], False)
-
-
-def table_rows(path: Path, start: int = 0, stop: int | None = None) -> Iterator[dict]:
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(path) as file:
-            for group in range(start, file.num_row_groups if stop is None else stop):
-                for batch in file.iter_batches(batch_size=256, row_groups=[group], use_threads=False):
-                    yield from batch.to_pylist()
-        return
-    for number, batch in enumerate(arrow_batches(path)):
-        if stop is not None and number >= stop:
-            return
-        if number >= start:
-            for row in range(0, batch.num_rows, 256):
-                yield from batch.slice(row, 256).to_pylist()
-
-
-def arrow_batches(path: Path) -> Iterator:
-    """The record batches of an .arrow file; nothing but their headers is read until a value is asked for."""
-    import pyarrow as pa
-
-    with pa.memory_map(str(path)) as source:
+            need = 1
+            continue
+        at = 0
         try:
-            batches = pa.ipc.open_stream(source)  # what `datasets` writes
-        except pa.ArrowInvalid:
-            reader = pa.ipc.open_file(source)
-            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
-        yield from batches
+            while at < len(rest):
+                value, end = decoder.raw_decode(rest, at)
+                if end >= len(rest) - 1 and not ended:
+                    break
+                yield (without_halves(value) if "\\u" in rest[at:end] else value), None
+                at = end
+                while at < len(rest) and rest[at] in " \t\r\n,":
+                    at += 1
+                if rest[at : at + 1] == "]":
+                    break
+            rest, need = rest[at:], 2 * (len(rest) - at) + 1
+            continue
+        except RecursionError:
+            problem, broken = "nested_too_deep", True
+        except json.JSONDecodeError as error:
+            problem = "not_json"
+            broken = ended or (error.pos < len(rest) - 12 and not error.msg.startswith("Unterminated"))
+        except ValueError:  # a number of more than 4,300 digits
+            problem, broken = "not_json", True
+        rest = rest[at:]
+        if broken or len(rest) > LINE_MOST:
+            yield rest[:500], problem
+            after = re.compile(r"\}\s*,?\s*(?=\{)|\n\s*(?=\{)").search(rest, 1)
+            rest, need = (rest[after.end() :], 1) if after else ("", 1)
+        else:
+            need = 2 * len(rest) + 1
 
 
-def pieces(file: io.TextIOBase) -> Iterator[str]:
-    """A text as one document, or as several of about TXT_PIECE characters cut at blank lines, or where there is none, anywhere."""
-    piece: list[str] = []
+def as_text(source: Iterator[bytes | Lost]) -> Iterator[str | Lost]:
+    """Whole lines, or as much of a long one as has been read, as text."""
+    for line, whole in lines(source, split=True):
+        yield line if isinstance(line, Lost) else decode(line)[0] + ("\n" if whole else "")
+
+
+# ---- text
+
+
+def pieces(source: Iterator[bytes | Lost]) -> Iterator[tuple[Any, str | None]]:
+    """A text as one document, or as several of about TXT_PIECE bytes cut at blank lines, or where there is none, anywhere."""
+    piece: list[bytes] = []
     size = 0
-    while line := file.readline(TXT_PIECE):
-        if size > TXT_PIECE and (line == "\n" or size > 4 * TXT_PIECE):
-            yield "".join(piece).removesuffix("\n")
+    for line, whole in lines(source, split=True):
+        if isinstance(line, Lost):
+            yield from as_document(piece)
+            yield line, "unreadable"
             piece, size = [], 0
-            if line == "\n":
+            continue
+        blank = whole and not line.strip()
+        if size > TXT_PIECE and (blank or size > 1.5 * TXT_PIECE):
+            yield from as_document(piece)
+            piece, size = [], 0
+            if blank:
                 continue
-        piece.append(line)
-        size += len(line)
-    if "".join(piece).strip():
-        yield "".join(piece)
+        piece.append(line + b"\n" if whole else line)
+        size += len(line) + 1
+    yield from as_document(piece)
+
+
+def as_document(piece: list[bytes]) -> Iterator[tuple[Any, str | None]]:
+    """A piece as a record. Lines in an encoding that is none of ours are set aside together, and named with it."""
+    whole = b"".join(piece)
+    try:
+        text = whole.decode()
+    except UnicodeDecodeError:
+        read = [decode(line) for line in piece]
+        foreign = [(line, encoding) for line, (_, encoding) in zip(piece, read, strict=True) if encoding not in ("utf-8", "cp949")]
+        if foreign:
+            yield shown_bytes(b"".join(line for line, _ in foreign)), f"encoding_{foreign[0][1]}"
+        text = "".join(text for text, encoding in read if encoding in ("utf-8", "cp949"))
+    if text.strip():
+        yield {"text": text.removesuffix("\n").replace("\r\n", "\n").replace("\r", "\n")}, None
 
 
 def shown(record: object) -> object:
     """A rejected record as far as one needs to see it."""
     if isinstance(record, str):
         return record[:REJECTED_CHARACTERS]
-    told = json.dumps(record, ensure_ascii=False, default=str)
-    return record if len(told) <= REJECTED_CHARACTERS else told[:REJECTED_CHARACTERS]
+    try:
+        told = json.dumps(record, ensure_ascii=False, default=str, allow_nan=False)
+        plain = told.count("[") + told.count("{") < NESTED_MOST
+    except RecursionError:
+        return f"nested too deep to be shown: {type(record).__name__}"
+    except ValueError:  # NaN, which JSON has not
+        told, plain = json.dumps(record, ensure_ascii=False, default=str), False
+    return record if plain and len(told) <= REJECTED_CHARACTERS else told[:REJECTED_CHARACTERS]

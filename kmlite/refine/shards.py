@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from kmlite.refine.readers import arrow_batches
+from kmlite.refine.tables import arrow_batches
 
 
 class Piece(NamedTuple):

@@ -1,0 +1,222 @@
+"""Rows of tables: .csv and .tsv line by line, .parquet a row group at a time, .arrow a record batch at a time.
+
+What is damaged is passed on as `Lost`, with what stands before and after it kept.
+"""
+
+import csv
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kmlite.refine.encodings import Lost, decode, lines
+
+ROW_MOST = 8 << 20  # bytes of a .csv row: a quote that stays open longer was never closed
+
+
+# ---- tables of text
+
+
+def table_lines(source: Iterator[bytes | Lost], separator: str) -> Iterator[tuple[Any, str | None]]:
+    """The rows of a .csv or .tsv. A row that has more cells than there are columns, or whose quotes do not close, is set aside as
+    the line that it was; reading goes on in the next line."""
+    csv.field_size_limit(sys.maxsize)
+    table = Table(lines(source))
+    header: list[str] = []
+    while (taken := table.row(separator)) is not None:
+        row, text, problem = taken
+        if problem:
+            yield row, problem
+        elif not header:
+            if separator == "," and len(row) == 1 and (other := next((s for s in "\t;" if s in text), "")):
+                separator, row = other, next(csv.reader([text], delimiter=other))
+            header = [name.strip() for name in row]
+        elif len(header) == 1 and not text.lstrip().startswith('"'):
+            yield {header[0]: text.rstrip("\r\n")}, None  # a comma in the only column is part of its text
+        elif len(row) > len(header) and any(row[len(header) :]):
+            yield text.rstrip("\r\n"), "too_many_cells"
+        elif row:
+            yield dict(zip(header, [*row, *[None] * (len(header) - len(row))], strict=False)), None
+
+
+class Table:
+    """Lines of a table with those given back that an open quote had swallowed."""
+
+    def __init__(self, source: Iterator[tuple[bytes, bool] | tuple[Lost, bool]]) -> None:
+        self.source, self.back = source, deque[str | Lost]()
+
+    def line(self) -> str | Lost | None:
+        if self.back:
+            return self.back.popleft()
+        line, whole = next(self.source, (None, True))
+        if line is None or isinstance(line, Lost):
+            return line
+        if not whole:
+            return Lost(len(line), "a line of more than 16 MB")
+        text, encoding = decode(line)
+        return Lost(len(line), f"seems to be {encoding}") if encoding not in ("utf-8", "cp949") else text + "\n"
+
+    def row(self, separator: str) -> tuple[Any, str, str | None] | None:
+        """(cells, the text that they were, None), or (a Lost or the broken line, its text, the problem); None at the end."""
+        taken: list[str] = []
+        first = self.line()
+        if first is None:
+            return None
+        if isinstance(first, Lost):
+            return first, "", "unreadable"
+        problem = ""
+
+        def feed() -> Iterator[str]:
+            nonlocal problem
+            size = 0
+            line: str | Lost | None = first
+            while True:
+                if not isinstance(line, str):
+                    if line is not None:
+                        self.back.appendleft(line)
+                    return
+                taken.append(line)
+                size += len(line)
+                if size > ROW_MOST and len(taken) > 1:
+                    problem = "open_quote"
+                    return
+                yield line
+                line = self.line()
+
+        if '"' not in first:
+            bare = first.rstrip("\r\n")
+            return bare.split(separator) if bare else [], first, None
+        try:
+            cells = next(csv.reader(feed(), delimiter=separator, strict=True), [])
+            if not problem:
+                return cells, "".join(taken), None
+        except csv.Error as error:
+            problem = "open_quote" if "end of data" in str(error) else "bad_quotes"
+        self.back.extendleft(reversed(taken[1:]))
+        return first.rstrip("\r\n"), first, problem
+
+
+# ---- tables of columns
+
+
+def parquet_rows(path: Path, start: int = 0, stop: int | None = None) -> Iterator[dict | Lost]:
+    """The rows of a .parquet, a row group at a time; of one that is damaged the rows before, and how many were lost."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for group in range(start, file.num_row_groups if stop is None else stop):
+            about, done = file.metadata.row_group(group), 0
+            try:
+                for batch in file.iter_batches(batch_size=256, row_groups=[group], use_threads=False):
+                    yield from rows_of(batch)
+                    done += batch.num_rows
+            except (OSError, ValueError) as error:
+                left = about.num_rows - done
+                yield Lost(about.total_byte_size * left // max(1, about.num_rows), f"row group {group}: {left:,} rows: {error}"[:200], left)
+
+
+def arrow_rows(path: Path, start: int = 0, stop: int | None = None) -> Iterator[dict | Lost]:
+    for number, batch in enumerate(arrow_batches(path)):
+        if stop is not None and number >= stop:
+            return
+        if number < start:
+            continue
+        if isinstance(batch, Lost):
+            yield batch
+            continue
+        try:
+            batch.validate(full=True)  # offsets that point out of their buffer end the process
+        except (OSError, ValueError) as error:
+            if "UTF8" not in str(error):
+                yield Lost(batch.nbytes, f"record batch {number}: {batch.num_rows:,} rows: {error}"[:200], batch.num_rows)
+                continue
+        for row in range(0, batch.num_rows, 256):
+            yield from rows_of(batch.slice(row, 256))
+
+
+def rows_of(batch: Any) -> Iterator[dict | Lost]:
+    """The rows of a batch; a text in it that is no UTF-8 is read as a line of a file is."""
+    try:
+        yield from batch.to_pylist()
+    except (UnicodeDecodeError, ValueError, OverflowError):
+        for i in range(batch.num_rows):
+            yield {name: cell(column[i]) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+
+
+def cell(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return decode(scalar.as_buffer().to_pybytes())[0] if hasattr(scalar, "as_buffer") else None
+    except (ValueError, OverflowError):
+        return None  # a date before the year 1
+
+
+def arrow_batches(path: Path) -> Iterator[Any]:
+    """The record batches of an .arrow file, and a Lost for each stretch between them that is damaged; nothing but their headers is
+    read until a value is asked for."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as source:
+        if source.read(6) == b"ARROW1":  # the file format: the same stream behind eight bytes, and an index
+            try:
+                reader = pa.ipc.open_file(source)
+            except (OSError, ValueError):
+                source.seek(8)  # its end is missing
+            else:
+                for i in range(reader.num_record_batches):
+                    try:
+                        yield reader.get_batch(i)
+                    except (OSError, ValueError) as error:
+                        yield Lost(0, f"record batch {i}: {error}"[:200])
+                return
+        else:
+            source.seek(0)
+        yield from stream_batches(source)
+
+
+def stream_batches(source: Any) -> Iterator[Any]:
+    """The batches of a stream, as `datasets` writes it. Where one can't be read, the next place is sought where one can."""
+    import pyarrow as pa
+
+    stream = pa.ipc.open_stream(source)
+    if any(pa.types.is_dictionary(kind) for kind in stream.schema.types):  # a batch is read with the dictionaries before it
+        yield from stream
+        return
+    schema, at, size = stream.schema, source.tell(), source.size()
+    marker = b"\xff\xff\xff\xff"
+    lost_from, why = -1, ""
+    while at < size:
+        source.seek(at)
+        try:
+            if source.read_at(8, at) == marker + bytes(4):
+                return  # the end of the stream
+            message = pa.ipc.read_message(source)
+            batch = pa.ipc.read_record_batch(message, schema)
+            batch.validate()
+        except (OSError, ValueError, EOFError) as error:
+            if lost_from < 0:
+                lost_from, why = at, str(error)[:150]
+            at = next_marker(source, at + 8, size, marker)
+            continue
+        if lost_from >= 0:
+            yield Lost(at - lost_from, why)
+            lost_from = -1
+        yield batch
+        at = source.tell()
+    if lost_from >= 0:
+        yield Lost(size - lost_from, why)
+
+
+def next_marker(source: Any, at: int, size: int, marker: bytes) -> int:
+    """Where the next message may begin: eight bytes aligned."""
+    while at < size:
+        block = source.read_at(1 << 20, at)
+        found = block.find(marker)
+        while found >= 0 and (at + found) % 8:
+            found = block.find(marker, found + 1)
+        if found >= 0:
+            return at + found
+        at += max(8, len(block) - 8)
+    return size
