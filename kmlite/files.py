@@ -131,7 +131,7 @@ def fingerprint(*files: Path) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
         size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
+        digest.update(os.fsencode(path.name) + f":{size}:".encode())
         with named(path), open(path, "rb") as file:
             digest.update(file.read(WHOLE))
             for at in range(WHOLE, size - WHOLE, STRIDE):

@@ -153,11 +153,11 @@ def without_examples(questions: list[dict], fewshot: list[dict], shots: int) -> 
     KorMedMCQA's few-shot rows stand in its dev split; in test there are none, and nothing is left out.
     """
     from kmlite.evaluation import scoring
-    from kmlite.refine.exam import stem_key
+    from kmlite.refine.leakage import exact_key
 
     examples = scoring.examples_of(fewshot, questions, shots)
-    shown = {stem_key(row) for rows in examples.values() for row in rows}
-    kept = [question for question in questions if stem_key(question) not in shown]
+    shown = {exact_key(row) for rows in examples.values() for row in rows}
+    kept = [question for question in questions if exact_key(question) not in shown]
     return kept, examples, len(questions) - len(kept)
 
 

@@ -5,20 +5,22 @@
 """
 
 import dataclasses
-import shutil
 import time
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kmlite import paths
 from kmlite.cli import check_writable, console, recipe, setting
 from kmlite.files import fingerprint, read_record, write_json, write_lines
+
+if TYPE_CHECKING:
+    from kmlite.refine.readers import Unread
 
 PARTIAL = ".partial"  # below the refined folder, until all of it is there
 SHARDS = "shards"  # below that: what a killed run has finished
@@ -40,126 +42,117 @@ class Settings:
     keep_shards: bool = setting(
         False, "keep finished shards beside the result (as large again), so that new data later redoes only its own"
     )
+    term_least: int = setting(2, "characters of the shortest dictionary term kept; 1 keeps 간, 폐 and 뇌")
+    definition_least: int = setting(10, "characters of the shortest definition kept")
+    zero_based: bool = setting(False, "of an exam file that holds an answer 0 and no 5, read 0 as A and 4 as E")
     restart: bool = setting(False, "refine again even where nothing changed")
 
 
-class Funnel:
-    """Counts what came in and where it went, and writes what was set aside."""
-
-    def __init__(self, name: str, folder: Path, most: int) -> None:
-        self.name, self.most = name, most
-        self.read = self.kept = self.characters = 0
-        self.reasons: Counter = Counter()
-        folder.mkdir(parents=True, exist_ok=True)
-        self.file = open(folder / f"{name}.jsonl", "w", encoding="utf-8")  # noqa: SIM115 -- closed by `result`
-        self.started = time.monotonic()
-
-    def reject(self, reason: str, source: str, line: int, record: object) -> None:
-        import json
-
-        self.reasons[reason] += 1
-        if self.reasons[reason] <= self.most:
-            from kmlite.refine.readers import shown
-
-            row = {"reason": reason, "source": source, "line": line, "record": shown(record)}
-            self.file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-
-    def keep(self, characters: int) -> None:
-        self.kept += 1
-        self.characters += characters
-
-    def result(self) -> dict:
-        self.file.close()
-        return {
-            "read": self.read,
-            "kept": self.kept,
-            "rejected": dict(sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))),
-            "characters": self.characters,
-            "seconds": round(time.monotonic() - self.started, 2),
-        }
-
-
 def main(settings: Settings) -> None:
-    from kmlite import runs
-    from kmlite.refine import batch, text
-    from kmlite.refine.readers import JSON_MOST, raw_files
+    from kmlite.files import lock
+    from kmlite.refine import outputs
 
     raw, refined = settings.raw, settings.refined
+    kinds, unread = find(raw)
+    outputs.check_apart(raw, refined, [file for files in kinds.values() for file in files])
+    check_writable(refined)
+    with lock(refined, "refine"):
+        outputs.check_own(refined, refined / PARTIAL)
+        console.print(f"[bold]refine[/]  {raw} → {refined}")
+        for name, files in kinds.items():
+            told = f"{len(files)} files, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB" if files else "none"
+            console.print(f"  {name}: {told}")
+        tell_unread(unread)
+        plan = plan_of(settings, kinds)
+        record = read_record(refined / paths.REFINE_RECORD)
+        if record and not settings.restart and is_done(record, plan, refined):
+            console.print("  done before, nothing changed (ARGS=--restart refines again)")
+            show(record["funnel"], settings)
+            return
+        work(settings, kinds, plan, unread)
+
+
+def find(raw: Path) -> tuple[dict[str, list[Path]], list["Unread"]]:
+    """The files of each kind of data, and what is not read."""
+    from kmlite.refine.readers import Unread, printable, size_of, survey
+
     paths.require(raw, "Put raw data there (README, “Your own data”), or name its folder: make refine RAW=…")
-    kinds = {name: raw_files(raw / name) for name in (paths.RAW_TEXT, paths.RAW_DICTIONARY, paths.RAW_EXAM)}
+    kinds: dict[str, list[Path]] = {}
+    unread: list[Unread] = []
+    for name in (paths.RAW_TEXT, paths.RAW_DICTIONARY, paths.RAW_EXAM):
+        kinds[name], others = survey(raw / name)
+        unread += others
+    beside = sorted(path for path in raw.iterdir() if path.name not in kinds and not path.name.startswith("."))
+    unread += [Unread(printable(path), size_of(path), f"beside {', '.join(kinds)}, not in one of them") for path in beside]
     if not any(kinds.values()):
+        tell_unread(unread)
         raise click.ClickException(
             f"{raw} holds none of {', '.join(kinds)} with readable files in it.\n"
             f"  Put data there as the README says under “Your own data”, or try the sample: make refine RAW={paths.SAMPLE_RAW}"
         )
-    files = [file for found in kinds.values() for file in found]
-    if large := next((file for file in files if file.suffix == ".json" and file.stat().st_size > JSON_MOST), None):
-        raise click.ClickException(
-            f"{large} is a .json of {large.stat().st_size >> 20} MB; it is read whole, so {JSON_MOST >> 20} MB is the most.\n"
-            f"  Write one record a line: jq -c '.[]' {large} > {large}l && rm {large}"
-        )
-    check_writable(refined)
-    console.print(f"[bold]refine[/]  {raw} → {refined}")
-    for name, files in kinds.items():
-        console.print(f"  {name}: {len(files)} files, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB" if files else f"  {name}: none")
+    return kinds, unread
 
-    # how fast and where is no rule: any engine with any number of workers gives the same bytes
-    rules = {
-        k: v
-        for k, v in dataclasses.asdict(settings).items()
-        if k not in ("raw", "refined", "workers", "engine", "address", "keep_shards", "restart")
-    }
-    rules["versions"] = {"text": text.VERSION, "batch": batch.VERSION, "unicode": unicodedata.unidata_version}
-    plan = {
-        "rules": rules,
-        "inputs": {str(f.relative_to(raw)): fingerprint(f) for files in kinds.values() for f in files},
-    }
-    record_path = refined / paths.REFINE_RECORD
-    before = read_record(record_path)
-    if (
-        before
-        and not settings.restart
-        and before["plan"] == runs.as_stored(plan)
-        and all((refined / name).exists() for name in before["wrote"])
-    ):
-        if read_record(refined / PARTIAL / paths.PLAN) == before["plan"]:
-            clear(refined / PARTIAL)  # killed after its last word
-        console.print("  done before, nothing changed (ARGS=--restart refines again)")
-        show(before["funnel"])
-        return
 
-    # Everything is written beside and moved in place at the end: a refine that was killed leaves the last one as it was, and
-    # the shards that it finished are found by the next.
-    partial = refined / PARTIAL
+def tell_unread(unread: list["Unread"], most: int = 20) -> None:
+    """Name the files that are not read, the largest first."""
+    from rich.markup import escape
+
+    for path, size, why in sorted(unread, key=lambda one: -one.bytes)[:most]:
+        console.print(f"  [yellow]not read[/]: {escape(path)} ({size:,} bytes): {escape(why)}")
+    if len(unread) > most:
+        console.print(f"  and {len(unread) - most:,} more that are not read: refine.json names all")
+
+
+def plan_of(settings: Settings, kinds: dict[str, list[Path]]) -> dict:
+    """All that the result depends on: rules and input. How fast and where is no rule: any engine gives the same bytes."""
+    from kmlite import runs
+    from kmlite.refine import batch, readers, text
+
+    elsewhere = ("raw", "refined", "workers", "engine", "address", "keep_shards", "restart")
+    rules = {k: v for k, v in dataclasses.asdict(settings).items() if k not in elsewhere}
+    versions = {"text": text.VERSION, "batch": batch.VERSION, "readers": readers.VERSION, "unicode": unicodedata.unidata_version}
+    inputs = {readers.printable(f.relative_to(settings.raw)): fingerprint(f) for files in kinds.values() for f in files}
+    return runs.as_stored({"rules": rules | {"versions": versions}, "inputs": inputs})
+
+
+def is_done(record: dict, plan: dict, refined: Path) -> bool:
+    if record["plan"] != plan or not all((refined / name).exists() for name in record["wrote"]):
+        return False
+    if read_record(refined / PARTIAL / paths.PLAN) == plan:
+        clear(refined / PARTIAL)  # killed after its last word
+    return True
+
+
+def work(settings: Settings, kinds: dict[str, list[Path]], plan: dict, unread: list["Unread"]) -> None:
+    """Refine everything beside the last result and move it in place at the end: a run that is killed leaves the last one as it
+    was, and the shards that it finished are found by the next."""
+    from kmlite.refine import outputs
+
+    refined, partial = settings.refined, settings.refined / PARTIAL
     if settings.restart:
         clear(partial)
     partial.mkdir(exist_ok=True)
     write_json(partial / paths.PLAN, plan)
-    for name in (paths.TEXT, paths.DICTIONARY, paths.EXAM, paths.REJECTED):
-        remove(partial / name)
+    for name in outputs.MADE:
+        outputs.remove(partial / name)
     funnel: dict[str, dict] = {}
     exam = refine_exam(kinds[paths.RAW_EXAM], settings, partial, funnel)
     stems = [question["question"] for split in ("dev", "test") for question in exam[split]]
     refine_dictionary(kinds[paths.RAW_DICTIONARY], settings, partial, stems, funnel)
-    refine_text(kinds[paths.RAW_TEXT], settings, partial, stems, funnel, rules)
+    refine_text(kinds[paths.RAW_TEXT], settings, partial, stems, funnel, plan["rules"])
     if not any(part["kept"] for part in funnel.values()):
-        show(funnel)
+        show(funnel, settings)
         raise click.ClickException(f"nothing was kept. See why in {partial / paths.REJECTED}; {refined} is as it was.")
-    record_path.unlink(missing_ok=True)
-    made = (paths.TEXT, paths.DICTIONARY, paths.EXAM, paths.REJECTED)
-    wrote = sorted(name for name in made if (partial / name).exists())
-    for name in made:
-        remove(refined / name)
-        if name in wrote:
-            (partial / name).rename(refined / name)
-    write_json(record_path, {"plan": plan, "funnel": funnel, "wrote": wrote})
+    outputs.move_in(partial, refined, {"plan": plan, "funnel": funnel, "unread": [one._asdict() for one in unread]})
     clear(partial, settings.keep_shards)
-    show(funnel)
+    show(funnel, settings)
     console.print(f"  written to {refined}; what was set aside, with its reason, file and line: {refined / paths.REJECTED}")
 
 
 def clear(partial: Path, keep_shards: bool = False) -> None:
     """Delete what an unfinished run left, the plan last: where it stands, this was interrupted and is done again."""
+    from kmlite.refine.outputs import remove
+
     if not partial.exists():
         return
     if not keep_shards and (partial / SHARDS).exists():
@@ -173,39 +166,35 @@ def clear(partial: Path, keep_shards: bool = False) -> None:
         partial.rmdir()
 
 
-def remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
 def refine_exam(files: list[Path], settings: Settings, out: Path, funnel: dict) -> dict[str, list[dict]]:
-    """Check questions, drop duplicates, and set aside a train question that stands in dev or test."""
+    """Check questions, drop duplicates, and set aside what stands in dev or test, as a copy or translated."""
     from kmlite.refine import exam
-    from kmlite.refine.readers import read_raw
+    from kmlite.refine.leakage import ExamGuard
+    from kmlite.refine.outputs import Funnel
+    from kmlite.refine.readers import Raw, printable, read_raw
 
     splits: dict[str, list[dict]] = {"train": [], "dev": [], "test": [], "fewshot": []}
     if not files:
         return splits
+    folder = settings.raw / paths.RAW_EXAM
     counts = Funnel("exam", out / paths.REJECTED, settings.rejected_most)
-    seen: dict[tuple, str] = {}
+    guard = ExamGuard()
     order = {"test": 0, "dev": 1, "fewshot": 2, "train": 3}  # what must stay clean is read first
-    known = [(exam.SPLITS.get(f.name.split(".")[0].split("-")[0].lower()), f) for f in files]
-    for _, file in [pair for pair in known if pair[0] is None]:
-        counts.reject("unknown_split", str(file.relative_to(settings.raw)), 0, "name it train, dev, test or fewshot")
-    for split, file in sorted([(split, file) for split, file in known if split], key=lambda pair: order[pair[0]]):
-        for source, line, value, problem in read_raw(file, settings.raw):
+    known = [(exam.split_of(file.relative_to(folder)) or "", file) for file in files]
+    for _, file in [pair for pair in known if not pair[0]]:
+        source = printable(file.relative_to(settings.raw))
+        counts.reject("unknown_split", Raw(source, 0, "name it, or a folder above it, after one split: train, dev, test or fewshot", None))
+    for split, file in sorted([pair for pair in known if pair[0]], key=lambda pair: order[pair[0]]):
+        answers = (raw.value.get("answer") for raw in read_raw(file, settings.raw) if raw.problem is None)
+        first = exam.check_counting(answers, printable(file), settings.zero_based)
+        for raw in read_raw(file, settings.raw):
             counts.read += 1
-            question, reason = (None, problem) if problem else exam.check(value)
-            if question:
-                key = exam.stem_key(question)
-                earlier = seen.get(key)
-                # few-shot examples stand in dev as well in KorMedMCQA: they are examples, never trained on
-                if earlier and not (split == "fewshot" and earlier == "dev"):
-                    question, reason = None, "duplicate" if earlier == split else f"exam_leak_{earlier}"
-                else:
-                    seen.setdefault(key, split)
-            if question is None:
-                counts.reject(reason, source, line, value)
+            question, reason = (None, raw.problem) if raw.problem else exam.check(raw.value, first, file.relative_to(folder))
+            found = guard.find(question, split) if question else None
+            if question is None or found:
+                counts.reject(found.reason if found else str(reason), raw, found.where if found else "")
                 continue
+            guard.add(question, split, f"{raw.source}, line {raw.line}")
             counts.keep(sum(len(question[k]) for k in ("question", *"ABCDE")))
             splits[split].append(question)
     for split, questions in splits.items():
@@ -217,7 +206,8 @@ def refine_exam(files: list[Path], settings: Settings, out: Path, funnel: dict) 
 
 def refine_dictionary(files: list[Path], settings: Settings, out: Path, stems: list[str], funnel: dict) -> None:
     from kmlite.refine import dictionary
-    from kmlite.refine.duplicates import ExamStems
+    from kmlite.refine.leakage import ExamStems
+    from kmlite.refine.outputs import Funnel
     from kmlite.refine.readers import read_raw
 
     if not files:
@@ -225,19 +215,19 @@ def refine_dictionary(files: list[Path], settings: Settings, out: Path, stems: l
     counts = Funnel("dictionary", out / paths.REJECTED, settings.rejected_most)
     exam = ExamStems(stems)
     entries: dict[tuple, dict] = {}
-    for file in files:
-        for source, line, value, problem in read_raw(file, settings.raw):
-            counts.read += 1
-            entry, reason = (None, problem) if problem else dictionary.check(value)
-            if entry and (entry["term"], entry["definition"]) in entries:
-                entry, reason = None, "duplicate"
-            elif entry and exam.stands_in(entry["definition"]):
-                entry, reason = None, "exam_leak"
-            if entry is None:
-                counts.reject(reason, source, line, value)
-                continue
-            entries[entry["term"], entry["definition"]] = entry
-            counts.keep(len(entry["term"]) + len(entry["definition"]))
+    for raw in (raw for file in files for raw in read_raw(file, settings.raw)):
+        counts.read += 1
+        least = settings.term_least, settings.definition_least
+        entry, reason = (None, raw.problem) if raw.problem else dictionary.check(raw.value, *least)
+        if entry and (entry["term"], entry["definition"]) in entries:
+            entry, reason = None, "duplicate"
+        elif entry and exam.stands_in(entry["definition"]):
+            entry, reason = None, "exam_leak"
+        if entry is None:
+            counts.reject(str(reason), raw)
+            continue
+        entries[entry["term"], entry["definition"]] = entry
+        counts.keep(len(entry["term"]) + len(entry["definition"]))
     joined = dictionary.join_senses(list(entries.values()))
     if joined:
         write_json(out / paths.DICTIONARY, joined)
@@ -316,7 +306,7 @@ def progress(size: int) -> Iterator[Callable]:
         yield lambda done: bar.update(task, advance=done)
 
 
-def show(funnel: dict) -> None:
+def show(funnel: dict, settings: Settings) -> None:
     from rich.table import Table
 
     table = Table("", "read", "kept", "set aside, by reason", "characters", "≈ tokens", "seconds", title="What went in and what was kept")
@@ -326,6 +316,8 @@ def show(funnel: dict) -> None:
         row = (part["read"], part["kept"], reasons, part["characters"], round(part["characters"] / 1.86), part["seconds"])
         table.add_row(name, *(f"{value:,}" if isinstance(value, int) else str(value) for value in row))
     console.print(table)
+    for name, part in funnel.items():
+        tell_losses(name, part, settings)
     if "text" in funnel:
         part = funnel["text"]
         console.print(f"  text: {part['kept'] - part['heldout']:,} to train on, {part['heldout']:,} held out, {part['mb_per_second']} MB/s")
@@ -335,6 +327,28 @@ def show(funnel: dict) -> None:
         console.print(f"  dictionary: {funnel['dictionary']['terms']:,} terms (several definitions of a term are joined)")
     if "exam" in funnel:
         console.print("  exam: " + ", ".join(f"{split} {n:,}" for split, n in funnel["exam"]["splits"].items()))
+
+
+def tell_losses(name: str, part: dict, settings: Settings) -> None:
+    """What a setting would keep, which fields there are where the wanted ones are missing, and what could not be read."""
+    from rich.markup import escape
+
+    wanted = {"text": settings.text_column, "dictionary": "term, definition", "exam": "question, A, B, C, D, E, answer"}
+    if part["fields"]:
+        there = "; ".join(f"{n:,} × {fields or 'none'}" for fields, n in part["fields"].items())
+        how = " (--text-column names another)" if name == "text" else ""
+        console.print(escape(f"  {name}: missing_field: wanted {wanted[name]}{how}; the fields there: {there}"))
+    if any(part["lost"]):
+        records, size = part["lost"]
+        console.print(
+            f"  {name}: damaged files: {size:,} bytes could not be read{f', {records:,} records of them known' if records else ''}"
+        )
+    terms, definitions = part["rejected"].get("short_term", 0), part["rejected"].get("short_definition", 0)
+    if name == "dictionary" and (terms or definitions):
+        console.print(
+            f"  dictionary: {terms:,} terms under {settings.term_least} characters and {definitions:,} definitions under "
+            f'{settings.definition_least} were set aside; ARGS="--term-least 1 --definition-least 1" keeps them'
+        )
 
 
 command = recipe(Settings)(main)

@@ -12,7 +12,7 @@ import orjson
 
 from kmlite import paths
 from kmlite.refine.duplicates import KEPT, REASONS, find_duplicates
-from kmlite.refine.readers import REJECTED_CHARACTERS
+from kmlite.refine.readers import REJECTED_CHARACTERS, printable
 from kmlite.refine.worker import Task, put
 
 TRAIN, HELDOUT = 0, 255  # besides the reasons of dedup, what becomes of a text
@@ -61,12 +61,14 @@ def assemble(tasks: list[Task], summaries: list[dict], out: Path, heldout_most: 
         put(file, str(folder / "heldout.jsonl"))
     reasons = write_rejected(tasks, summaries, [written[number]["shown"] for number in range(len(parts))], out / paths.REJECTED, most)
     reasons.update({reason: n for code, reason in REASONS.items() if (n := int(np.count_nonzero(verdicts == code)))})
-    removed = sum((Counter(summary["removed"]) for summary in summaries), Counter())
+    removed, fields = (sum((Counter(summary[name]) for summary in summaries), Counter()) for name in ("removed", "fields"))
     return {
         "read": sum(summary["read"] for summary in summaries),
         "kept": int(np.count_nonzero((fates == TRAIN) | (fates == HELDOUT))),
         "rejected": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
         "removed": dict(sorted(removed.items(), key=lambda item: (-item[1], item[0]))),
+        "fields": dict(fields.most_common(5)),
+        "lost": [sum(summary["lost"][i] for summary in summaries) for i in (0, 1)],
         "characters": sum(summary["characters"] for summary in summaries) - sum(result["dropped"] for result in written.values()),
         "heldout": len(heldout),
     }
@@ -122,7 +124,7 @@ def write_rejected(tasks: list[Task], summaries: list[dict], duplicates: list[li
     with open(folder / "text.jsonl.partial", "w", encoding="utf-8") as file:
         for task, summary in zip(tasks, summaries, strict=True):
             rows = [
-                {"reason": reason, "source": task.pieces[piece].file, "line": line, "record": record, "piece": piece}
+                {"reason": reason, "source": printable(task.pieces[piece].file), "line": line, "record": record, "piece": piece}
                 for _ in summary["parts"]
                 for piece, line, reason, record in next(of_parts)
             ]

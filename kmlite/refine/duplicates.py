@@ -1,4 +1,4 @@
-"""Duplicates: exact by hash, near ones by MinHash; and texts that hold an exam question.
+"""Duplicates: exact by hash, near ones by MinHash.
 
 The first text in input order is kept, and a later one is dropped only for a text that was kept. All is a function of the
 hashes in their order, so neither the number of workers nor the bounds of shards can change it.
@@ -7,7 +7,6 @@ On disk for each text, whatever it shares: 120 bytes of hashes and 8 of its plac
 may repeat, 188 in all; at most 8 million are sorted in memory at once.
 """
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +20,6 @@ REASONS = {DUPLICATE: "duplicate", NEAR_DUPLICATE: "near_duplicate"}
 AT_ONCE = 4 << 20  # texts sorted at once: 60 MB of hashes, places and their order
 BLOCK = 1 << 14
 NONE = np.uint32(2**32 - 1)
-NORMAL = re.compile(r"[\W_]+")
 
 
 def find_duplicates(parts: list[np.ndarray], work: Path) -> np.ndarray:
@@ -116,49 +114,3 @@ def near_duplicates(parts: list[np.ndarray], leaders: np.ndarray, verdicts: np.n
             else:
                 free = others == NONE
                 leaders[bands[free], firsts[free]] = place
-
-
-STEM_WORDS = 13  # the run of words that counts as the same text (GPT-3's contamination check, arXiv 2005.14165, appendix C)
-STEM_LEAST = batch.EXAM_RUN  # shorter stems ("옳은 것은?") stand in innocent text
-FILTER_BITS = 20
-
-
-class ExamStems:
-    """The questions of dev and test, to find them in other text: any run of 13 words, or the whole of a shorter stem."""
-
-    def __init__(self, questions: list[str]) -> None:
-        self.runs: dict[int, set[tuple[str, ...]]] = {}
-        for question in questions:
-            words = normal_words(question)
-            size = min(STEM_WORDS, len(words))
-            if size >= STEM_LEAST:
-                self.runs.setdefault(size, set()).update(tuple(words[i : i + size]) for i in range(len(words) - size + 1))
-        openings = sorted({" ".join(run[:STEM_LEAST]) for runs in self.runs.values() for run in runs})
-        self.openings = np.zeros(0, dtype=np.uint32)
-        self.filter = np.zeros(1 << FILTER_BITS, dtype=bool)
-        if openings:
-            measured = batch.measure(openings)
-            self.openings = np.sort(batch.runs(measured.words, STEM_LEAST)[measured.starts[:-1]])
-            self.filter[self.openings >> np.uint32(32 - FILTER_BITS)] = True
-
-    def suspects(self, measured: batch.Batch) -> np.ndarray:
-        """(n,) bool: the texts that hold the first four words of some run, by their hash; `stands_in` says whether it goes on."""
-        suspects = np.zeros(len(measured.exact), dtype=bool)
-        if not len(self.openings):
-            return suspects
-        hashes = batch.runs(measured.words, STEM_LEAST)
-        places = np.flatnonzero(self.filter[hashes >> np.uint32(32 - FILTER_BITS)])
-        at = np.minimum(np.searchsorted(self.openings, hashes[places]), len(self.openings) - 1)
-        places = places[self.openings[at] == hashes[places]]
-        suspects[np.searchsorted(measured.starts, places, side="right") - 1] = True
-        return suspects
-
-    def stands_in(self, text: str) -> bool:
-        if not self.runs:
-            return False
-        words = normal_words(text)
-        return any(tuple(words[i : i + size]) in runs for size, runs in self.runs.items() for i in range(len(words) - size + 1))
-
-
-def normal_words(text: str) -> list[str]:
-    return NORMAL.sub(" ", text).lower().split()

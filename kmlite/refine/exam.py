@@ -1,24 +1,106 @@
 """Rules for exam questions: raw KorMedMCQA records to the refined shape, or the reason why not."""
 
+import re
+import unicodedata
+from collections.abc import Iterable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import click
+
 from kmlite import prompts
 from kmlite.refine.cleaning import clean_field
-from kmlite.refine.duplicates import normal_words
 
-SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "test": "test", "fewshot": "fewshot"}
+SPLITS = {
+    "train": ("train", "training", "학습", "훈련"),
+    "dev": ("dev", "valid", "validation", "val", "development", "검증"),
+    "test": ("test", "testing", "eval", "평가", "시험", "테스트"),
+    "fewshot": ("fewshot", "shot", "shots", "예시"),
+}
+SUBJECTS = {  # as the splits of KorMedMCQA name them
+    "doctor": ("doctor", "doctors", "physician", "medicine", "의사"),
+    "nurse": ("nurse", "nurses", "nursing", "간호사", "간호"),
+    "pharm": ("pharm", "pharma", "pharmacy", "pharmacist", "pharmacists", "약사", "약학"),
+    "dentist": ("dentist", "dentists", "dental", "dentistry", "치과의사", "치과"),
+}
+WORDS = re.compile("[a-z]+|[가-힣]+")
+NUMBER_MOST = 10**9  # of a year, period or question: a longer one is a broken record
+ANSWER = re.compile(r"(?:(?:정답|답|ANSWER|보기)(?:은|는|:|\s)*)?[(\[<]?\s*([A-E]|[0-9])\s*(?:번|[)\]>]|[.:])?\s*(.*)", re.DOTALL)
+BROKEN = "\ufffd"
 
 
-def read_letter(answer: object) -> str | None:
-    """A to E from 1–5, "3", 3.0 or a letter; None for anything else."""
-    if isinstance(answer, str):
-        answer = answer.strip().upper()
-        if answer in prompts.LETTERS and len(answer) == 1:
-            return answer
-        answer = int(answer) if answer in ("1", "2", "3", "4", "5") else None
-    if isinstance(answer, float) and answer.is_integer():
-        answer = int(answer)
-    if type(answer) is int and 1 <= answer <= 5:
-        return prompts.LETTERS[answer - 1]
+def split_of(path: Path) -> str | None:
+    """The split that a path names: in its file's name, else in the folder nearest to it. None where none does, or two at once."""
+    return named(path, SPLITS)
+
+
+def subject_of(name: str) -> str:
+    """One name a subject: 약사, Pharmacy and `pharm_2024` are pharm; others stay as they are."""
+    return named(Path(name.replace("/", " ")), SUBJECTS) or name
+
+
+def named(path: Path, names: dict[str, tuple[str, ...]]) -> str | None:
+    for part in reversed(path.parts):
+        words = WORDS.findall(unicodedata.normalize("NFC", part).lower())
+        if found := {name for name, aliases in names.items() if any(word in aliases for word in words)}:
+            return found.pop() if len(found) == 1 else None
     return None
+
+
+def read_letter(answer: object, options: Iterable[str] = (), first: int = 1) -> str | None:
+    """A to E from a number, a letter or a circled or full-width one (③, Ｃ, "3번", "정답: C", "C) 간"), or an option's own text.
+
+    Args:
+        options: the five, to read an answer that is the text of one; where text behind a letter is another option's it is none.
+        first: the number of A.
+    """
+    options = [option.casefold() for option in options]
+    if isinstance(answer, str):
+        if any(unicodedata.decomposition(sign).startswith(("<super>", "<sub>")) for sign in answer):
+            return None
+        answer = unicodedata.normalize("NFKC", answer).strip()
+        found = ANSWER.fullmatch(answer.upper())
+        rest = found[2].casefold().strip(" .") if found else ""
+        if found and rest in ("", "입니다", "이다", "번", "번입니다"):
+            return found[1] if found[1] in prompts.LETTERS else by_number(int(found[1]), first)
+        if options.count(answer.casefold()) == 1:
+            return prompts.LETTERS[options.index(answer.casefold())]
+        if not found:
+            return None
+        letter = found[1] if found[1] in prompts.LETTERS else by_number(int(found[1]), first)
+        return letter if letter and options and options[prompts.LETTERS.index(letter)].strip(" .") == rest else None
+    number = None if isinstance(answer, bool) else whole_number(answer)
+    return None if number is None else by_number(number, first)
+
+
+def by_number(number: int, first: int) -> str | None:
+    return prompts.LETTERS[number - first] if 0 <= number - first < 5 else None
+
+
+def check_counting(answers: Iterable[object], file: str, zero_based: bool) -> int:
+    """The number that a file's answers give to A: 1, or 0 where that was asked for and the file holds a 0 and no 5.
+
+    Raises:
+        click.ClickException: the file holds a 0 and no 5, and nobody said how it counts.
+    """
+    found = {read_number(answer) for answer in answers}
+    if 0 not in found or 5 in found:
+        return 1
+    if zero_based:
+        return 0
+    raise click.ClickException(
+        f"{file} holds answers from 0 to 4 and no 5. Counted from 0 they are A to E; counted from 1, a 0 is no answer, and every\n"
+        "  other one means the letter before. If 0 is A: make refine ARGS=--zero-based. If not, take the questions with a 0 out."
+    )
+
+
+def read_number(answer: object) -> int | None:
+    """The number of an answer; None for a letter or a text."""
+    if isinstance(answer, str):
+        found = ANSWER.fullmatch(unicodedata.normalize("NFKC", answer).strip().upper())
+        return int(found[1]) if found and found[1].isdecimal() and not found[2] else None
+    return whole_number(answer) if not isinstance(answer, bool) else None
 
 
 def text_of(value: object) -> str:
@@ -28,17 +110,37 @@ def text_of(value: object) -> str:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) and value == value else ""
 
 
-def whole_number(value: object) -> int | None:
-    """2012 from 2012, 2012.0 (a column with gaps) or "2012"; None for anything else."""
+def whole_number(value: Any) -> int | None:
+    """2012 from 2012, 2012.0 (a column with gaps), Decimal("2012") or "2012"; None for anything else.
+
+    Raises:
+        ValueError: a number that is none of anything counted.
+    """
     if isinstance(value, str) and value.strip().isdecimal():
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if type(value) is int else None
+        value = int(value) if len(value.strip()) < 10 else NUMBER_MOST
+    number = float(value) if isinstance(value, Decimal) else value
+    if isinstance(number, float) and number.is_integer():
+        number = int(number)
+    if type(number) is not int:
+        return None
+    if abs(number) >= NUMBER_MOST:
+        raise ValueError("a number too large")
+    return number
 
 
-def check(record: dict) -> tuple[dict | None, str]:
-    """(refined question, "") or (None, reason)."""
+def check(record: dict, first: int = 1, path: Path = Path()) -> tuple[dict | None, str]:
+    """(refined question, "") or (None, reason).
+
+    Args:
+        first: the number that an answer of A has. path: of the file below the raw exam folder; it may name the subject.
+    """
+    try:
+        return checked(record, first, path)
+    except ValueError:
+        return None, "bad_number"
+
+
+def checked(record: dict, first: int, path: Path) -> tuple[dict | None, str]:
     if any(key not in record for key in ("question", "answer", *prompts.LETTERS)):
         return None, "missing_field"
     question: dict = {"question": text_of(record["question"]), **{letter: text_of(record[letter]) for letter in prompts.LETTERS}}
@@ -46,15 +148,21 @@ def check(record: dict) -> tuple[dict | None, str]:
         return None, "empty_question"
     if not all(question[letter] for letter in prompts.LETTERS):
         return None, "empty_option"
-    letter = read_letter(record["answer"])
+    options = [question[letter] for letter in prompts.LETTERS]
+    letter = read_letter(record["answer"], options, first)
     if letter is None:
         return None, "bad_answer"
-    options = [question[letter] for letter in prompts.LETTERS]
+    if BROKEN in question["question"] + "".join(options):
+        return None, "broken_character"
     if len({option if len(option) < 4 else option.casefold() for option in options}) < 5:  # AA and Aa are two genotypes
         return None, "duplicate_options"
     question["answer"] = letter
-    if subject := text_of(record.get("subject") or record.get("exam_type")):
+    subject = next((text for key in ("subject", "exam_type") if (text := text_of(record.get(key)))), "")
+    if subject := subject_of(subject) if subject else named(path, SUBJECTS) or "":
         question["subject"] = subject
+    for key in ("source", "origin"):  # of questions that `make data` fetched
+        if text := text_of(record.get(key)):
+            question[key] = text
     for key in prompts.WHERE_FROM:
         if (number := whole_number(record.get(key))) is not None:
             question[key] = number
@@ -63,9 +171,3 @@ def check(record: dict) -> tuple[dict | None, str]:
     if cot and prompts.conclusion_letter(cot) in (None, letter) and prompts.reasoning_sentences(cot):
         question["cot"] = cot
     return question, ""
-
-
-def stem_key(question: dict) -> tuple:
-    """Equal for the same question, whatever its spacing, punctuation and order of options."""
-    options = sorted("".join(normal_words(question[letter])) for letter in prompts.LETTERS)
-    return "".join(normal_words(question["question"])), *options

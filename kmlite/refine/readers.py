@@ -12,6 +12,7 @@ import orjson
 from kmlite.refine.encodings import LINE_MOST, PACKED, Lost, blocks, decode, lines
 from kmlite.refine.tables import arrow_rows, parquet_rows, table_lines
 
+VERSION = 2  # goes into refine's record: raise it when files are read in another way
 LINES, JSON, TABLES, TEXTS = (
     (".jsonl", ".ndjson", ".jsonlines"),
     (".json",),

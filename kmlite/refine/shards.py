@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from kmlite.refine.encodings import Lost, cut_anywhere
+from kmlite.refine.readers import ARROW, LINES, PARQUET, kind_of
 from kmlite.refine.tables import arrow_batches
 
 
@@ -35,9 +37,10 @@ def plan(files: list[Path], root: Path, size: int) -> list[list[Piece]]:
 
 def cut(file: Path, root: Path, size: int) -> list[Piece]:
     name, total = str(file.relative_to(root)), file.stat().st_size
-    if total <= size or file.suffix not in (".jsonl", ".arrow", ".parquet"):
-        return [Piece(name, 0, None, total)]  # gzip and zstd can be read from the beginning alone
-    if file.suffix == ".jsonl":
+    plain = file.suffix.lower() in (*LINES, *ARROW, *PARQUET)
+    if total <= size or not plain or (kind_of(name) in LINES and not cut_anywhere(file)):
+        return [Piece(name, 0, None, total)]  # what is compressed can be read from the beginning alone
+    if kind_of(name) in LINES:
         bounds = [*range(0, total, size), total]
     else:
         bounds, filled, number = [0], 0, 0
@@ -57,8 +60,8 @@ def cut(file: Path, root: Path, size: int) -> list[Piece]:
 
 def units(file: Path) -> Iterator[int]:
     """Bytes of each record batch or row group."""
-    if file.suffix == ".arrow":
-        yield from (batch.nbytes for batch in arrow_batches(file))
+    if kind_of(file.name) in ARROW:
+        yield from (batch.bytes if isinstance(batch, Lost) else batch.nbytes for batch in arrow_batches(file))
         return
     import pyarrow.parquet as pq
 

@@ -15,13 +15,12 @@ import xxhash
 from kmlite import files
 from kmlite.refine import batch, text
 from kmlite.refine.cleaning import clean_all
-from kmlite.refine.duplicates import ExamStems
-from kmlite.refine.readers import Raw, read_raw, shown
+from kmlite.refine.leakage import ExamStems
+from kmlite.refine.readers import TEXTS, Raw, kind_of, printable, read_raw, shown
 from kmlite.refine.shards import Piece
 
 BATCH = 150_000  # characters cleaned and measured at once: their arrays stay in the cache of a core
 PART = 64 << 20  # bytes of kept text in one file: a shard that can't be cut (a .gz of 30 GB) is written in several
-TEXT_FILES = (".txt", ".txt.gz", ".txt.zst")  # they have no columns
 TEXT_MOST = 2_000_000  # characters: a longer one is no document, and the counts of a batch have 21 bits
 
 
@@ -78,6 +77,8 @@ class Work:
         self.read: list[int] = []  # lines of each piece, so that later pieces of its file know their first line
         self.records = self.characters = self.bytes = 0
         self.reasons: Counter = Counter()
+        self.fields: Counter = Counter()  # of records without a text
+        self.lost = [0, 0]  # records, as far as a format tells, and bytes
         self.removed: Counter = Counter()
         self.parts: list[int] = []
         self.rejected: list[bytes] = []
@@ -96,10 +97,15 @@ class Work:
         root = Path(self.task.raw)
         for number, piece in enumerate(self.task.pieces):
             raw: Raw | None = None
+            columns = ["text"] if kind_of(piece.file) in TEXTS else self.task.columns
             for raw in read_raw(root / piece.file, root, piece.start, piece.stop):
                 self.records += 1
-                found = None if raw.problem else text_of(raw.value, self.task.columns, piece.file)
+                found = None if raw.problem else text_of(raw.value, columns)
                 problem = raw.problem or ("missing_field" if found is None else "too_long" if len(found) > TEXT_MOST else "")
+                if raw.lost:
+                    self.lost = [self.lost[0] + raw.lost.records, self.lost[1] + raw.lost.bytes]
+                if problem == "missing_field":
+                    self.fields[", ".join(list(raw.value)[:20])] += 1
                 if problem or found is None:
                     self.reject(problem, number, raw.line, raw.value if found is None else found)
                     continue
@@ -109,7 +115,13 @@ class Work:
     def reject(self, reason: str, piece: int, line: int, record: object) -> None:
         self.reasons[reason] += 1
         if self.reasons[reason] <= self.task.rejected_most:
-            row = {"reason": reason, "source": self.task.pieces[piece].file, "line": line, "record": shown(record), "piece": piece}
+            row = {
+                "reason": reason,
+                "source": printable(self.task.pieces[piece].file),
+                "line": line,
+                "record": shown(record),
+                "piece": piece,
+            }
             self.rejected.append(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n")
 
     def keep(self, row: Row, cleaned: str, keys: np.ndarray) -> None:
@@ -153,6 +165,8 @@ class Work:
             "parts": self.parts,
             "characters": self.characters,
             "rejected": dict(self.reasons),
+            "fields": dict(self.fields.most_common(20)),
+            "lost": self.lost,
             "removed": dict(self.removed),
         }
 
@@ -183,9 +197,9 @@ def refine_batch(rows: list[Row], task: Task, work: Work, exam: ExamStems) -> No
         work.open_part()
 
 
-def text_of(record: dict, columns: list[str], file: str) -> str | None:
+def text_of(record: dict, columns: list[str]) -> str | None:
     """The texts of a record's columns, apart by an empty line; None where it has none of them."""
-    found = [record[name] for name in (("text",) if file.endswith(TEXT_FILES) else columns) if isinstance(record.get(name), str)]
+    found = [record[name] for name in columns if isinstance(record.get(name), str)]
     return "\n\n".join(found) if found else None
 
 

@@ -3,14 +3,14 @@
 import random
 
 from kmlite import prompts
-from kmlite.refine.exam import stem_key
+from kmlite.refine.leakage import exact_key
 from kmlite.training import shuffling
 
 
 def without_leaks(questions: list[dict], *others: list[dict]) -> tuple[list[dict], int]:
     """(the questions that stand in none of the other splits, how many did); refine has set them aside where it made the data."""
-    held = {stem_key(question) for split in others for question in split}
-    kept = [question for question in questions if stem_key(question) not in held]
+    held = {exact_key(question) for split in others for question in split}
+    kept = [question for question in questions if exact_key(question) not in held]
     return kept, len(questions) - len(kept)
 
 

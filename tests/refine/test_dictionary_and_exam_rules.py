@@ -2,7 +2,7 @@
 
 import pytest
 
-from kmlite.refine import dictionary, exam
+from kmlite.refine import dictionary, exam, leakage
 
 # ---- dictionary
 
@@ -239,5 +239,5 @@ def test_a_reasoning_that_ends_in_another_letter_is_dropped_the_question_stays(c
         ({"A": "바"}, False),
     ],
 )
-def test_stem_key(change, same):
-    assert (exam.stem_key(REFINED) == exam.stem_key(REFINED | change)) is same
+def test_exact_key(change, same):
+    assert (leakage.exact_key(REFINED) == leakage.exact_key(REFINED | change)) is same

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from kmlite.refine import batch, duplicates
-from kmlite.refine.duplicates import ExamStems, find_duplicates
+from kmlite.refine.duplicates import find_duplicates
+from kmlite.refine.leakage import ExamStems
 
 
 def keys_of(texts):

@@ -1,97 +1,593 @@
-"""Reading what refine wrote."""
+"""Reading the raw formats people have."""
 
+import bz2
+import codecs
+import gzip
 import json
+import lzma
+import os
+import random
 
-import click
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from kmlite import paths
-from kmlite.records import read_dictionary, read_exam, read_texts
+from kmlite.refine import encodings, readers, tables
+from kmlite.refine.readers import Raw, raw_files, read_raw
+
+RECORDS = [{"text": "첫째 글"}, {"text": "둘째 글"}, {"text": "셋째 글"}]
+LINES = "\n".join(json.dumps(r, ensure_ascii=False) for r in RECORDS).encode()
 
 
-def test_read_texts(tmp_path):
-    for name, texts in (("train-00000.jsonl", ["가", "나"]), ("train-00001.jsonl", ["다\u2028라"])):
-        (tmp_path / name).write_text("".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts), encoding="utf-8")
-    assert list(read_texts([tmp_path / "train-00000.jsonl", tmp_path / "train-00001.jsonl"])) == ["가", "나", "다\u2028라"]
+def as_plain(path):
+    path.write_bytes(LINES)
 
 
-@pytest.mark.parametrize("line", ["nope", '{"body": "a"}', "[1]", '"text"', "", "null", '{"text": 5}', '{"text": null}'])
-def test_read_texts_names_the_file_and_line_that_is_bad(tmp_path, line):
-    path = tmp_path / "train.jsonl"
-    path.write_text(f'{{"text": "가"}}\n{line}\n{{"text": "나"}}\n', encoding="utf-8")
-    texts = read_texts([path])
-    assert next(texts) == "가"
-    with pytest.raises(click.ClickException) as error:
-        next(texts)
-    assert f"{path}, line 2" in error.value.message
-    assert "make refine" in error.value.message
+def as_lines_with_windows_ends(path):
+    path.write_bytes(LINES.replace(b"\n", b"\r\n") + b"\r\n")
 
 
-ENTRY = {"term": "허파", "definition": "숨 쉬는 장기"}
+def as_gzip(path):
+    path.write_bytes(gzip.compress(LINES))
 
 
-def test_read_dictionary(tmp_path):
-    (tmp_path / paths.DICTIONARY).write_text(json.dumps([ENTRY]), encoding="utf-8")
-    assert read_dictionary(tmp_path) == [ENTRY]
+def as_two_gzip_members(path):
+    first, rest = LINES.split(b"\n", 1)
+    path.write_bytes(gzip.compress(first + b"\n") + gzip.compress(rest))
 
 
-@pytest.mark.parametrize("bad", [{"term": "허파"}, {"term": "허파", "definition": 5}, {"definition": "가"}, ["허파", "가"], None])
-def test_read_dictionary_names_the_file_and_entry_that_is_bad(tmp_path, bad):
-    path = tmp_path / paths.DICTIONARY
-    path.write_text(json.dumps([ENTRY, bad]), encoding="utf-8")
-    with pytest.raises(click.ClickException) as error:
-        read_dictionary(tmp_path)
-    assert f"{path}, entry 2" in error.value.message
+def as_zstd(path):
+    with pa.CompressedOutputStream(str(path), "zstd") as file:
+        file.write(LINES)
 
 
-@pytest.mark.parametrize("content", ["", "nope", '[{"term": "허', "5", "null", '{"term": "허파", "definition": "가"}'])
-def test_read_dictionary_names_a_file_that_is_no_array(tmp_path, content):
-    path = tmp_path / paths.DICTIONARY
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(click.ClickException, match=r"01_medical_dict\.json"):
-        read_dictionary(tmp_path)
+def as_array(path):
+    path.write_text(json.dumps(RECORDS), encoding="utf-8")
 
 
-QUESTION = {"question": "금기인 약물은?", "A": "가", "B": "나", "C": "다", "D": "라", "E": "마", "answer": "B"}
+def as_parquet(path):
+    pq.write_table(pa.Table.from_pylist(RECORDS), path, row_group_size=2)
 
 
-def write_exam(folder, *lines):
-    path = paths.exam_split(folder, "dev")
-    path.parent.mkdir()
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return path
+def as_stream(path):
+    table = pa.Table.from_pylist(RECORDS)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
 
 
-def test_read_exam(tmp_path):
-    other = QUESTION | {"answer": "E", "subject": "doctor", "cot": "까닭이다."}
-    write_exam(tmp_path, json.dumps(QUESTION), json.dumps(other, ensure_ascii=False))
-    assert read_exam(tmp_path, "dev") == [QUESTION, other]
+def as_ipc_file(path):
+    table = pa.Table.from_pylist(RECORDS)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+
+
+def as_csv(path):
+    path.write_text("text\n첫째 글\n둘째 글\n셋째 글\n", encoding="utf-8")
+
+
+def as_csv_from_excel(path):
+    path.write_text("text\r\n첫째 글\r\n둘째 글\r\n셋째 글\r\n", encoding="utf-8-sig")
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("name", "write"),
     [
-        "nope",
-        "",
-        "[1]",
-        "null",
-        *(json.dumps({k: v for k, v in QUESTION.items() if k != key}) for key in ("question", "A", "E", "answer")),
-        *(json.dumps(QUESTION | {"answer": answer}) for answer in (2, None, "F", "b", "", "AB", ["A"])),
-        json.dumps(QUESTION | {"C": 3}),
-        json.dumps(QUESTION | {"question": None}),
+        ("a.jsonl", as_plain),
+        ("a.jsonl", as_lines_with_windows_ends),
+        ("a.jsonl.gz", as_gzip),
+        ("a.jsonl.gz", as_two_gzip_members),
+        ("a.jsonl.zst", as_zstd),
+        ("a.json", as_array),
+        ("a.parquet", as_parquet),
+        ("data-00000-of-00001.arrow", as_stream),
+        ("a.arrow", as_ipc_file),
+        ("a.csv", as_csv),
+        ("a.csv", as_csv_from_excel),
     ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
-def test_read_exam_names_the_file_and_line_that_is_bad(tmp_path, bad):
-    path = write_exam(tmp_path, json.dumps(QUESTION), bad, json.dumps(QUESTION))
-    with pytest.raises(click.ClickException) as error:
-        read_exam(tmp_path, "dev")
-    assert f"{path}, line 2" in error.value.message
-    assert "make refine" in error.value.message
+def test_every_format_gives_the_same_records(tmp_path, name, write):
+    folder = tmp_path / "한글 폴더"
+    folder.mkdir()
+    write(folder / name)
+    expected = [Raw(f"한글 폴더/{name}", line, record, None) for line, record in enumerate(RECORDS, 1)]
+    assert list(read_raw(folder / name, tmp_path)) == expected
 
 
-@pytest.mark.parametrize("read_refined", [read_dictionary, lambda folder: read_exam(folder, "dev")], ids=["dictionary", "exam"])
-def test_what_was_never_refined_is_named_with_the_command_that_makes_it(tmp_path, read_refined):
-    with pytest.raises(click.ClickException) as error:
-        read_refined(tmp_path)
-    assert str(tmp_path) in error.value.message
-    assert "make refine" in error.value.message
+def read(path, content):
+    path.write_bytes(content)
+    return [(raw.line, raw.value, raw.problem) for raw in read_raw(path, path.parent)]
+
+
+def test_bad_lines_keep_their_line_numbers(tmp_path):
+    content = b'{"text": 1}\n\n{"text": \n  \n[1, 2]\n"s"\nnull\n{"text": "?"}\n\xc7\xd1\n{"text": 2}'
+    assert read(tmp_path / "a.jsonl", content) == [
+        (1, {"text": 1}, None),
+        (3, '{"text": ', "not_json"),
+        (5, [1, 2], "not_an_object"),
+        (6, "s", "not_an_object"),
+        (7, None, "not_an_object"),
+        (8, {"text": "?"}, None),
+        (9, "한", "not_json"),
+        (10, {"text": 2}, None),
+    ]
+
+
+def test_a_long_bad_line_is_cut(tmp_path):
+    [(line, value, problem)] = read(tmp_path / "a.jsonl", b'{"text": "' + b"x" * 5000)
+    assert (line, len(value), problem) == (1, 500, "not_json")
+
+
+def test_a_line_longer_than_a_block(tmp_path):
+    long = "가" * 800_000
+    content = json.dumps({"text": long}, ensure_ascii=False).encode() + b'\n{"text": "b"}\n'
+    assert read(tmp_path / "a.jsonl", content) == [(1, {"text": long}, None), (2, {"text": "b"}, None)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_byte_order_mark_does_no_harm(tmp_path, name):
+    assert read(tmp_path / name, b'\xef\xbb\xbf{"text": "a"}') == [(1, {"text": "a"}, None)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.parquet", "a.arrow", "a.csv", "a.txt"])
+def test_an_empty_file(tmp_path, name):
+    assert read(tmp_path / name, b"") == [(0, None, "empty_file")]
+
+
+def random_lines(n):
+    chosen = random.Random(3)
+    return [json.dumps({"n": i, "text": f"{chosen.getrandbits(200):x}"}).encode() + b"\n" for i in range(n)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.jsonl.bz2", "a.jsonl.xz", "a.parquet", "a.arrow"])
+def test_a_file_that_is_not_what_its_name_says(tmp_path, name):
+    [(line, message, problem)] = read(tmp_path / name, b"these bytes are none of that")
+    assert (line, problem) == (1, "unreadable")
+    assert message
+
+
+def test_a_parquet_file_without_its_end(tmp_path):
+    as_parquet(tmp_path / "whole.parquet")
+    [(line, _, problem)] = read(tmp_path / "a.parquet", (tmp_path / "whole.parquet").read_bytes()[:-8])
+    assert (line, problem) == (1, "unreadable")
+
+
+def test_an_arrow_stream_that_breaks_off_keeps_what_came_before(tmp_path):
+    as_stream(tmp_path / "whole.arrow")
+    content = (tmp_path / "whole.arrow").read_bytes()
+    *kept, (line, _, problem) = read(tmp_path / "a.arrow", content[:-60])
+    assert [value for _, value, _ in kept] == RECORDS[:2]
+    assert (line, problem) == (3, "unreadable")
+
+
+def test_a_csv_of_several_columns_and_lines_in_a_field(tmp_path):
+    content = 'term,definition\n간,"두 줄의\n뜻, 쉼표"\n폐,숨\n귀\n'.encode()
+    assert read(tmp_path / "a.csv", content) == [
+        (1, {"term": "간", "definition": "두 줄의\n뜻, 쉼표"}, None),
+        (2, {"term": "폐", "definition": "숨"}, None),
+        (3, {"term": "귀", "definition": None}, None),
+    ]
+
+
+def test_a_csv_may_hold_a_long_text(tmp_path):
+    long = "x" * 200_000
+    rows = read(tmp_path / "a.csv", f"text\nfirst\n{long}\nlast\n".encode())
+    assert rows == [(1, {"text": "first"}, None), (2, {"text": long}, None), (3, {"text": "last"}, None)]
+
+
+def test_a_txt_is_one_document(tmp_path):
+    assert read(tmp_path / "a.txt", "첫 문단\r\n\r\n둘째 문단\n".encode()) == [(1, {"text": "첫 문단\n\n둘째 문단"}, None)]
+    assert read(tmp_path / "b.txt", b" \n\n ") == []
+
+
+def test_a_large_txt_is_cut_at_blank_lines(tmp_path):
+    paragraphs = [f"{i} " + "가" * 1000 for i in range(2500)]
+    rows = read(tmp_path / "a.txt", "\n\n".join(paragraphs).encode())
+    assert [line for line, _, _ in rows] == list(range(1, 9))
+    texts = [value["text"] for _, value, _ in rows]
+    assert "\n\n".join(texts).split("\n\n") == paragraphs
+    assert all(text.split(" ")[0].isdigit() and text.endswith("가") for text in texts)
+    assert all(len(text.encode()) < readers.TXT_PIECE + 5000 for text in texts)
+
+
+def test_a_json_file_of_one_object(tmp_path):
+    assert read(tmp_path / "a.json", b'{"text": "a"}') == [(1, {"text": "a"}, None)]
+    assert read(tmp_path / "b.json", b'[{"text": "a"}, 2]') == [(1, {"text": "a"}, None), (2, 2, "not_an_object")]
+
+
+def test_a_hidden_folder_above_the_data_does_not_hide_it(tmp_path):
+    folder = tmp_path / ".hidden" / "raw"
+    folder.mkdir(parents=True)
+    (folder / "a.txt").write_text("글", encoding="utf-8")
+    assert raw_files(folder) == [folder / "a.txt"]
+
+
+def test_no_folder_no_files(tmp_path):
+    assert raw_files(tmp_path / "none") == []
+
+
+# ---- which files
+
+
+TEXT_NAMES = ("jsonl", "ndjson", "jsonlines", "json", "csv", "tsv", "tab", "txt", "md", "text", "markdown")
+PACKERS = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda b: pa.compress(b, "zstd", asbytes=True),
+}
+
+
+@pytest.mark.parametrize("upper", [False, True])
+@pytest.mark.parametrize("packing", PACKERS)
+@pytest.mark.parametrize("ending", TEXT_NAMES)
+def test_every_ending_in_any_case_and_compression_is_read(tmp_path, ending, packing, upper):
+    name = f"a.{ending}{packing}"
+    content = b'{"text": "\xea\xb8\x80"}\n' if "json" in ending else "text\n글\n".encode()
+    path = tmp_path / (name.upper() if upper else name)
+    path.write_bytes(PACKERS[packing](content))
+    [found] = raw_files(tmp_path)
+    [raw] = read_raw(found, tmp_path)
+    assert (raw.problem, raw.value["text"].split("\n")[-1]) == (None, "글")
+
+
+@pytest.mark.parametrize("name", ["a.PARQUET", "a.pq", "a.Arrow", "a.feather", "a.ipc"])
+def test_every_ending_of_a_table_of_columns_is_read(tmp_path, name):
+    (as_parquet if name.lower().endswith(("quet", "pq")) else as_ipc_file)(tmp_path / name)
+    assert [raw.value for raw in read_raw(tmp_path / name, tmp_path)] == RECORDS
+
+
+def test_every_file_is_read_or_named_with_its_size_and_why(tmp_path):
+    for name in ("b.jsonl", "a/z.parquet", "a/deep/data-00000-of-00001.arrow", "c.CSV"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"1234")
+    others = (
+        "a/deep/state.json",
+        "README.md",
+        "a/.hidden.jsonl",
+        "a.jsonl.partial",
+        "x.pdf",
+        "y.zip",
+        "z.parquet.gz",
+        "no_ending",
+        "w.xlsx",
+    )
+    for name in others:
+        (tmp_path / name).write_bytes(b"123")
+    (tmp_path / ".git" / "deep").mkdir(parents=True)
+    (tmp_path / ".git" / "deep" / "a.txt").write_bytes(b"1" * 50)
+    (tmp_path / "folder.jsonl").mkdir()
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    outside.mkdir()
+    (outside / "linked.jsonl").write_bytes(b"1")
+    (tmp_path / "link").symlink_to(outside)
+    (tmp_path / "twice").symlink_to(outside)
+    (tmp_path / "a" / "round").symlink_to(tmp_path)
+    (tmp_path / "one.jsonl").symlink_to(tmp_path / "b.jsonl")
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    found, unread = readers.survey(tmp_path)
+    names = ["a/deep/data-00000-of-00001.arrow", "a/z.parquet", "b.jsonl", "c.CSV", "link/linked.jsonl", "one.jsonl"]
+    assert [str(path.relative_to(tmp_path)) for path in found] == names
+    named = {os.path.relpath(one.path, tmp_path): (one.bytes, one.why) for one in unread}
+    assert set(named) == {*others, ".git", "twice", "a/round", "gone.jsonl", "pipe.jsonl"}
+    assert all(named[name][0] == 3 for name in others)
+    assert named[".git"][0] >= 50
+    for name, why in (
+        ("y.zip", "unpack"),
+        ("z.parquet.gz", "unpack"),
+        ("x.pdf", "format"),
+        ("gone.jsonl", "nowhere"),
+        (".git", "hidden"),
+        ("twice", "same"),
+    ):
+        assert why in named[name][1]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_or_file_that_may_not_be_read_is_named(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o000)
+    (tmp_path / "a.jsonl").touch(mode=0o000)
+    found, unread = readers.survey(tmp_path)
+    assert found == [] and len(unread) == 2
+
+
+def test_a_name_in_cp949_is_read_and_printed_in_korean(tmp_path):
+    name = os.fsdecode("의학자료.jsonl".encode("cp949"))
+    (tmp_path / name).write_bytes(LINES)
+    [path] = raw_files(tmp_path)
+    rows = list(read_raw(path, tmp_path))
+    assert [row.value for row in rows] == RECORDS
+    assert rows[0].source == "의학자료.jsonl"
+
+
+# ---- encodings
+
+
+PROSE = "환자는 서른다섯 살 남자로 가슴 통증이 있어 병원에 왔다. 혈압은 120/80 이었고 맥박은 규칙적이었다."
+CODES = ("utf-8", "utf-8-sig", "cp949", "euc-kr", "utf-16", "utf-16-le", "utf-16-be", "utf-32")
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("packing", ["", ".gz"])
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "tsv", "txt"])
+def test_text_is_read_in_the_encoding_that_it_is_in(tmp_path, ending, packing, code):
+    record = json.dumps({"text": PROSE}, ensure_ascii=False)
+    text = {"jsonl": f"{record}\n{record}\n", "json": f"[{record},\n{record}]", "txt": PROSE}.get(ending, f"text\n{PROSE}\n{PROSE}\n")
+    path = tmp_path / f"a.{ending}{packing}"
+    path.write_bytes(PACKERS[packing](text.encode(code)))
+    rows = list(read_raw(path, tmp_path))
+    assert [(row.value, row.problem) for row in rows] == [({"text": PROSE}, None)] * (1 if ending == "txt" else 2)
+
+
+def test_one_paragraph_in_cp949_among_utf8_is_read_as_what_it_is(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(f"{PROSE}\n\n".encode() + f"{PROSE}\n\n".encode("cp949") + PROSE.encode())
+    [row] = read_raw(path, tmp_path)
+    assert row.value == {"text": f"{PROSE}\n\n{PROSE}\n\n{PROSE}"}
+    lines_ = [json.dumps({"text": PROSE}, ensure_ascii=False).encode(code) for code in ("utf-8", "cp949", "utf-8")]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join(lines_))
+    assert [row.value for row in read_raw(path, tmp_path)] == [{"text": PROSE}] * 3
+
+
+FOREIGN = {
+    "shift_jis": "日本語のテキストはこのように書かれています。患者は三十五歳の男性で、胸の痛みがあった。",
+    "euc_jp": "日本語のテキストはこのように書かれています。患者は三十五歳の男性で、胸の痛みがあった。",
+    "gb18030": "患者男性，三十五岁，因胸痛入院。血压一百二十，心电图正常，给予药物治疗后症状好转，出院随访。",
+    "big5": "患者男性，三十五歲，因胸痛入院。血壓一百二十，心電圖正常，給予藥物治療後症狀好轉。",
+}
+
+
+@pytest.mark.parametrize("code", FOREIGN)
+@pytest.mark.parametrize("ending", ["jsonl", "txt", "csv"])
+def test_another_encoding_is_named_and_never_taken_for_korean(tmp_path, code, ending):
+    text = FOREIGN[code]
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(((json.dumps({"text": text}, ensure_ascii=False)) if ending == "jsonl" else f"text\n{text}\n").encode(code))
+    rows = list(read_raw(path, tmp_path))
+    assert not any("가" <= sign <= "힣" for row in rows if row.problem is None for sign in row.value["text"])
+    [row] = [row for row in rows if row.problem]
+    assert "encoding" in row.problem or "seems to be" in row.value
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "txt", "csv", "json"])
+def test_a_broken_byte_stays_a_sign_of_something_unknown(tmp_path, ending):
+    whole = PROSE.encode()
+    broken = whole[:40] + b"\xff" + whole[41:]
+    head, tail = {"jsonl": (b'{"text": "', b'"}\n'), "json": (b'[{"text": "', b'"}]'), "csv": (b"text\n", b"\n")}.get(ending, (b"", b""))
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(head + broken + tail)
+    [row] = read_raw(path, tmp_path)
+    assert row.problem is None
+    assert 1 <= row.value["text"].count("\ufffd") <= 3
+    assert row.value["text"].replace("\ufffd", "")[:10] == PROSE[:10]
+
+
+def test_utf16_without_a_mark_is_no_reason_to_cut_a_file_in_the_middle_of_a_sign(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(LINES.decode().encode("utf-16-le"))
+    (tmp_path / "b.jsonl").write_bytes(codecs.BOM_UTF8 + LINES)
+    assert not encodings.cut_anywhere(tmp_path / "a.jsonl")
+    assert encodings.cut_anywhere(tmp_path / "b.jsonl")
+
+
+# ---- damage
+
+
+def numbered(n):
+    chosen = random.Random(3)
+    return [json.dumps({"n": i, "text": f"{chosen.getrandbits(200):x}"}).encode() + b"\n" for i in range(n)]
+
+
+def numbers(rows):
+    return [row.value["n"] for row in rows if row.problem is None]
+
+
+@pytest.mark.parametrize("lines", [100_000, 200], ids=["7 MB", "14 kB"])
+@pytest.mark.parametrize("packing", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_truncated_file_keeps_what_came_before_and_counts_the_rest(tmp_path, packing, lines):
+    whole = PACKERS[packing](b"".join(numbered(lines)))
+    path = tmp_path / f"a.jsonl{packing}"
+    path.write_bytes(whole[: len(whole) * 3 // 4])
+    rows = list(read_raw(path, tmp_path))
+    found = numbers(rows)
+    assert found == list(range(len(found)))
+    assert len(found) > lines // 2 or (lines == 200 and packing != ".gz")  # the others pack so little in one block
+    assert [row.lost.bytes > 0 for row in rows if row.problem == "unreadable"] == [True]
+
+
+@pytest.mark.parametrize("packing", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_damaged_member_keeps_what_stands_before_and_after_it(tmp_path, packing):
+    parts = [PACKERS[packing](b"".join(numbered(3000)[i : i + 1000])) for i in (0, 1000, 2000)]
+    broken = bytearray(parts[1])
+    at = 5 if packing == ".zst" else len(broken) // 2  # a zstd frame without a checksum may be wrong in the middle, and nobody can tell
+    broken[at : at + 40] = bytes(255 - b for b in broken[at : at + 40])
+    path = tmp_path / f"a.jsonl{packing}"
+    path.write_bytes(parts[0] + bytes(broken) + parts[2])
+    rows = list(read_raw(path, tmp_path))
+    found = numbers(rows)
+    assert set(range(1000)) | set(range(2000, 3000)) <= set(found)
+    [lost] = [row for row in rows if row.problem == "unreadable"]
+    assert 0 < lost.lost.bytes <= len(broken)
+
+
+@pytest.mark.parametrize("packing", [".gz", ".bz2", ".xz", ".zst"])
+def test_bytes_between_members_are_counted_and_zeros_are_not(tmp_path, packing):
+    parts = [PACKERS[packing](line) for line in numbered(2)]
+    path = tmp_path / f"a.jsonl{packing}"
+    path.write_bytes(parts[0] + b"garbage" + parts[1] + b"\0" * 100 * (packing != ".zst"))
+    rows = list(read_raw(path, tmp_path))
+    assert numbers(rows) == [0, 1]
+    assert [row.lost.bytes for row in rows if row.problem] == [7]
+
+
+def test_a_damaged_row_group_keeps_the_others(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.Table.from_pylist([{"n": i, "text": f"글 {i} " * 20} for i in range(300)])
+    pq.write_table(table, path, row_group_size=100, compression="zstd")
+    about = pq.ParquetFile(path).metadata.row_group(1).column(1)
+    content = bytearray(path.read_bytes())
+    start = about.data_page_offset
+    content[start : start + 60] = b"\xff" * 60
+    path.write_bytes(content)
+    rows = list(read_raw(path, tmp_path))
+    assert numbers(rows) == [*range(100), *range(200, 300)]
+    [lost] = [row.lost for row in rows if row.problem]
+    assert (lost.records, lost.bytes > 0) == (100, True)
+
+
+@pytest.mark.parametrize("write", [pa.ipc.new_stream, pa.ipc.new_file])
+@pytest.mark.parametrize("end", [True, False], ids=["whole", "without its end"])
+def test_a_damaged_record_batch_keeps_the_others(tmp_path, write, end):
+    path = tmp_path / "a.arrow"
+    table = pa.Table.from_pylist([{"n": i, "text": f"글 {i} " * 20} for i in range(300)])
+    with pa.OSFile(str(path), "wb") as file, write(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=100)
+    content = bytearray(path.read_bytes())
+    places = [i for i in range(0, len(content) - 8, 8) if content[i : i + 4] == b"\xff\xff\xff\xff" and content[i + 4 : i + 8] != bytes(4)]
+    second = places[2]  # the schema's comes first
+    content[second + 8 : second + 40] = b"\x7f" * 32
+    path.write_bytes(content if end else content[:-40])
+    rows = list(read_raw(path, tmp_path))
+    assert numbers(rows)[:100] == list(range(100))
+    assert not set(numbers(rows)) & set(range(100, 200))
+    assert end is False or numbers(rows)[100:] == list(range(200, 300))
+    assert any(row.lost for row in rows)
+
+
+def test_offsets_that_point_nowhere_lose_their_batch_alone(tmp_path):
+    path = tmp_path / "a.arrow"
+    table = pa.Table.from_pylist([{"text": f"글 {i} " * 20} for i in range(20)])
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=10)
+    content = bytearray(path.read_bytes())
+    offsets = content.find(b"".join(i.to_bytes(4, "little") for i in (0, len("글 0 ".encode()) * 20)))
+    content[offsets + 4 : offsets + 8] = b"\xff\xff\xff\x7f"
+    path.write_bytes(content)
+    rows = list(read_raw(path, tmp_path))
+    assert [row.value["text"][:3] for row in rows if not row.problem] == [f"글 {i}"[:3] for i in range(10, 20)]
+    assert [row.lost.records for row in rows if row.problem] == [10]
+
+
+def test_a_text_in_a_table_that_is_no_utf8_is_read_as_a_line_is(tmp_path):
+    buffer = b"".join((PROSE.encode(), PROSE.encode("cp949")))
+    offsets = pa.array([0, len(PROSE.encode()), len(buffer)], pa.int32()).buffers()[1]
+    texts = pa.StringArray.from_buffers(2, offsets, pa.py_buffer(buffer))
+    batch = pa.record_batch([texts, pa.array([1, 2])], ["text", "n"])
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_stream(file, batch.schema) as writer:
+        writer.write_batch(batch)
+    assert [row.value for row in read_raw(tmp_path / "a.arrow", tmp_path)] == [{"text": PROSE, "n": 1}, {"text": PROSE, "n": 2}]
+
+
+# ---- tables of text
+
+
+def test_commas_without_quotes_set_the_row_aside_whole(tmp_path):
+    rows = read(tmp_path / "a.csv", "term,definition\n간,몸 안의 장기\n폐,숨, 그리고 말\n귀,듣는 곳\n".encode())
+    assert rows == [
+        (1, {"term": "간", "definition": "몸 안의 장기"}, None),
+        (2, "폐,숨, 그리고 말", "too_many_cells"),
+        (3, {"term": "귀", "definition": "듣는 곳"}, None),
+    ]
+
+
+def test_commas_in_an_only_column_are_its_text(tmp_path):
+    texts = ["두통, 발열, 기침이 있다.", "이상 없음", '말했다, "아프다"고']
+    rows = read(tmp_path / "a.csv", ("text\n" + "\n".join(texts) + "\n").encode())
+    assert [value for _, value, _ in rows] == [{"text": text} for text in texts]
+
+
+@pytest.mark.parametrize("separator", ["\t", ";"])
+def test_a_csv_with_another_separator(tmp_path, separator):
+    assert [value for _, value, _ in read(tmp_path / "a.csv", f"term{separator}definition\n간{separator}장기, 크다\n".encode())] == [
+        {"term": "간", "definition": "장기, 크다"}
+    ]
+
+
+@pytest.mark.parametrize("at", [0, 10, 298])
+def test_a_quote_that_does_not_close_costs_its_line_alone(tmp_path, at):
+    texts = [f'{i},"글, {i}"' for i in range(300)]
+    texts[at] = f'{at},"글 {at}'
+    rows = read(tmp_path / "a.csv", ("n,text\n" + "\n".join(texts) + "\n").encode())
+    assert [value["n"] for _, value, problem in rows if not problem] == [str(i) for i in range(300) if i != at]
+    assert [(value, problem) for _, value, problem in rows if problem] == [(texts[at], rows[at][2])]
+
+
+def test_an_open_quote_in_a_large_file_does_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "ROW_MOST", 2000)
+    texts = [f"{i},글" for i in range(2000)]
+    texts[5] = '5,"글'
+    rows = read(tmp_path / "a.csv", ("n,text\n" + "\n".join(texts) + "\n").encode())
+    assert [value["n"] for _, value, problem in rows if not problem] == [str(i) for i in range(2000) if i != 5]
+    assert [(value, problem) for _, value, problem in rows if problem] == [('5,"글', "open_quote")]
+
+
+def test_one_bad_byte_costs_no_row(tmp_path):
+    lines_ = [f"{i},{PROSE}".encode() for i in range(300)]
+    lines_[9] = lines_[9][:50] + b"\xff" + lines_[9][51:]
+    rows = read(tmp_path / "a.csv", b"n,text\n" + b"\n".join(lines_))
+    assert [value["n"] for _, value, _ in rows] == [str(i) for i in range(300)]
+    assert ["\ufffd" in value["text"] for _, value, _ in rows].index(True) == 9
+
+
+# ---- odd records
+
+
+@pytest.mark.parametrize(
+    ("line", "value", "problem"),
+    [
+        (b'{"text": "a", "score": NaN}', "a", None),
+        (b'{"text": "a", "score": -Infinity}', "a", None),
+        (b'{"text": "a\\ud800"}', "a\ufffd", None),
+        (b'{"text": "\\ud83d\\ude00", "n": NaN}', "😀", None),
+        (b'{"text": "a", "year": ' + b"9" * 5000 + b"}", None, "not_json"),
+        (b'{"text": "a", "deep": ' + b"[" * 3000 + b"]" * 3000 + b"}", None, "not_json"),
+        (b'{"text": "a", "deep": ' + b"[" * 1000 + b"]" * 1000 + b"}", "a", None),
+    ],
+    ids=["nan", "infinity", "half a pair", "a pair", "5000 digits", "3000 deep", "1000 deep"],
+)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_one_odd_record_is_one_record(tmp_path, name, line, value, problem):
+    rows = read(tmp_path / name, b'{"text": "first"}\n' + line + b'\n{"text": "last"}\n')
+    assert [row[1]["text"] for row in (rows[0], rows[-1])] == ["first", "last"]
+    [(_, found, why)] = rows[1:-1]
+    if name == "a.json" and b"deep" in line:
+        assert why in (None, "nested_too_deep")  # Python's reader goes less deep
+    elif problem:
+        assert why in (problem, "nested_too_deep")
+    else:
+        assert (why, found["text"]) == (None, value)
+    json.dumps(readers.shown(found), ensure_ascii=False, allow_nan=False).encode()
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("n", [3, 20_000])
+def test_a_json_of_any_size_is_read_record_by_record(tmp_path, indent, n):
+    records = [{"n": i, "text": f"글 {i} [1], {{2}} ," + "가" * (i % 50)} for i in range(n)]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(records, ensure_ascii=False, indent=indent), encoding="utf-8")
+    assert [row.value for row in read_raw(path, tmp_path)] == records
+
+
+def test_a_broken_record_of_a_json_costs_itself_alone(tmp_path):
+    records = [json.dumps({"n": i, "text": "글"}, ensure_ascii=False) for i in range(2000)]
+    records[700] = '{"n": 700, "text": 글}'
+    rows = read(tmp_path / "a.json", ("[" + ",\n".join(records) + "]").encode())
+    assert [value["n"] for _, value, problem in rows if not problem] == [i for i in range(2000) if i != 700]
+    assert [problem for _, _, problem in rows if problem] == ["not_json"]
+
+
+def test_a_json_that_breaks_off_keeps_what_came_before(tmp_path):
+    whole = json.dumps([{"n": i} for i in range(5000)])
+    rows = read(tmp_path / "a.json", whole[:-20].encode())
+    assert [value["n"] for _, value, problem in rows if not problem][:4990] == list(range(4990))
+    assert rows[-1][2] == "not_json"
+
+
+@pytest.mark.parametrize("sign", ["가나다라마 ", "가나다라마"])
+def test_a_line_without_end_is_a_text_of_several_pieces_and_none_of_it_is_lost(tmp_path, sign):
+    text = sign * 300_000
+    rows = read(tmp_path / "a.txt", text.encode())
+    assert "".join(value["text"] for _, value, _ in rows).rstrip("\n") == text
+    assert all(len(value["text"]) < 2_000_000 for _, value, _ in rows)

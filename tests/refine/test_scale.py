@@ -16,7 +16,7 @@ def run(out, *args):
 
 
 def content(out):
-    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != paths.REFINE_RECORD}
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name not in (paths.REFINE_RECORD, ".lock")}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="ray is installed")

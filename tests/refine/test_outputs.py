@@ -1,0 +1,210 @@
+"""What refine may touch: RAW never, of REFINED only what it wrote itself."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from kmlite import files, paths
+from recipes import refine
+
+QUESTION = {"question": "금기인 약물은?", "A": "가", "B": "나", "C": "다", "D": "라", "E": "마", "answer": 2}
+
+
+def run(raw, refined, *args):
+    result = CliRunner().invoke(refine.command, ["--raw", str(raw), "--refined", str(refined), "--workers", "1", *args])
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    return result
+
+
+def everything(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def raw(tmp_path):
+    folder = tmp_path / "raw" / paths.RAW_EXAM
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text(json.dumps(QUESTION, ensure_ascii=False) + "\n", encoding="utf-8")
+    return tmp_path / "raw"
+
+
+@pytest.mark.parametrize("place", ["raw", "raw/02_kor_med_test", "raw/new/deep", ".", "link", "link/deep"])
+def test_refined_in_raw_or_around_it_is_refused_before_anything_is_touched(tmp_path, raw, place):
+    (tmp_path / "link").symlink_to(raw)
+    before = everything(tmp_path)
+    result = run(raw, tmp_path / place)
+    assert result.exit_code == 1
+    assert "nothing was touched" in result.output
+    assert everything(tmp_path) == before
+    assert not (raw / "new").exists()
+
+
+def test_a_link_from_raw_into_refined_is_refused(tmp_path, raw):
+    (tmp_path / "refined").mkdir()
+    (tmp_path / "refined" / "dev.jsonl").write_text(json.dumps(QUESTION), encoding="utf-8")
+    (raw / paths.RAW_EXAM / "dev.jsonl").symlink_to(tmp_path / "refined" / "dev.jsonl")
+    result = run(raw, tmp_path / "refined")
+    assert (result.exit_code, "nothing was touched" in result.output) == (1, True)
+
+
+@pytest.mark.parametrize("name", [f"{paths.TEXT}/train-7.jsonl", paths.DICTIONARY, f"{paths.EXAM}/train.jsonl", ".partial/mine.txt"])
+def test_files_of_others_under_its_own_names_are_not_overwritten(tmp_path, raw, name):
+    mine = tmp_path / "refined" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    result = run(raw, tmp_path / "refined")
+    assert result.exit_code == 1
+    assert mine.name in result.output or ".partial" in result.output
+    assert mine.read_text() == "mine"
+
+
+def test_files_of_others_beside_its_own_stay(tmp_path, raw):
+    refined = tmp_path / "refined"
+    assert run(raw, refined).exit_code == 0
+    for name in (f"{paths.EXAM}/notes.txt", f"{paths.REJECTED}/mine/x.jsonl", "mine.txt"):
+        (refined / name).parent.mkdir(exist_ok=True)
+        (refined / name).write_text("mine")
+    assert run(raw, refined, "--restart").exit_code == 0
+    (raw / paths.RAW_DICTIONARY).mkdir()
+    (raw / paths.RAW_DICTIONARY / "a.jsonl").write_text(json.dumps({"term": "허파", "definition": "숨을 쉬는 가슴 속 장기"}))
+    (raw / paths.RAW_EXAM / "train.jsonl").unlink()
+    assert run(raw, refined).exit_code == 0
+    assert not paths.exam_split(refined, "train").exists()  # what refine wrote and no longer makes goes
+    assert all((refined / name).read_text() == "mine" for name in (f"{paths.EXAM}/notes.txt", f"{paths.REJECTED}/mine/x.jsonl", "mine.txt"))
+
+
+def test_a_second_run_on_one_folder_is_told_who_holds_it(tmp_path, raw):
+    refined = tmp_path / "refined"
+    hold = (
+        "import sys; from pathlib import Path; from kmlite.files import lock\n"
+        f"with lock(Path({str(refined)!r}), 'refine'): print(1, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=paths.ROOT) as other:
+        other.stdout.readline()
+        result = run(raw, refined)
+        other.stdin.close()
+    assert result.exit_code == 1
+    assert f"process {other.pid}" in result.output
+    assert not (refined / ".partial").exists()
+    assert run(raw, refined).exit_code == 0
+
+
+# ---- what is said
+
+
+def write(path, *records):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+
+
+def test_what_is_not_read_what_is_missing_and_what_a_setting_keeps_is_said(tmp_path, raw):
+    (raw / "stray.jsonl").write_text("x" * 77)
+    (raw / paths.RAW_EXAM / "scan.pdf").write_bytes(b"1234")
+    write(raw / paths.RAW_DICTIONARY / "a.jsonl", {"term": "폐", "definition": "숨을 쉬는 가슴 속 장기"}, {"word": "간", "meaning": "장기"})
+    write(
+        raw / paths.RAW_DICTIONARY / "b.jsonl",
+        {"term": "허파", "definition": "숨을 쉬는 가슴 속 장기"},
+        {"term": "허파", "definition": "장기"},
+    )
+    said = " ".join(run(raw, tmp_path / "out").output.split())
+    for part in (
+        "stray.jsonl (77 bytes)",
+        "scan.pdf (4 bytes)",
+        "word, meaning",
+        "1 terms under 2",
+        "1 definitions under 10",
+        "--term-least 1",
+    ):
+        assert part in said
+    unread = files.read_json(tmp_path / "out" / paths.REFINE_RECORD)["unread"]
+    assert {os.path.basename(one["path"]): one["bytes"] for one in unread} == {"stray.jsonl": 77, "scan.pdf": 4}
+    assert run(raw, tmp_path / "out", "--term-least", "1", "--definition-least", "1").exit_code == 0
+    assert len(files.read_json(tmp_path / "out" / paths.DICTIONARY)) == 2
+
+
+# ---- official layouts of exam files
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "subject"),
+    [
+        ("data/doctor-train.csv", "train", "doctor"),
+        ("pharm/test/0000.jsonl", "test", "pharm"),
+        ("test/data-00000-of-00001.jsonl", "test", None),
+        ("KorMedMCQA/pharmacy/validation-00000-of-00001.JSONL", "dev", "pharm"),
+        ("간호사/평가.jsonl", "test", "nurse"),
+        ("nurse_few-shot.jsonl", "fewshot", "nurse"),
+        ("dental/학습/a.jsonl", "train", "dentist"),
+        ("test/doctor-train.jsonl", "train", "doctor"),
+    ],
+)
+def test_a_split_and_a_subject_are_found_in_any_part_of_a_path(tmp_path, name, split, subject):
+    path = tmp_path / "raw" / paths.RAW_EXAM / name
+    if name.endswith("csv"):
+        path.parent.mkdir(parents=True)
+        path.write_text(",".join(QUESTION) + "\n" + ",".join(map(str, QUESTION.values())) + "\n", encoding="utf-8")
+    else:
+        write(path, QUESTION)
+    result = run(tmp_path / "raw", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    [question] = files.read_lines(paths.exam_split(tmp_path / "out", split))
+    assert question.get("subject") == subject
+
+
+def test_a_file_of_two_splits_at_once_is_named_not_guessed(tmp_path, raw):
+    write(raw / paths.RAW_EXAM / "train_test.jsonl", QUESTION | {"question": "다른 물음은 무엇인가?"})
+    assert run(raw, tmp_path / "out").exit_code == 0
+    [row] = files.read_lines(tmp_path / "out" / paths.REJECTED / "exam.jsonl")
+    assert (row["reason"], row["source"]) == ("unknown_split", f"{paths.RAW_EXAM}/train_test.jsonl")
+
+
+@pytest.mark.parametrize("answers", [(0, 1, 2, 3, 4), ("0", "3"), (0.0, 4.0), ("０",)])
+def test_answers_counted_from_0_are_refused_and_read_so_when_asked(tmp_path, answers):
+    texts = (
+        "첫째로 묻는 것은 무엇인가?",
+        "간이 하는 일은?",
+        "폐렴의 흔한 원인균을 고르면?",
+        "당뇨병에서 먼저 재는 값은?",
+        "골절을 처음 보는 사진은?",
+    )
+    rows = [QUESTION | {"question": text, "answer": answer} for text, answer in zip(texts, answers, strict=False)]
+    write(tmp_path / "raw" / paths.RAW_EXAM / "train.jsonl", *rows)
+    write(tmp_path / "raw" / paths.RAW_EXAM / "dev.jsonl", QUESTION | {"answer": 5, "question": "개발용 물음은 이것이다, 답은?"})
+    result = run(tmp_path / "raw", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "train.jsonl" in result.output and "Counted from 0" in result.output and "counted from 1" in result.output
+    assert run(tmp_path / "raw", tmp_path / "out", "--zero-based").exit_code == 0
+    kept = files.read_lines(paths.exam_split(tmp_path / "out", "train"))
+    assert [q["answer"] for q in kept] == ["ABCDE"[int(float(answer))] for answer in answers]
+    assert [q["answer"] for q in files.read_lines(paths.exam_split(tmp_path / "out", "dev"))] == ["E"]
+
+
+def test_odd_records_are_rejected_one_by_one(tmp_path, raw):
+    deep = "[" * 1000 + "]" * 1000
+    lines = [
+        '{"question": "가", "deep": ' + deep + "}",
+        json.dumps(QUESTION | {"question": "연도가 긴 물음은?", "year": "9" * 5000}, ensure_ascii=False),
+        json.dumps(QUESTION | {"question": "연도가 숫자로 긴 물음은?", "year": 0}, ensure_ascii=False).replace(
+            '"year": 0', '"year": ' + "9" * 5000
+        ),
+        json.dumps(QUESTION | {"question": "상관없는 칸이 빈 물음은?", "score": float("nan")}, ensure_ascii=False),
+        deep,
+    ]
+    with open(raw / paths.RAW_EXAM / "train.jsonl", "a", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+    os.rename(
+        raw / paths.RAW_EXAM / "train.jsonl", os.path.join(os.fsencode(raw), paths.RAW_EXAM.encode(), "시험 train.jsonl".encode("cp949"))
+    )
+    result = run(raw, tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    rows = files.read_lines(tmp_path / "out" / paths.REJECTED / "exam.jsonl")
+    assert [row["line"] for row in rows] == [2, 3, 4, 6]
+    assert {row["source"] for row in rows} == {f"{paths.RAW_EXAM}/시험 train.jsonl"}
+    assert [q["question"] for q in files.read_lines(paths.exam_split(tmp_path / "out", "train"))] == [
+        QUESTION["question"],
+        "상관없는 칸이 빈 물음은?",
+    ]
