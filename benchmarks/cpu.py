@@ -92,15 +92,15 @@ class Clock:
 def rows_of(asked: dict, tokenizer) -> list[dict]:
     """Sequences for all steps: packed text, or exam questions with their answers, sorted into batches of similar length."""
     from kmlite import records
-    from kmlite.training import exam_rows, packing, shuffling, trainer
+    from kmlite.training import examples
 
     count = 2 * asked["batches"] * asked["steps"]
     if asked["case"] == "text":
-        packed = packing.packed(tokenizer, records.read_texts(paths.text_shards(asked["refined"])), asked["length"])
+        packed = examples.packed(tokenizer, records.read_texts(paths.text_shards(asked["refined"])), asked["length"])
         return [{"input_ids": next(packed), "record": number} for number in range(count)]
-    turns = exam_rows.turns(records.read_exam(asked["refined"], "train")[: 20 * count], 0.0, 0)[0]
-    rows = trainer.conversation_rows(tokenizer, turns, asked["length"])[0]
-    return shuffling.in_order([rows], 2, 0)[:count]
+    turns = examples.turns(records.read_exam(asked["refined"], "train")[: 20 * count], 0.0, 0)[0]
+    rows = examples.conversation_rows(tokenizer, turns, asked["length"])[0]
+    return examples.in_order([rows], 2, 0)[:count]
 
 
 def trained(asked: dict) -> dict:
@@ -127,15 +127,21 @@ def ours(asked: dict, folder: Path, timed) -> tuple[list[dict], dict]:
     from recipes import stage2
 
     settings = replace(
-        stage2.Settings(), length=asked["length"], batch=2, accumulation=asked["batches"], max_steps=asked["steps"], epochs=1
+        stage2.Settings(),
+        length=asked["length"],
+        batch=2,
+        accumulation=asked["batches"],
+        max_steps=asked["steps"],
+        epochs=1,
+        save_every=10**9,
     )
     model, tokenizer = loading.load(asked["model"], "16bit", asked["length"])
-    how = {"r": settings.rank, "alpha": settings.alpha, "dropout": settings.dropout, "rslora": settings.rslora}
+    how = {"r": settings.rank, "alpha": settings.alpha, "dropout": settings.dropout}
     adapted = loading.add_lora(model, **how, seed=0)
     rows = rows_of(asked, tokenizer)
     known = trainer.callbacks
     with mock.patch.object(trainer, "callbacks", lambda *args: [*known(*args), timed]):
-        result = trainer.train(adapted, tokenizer, rows, folder, settings, save="no", order="sequential", epochs=1)
+        result = trainer.train(adapted, tokenizer, rows, folder, settings, order="sequential")
     return rows, {"loss": result["loss"], "compute": result["compute"]}
 
 
@@ -158,7 +164,7 @@ def plainly(asked: dict, folder: Path, timed) -> tuple[list[dict], dict]:
     settings = stage2.Settings()
     model, tokenizer = plain_model(asked["model"])
     model.config.use_cache = False
-    how = {"r": settings.rank, "lora_alpha": settings.alpha, "lora_dropout": settings.dropout, "use_rslora": settings.rslora}
+    how = {"r": settings.rank, "lora_alpha": settings.alpha, "lora_dropout": settings.dropout, "use_rslora": True}
     adapted = get_peft_model(model, LoraConfig(**how, target_modules=TEXT_PROJECTIONS, task_type="CAUSAL_LM"))
     rows = rows_of(asked, tokenizer)
     arguments = TrainingArguments(

@@ -44,16 +44,16 @@ def rows_of(asked: dict, tokenizer, refined: Path, count: int) -> list[dict]:
     """`count` rows of the sample as the stage would train on them, repeated where there are too few."""
     from kmlite import records
     from kmlite.evaluation import dictionary
-    from kmlite.training import exam_rows, packing, trainer
+    from kmlite.training import examples
 
     if asked["stage"] == 0:
         texts = list(records.read_texts(paths.text_shards(refined)))
-        rows = [{"input_ids": ids} for ids in packing.packed(tokenizer, texts * 4, asked["length"])]
+        rows = [{"input_ids": ids} for ids in examples.packed(tokenizer, texts * 4, asked["length"])]
     else:
         teaching = dictionary.pairs(records.read_dictionary(refined))
         if asked["stage"] == 2:
-            teaching = exam_rows.turns(records.read_exam(refined, "train"), 0.05, 0)[0]
-        rows, _ = trainer.conversation_rows(tokenizer, teaching, asked["length"])
+            teaching = examples.turns(records.read_exam(refined, "train"), 0.05, 0)[0]
+        rows, _ = examples.conversation_rows(tokenizer, teaching, asked["length"])
     return [{**row, "record": n} for n, row in enumerate((rows * (count // len(rows) + 1))[:count])]
 
 
@@ -96,20 +96,20 @@ def trained_here(asked: dict, model: Path, refined: Path) -> dict:
     """A few optimizer steps by kmlite's own way: Unsloth's loader, kmlite.training.trainer's trainer."""
     from benchmarks.padding import fixed
     from kmlite.models import loading
-    from kmlite.training import packing, shuffling, trainer
+    from kmlite.training import examples, trainer
 
     settings = recipe_settings(asked)
     recompute = loading.recomputes(settings.checkpointing)
     loaded, tokenizer = loading.load(model, asked["precision"], asked["length"], recompute)
-    how = {"r": settings.rank, "alpha": settings.alpha, "dropout": settings.dropout, "rslora": settings.rslora, "seed": 0}
+    how = {"r": settings.rank, "alpha": settings.alpha, "dropout": settings.dropout, "seed": 0}
     new = new_ids(loaded) if asked["embeddings"] == "new" else None
     adapted = loading.add_lora(loaded, **how, recompute=recompute, embeddings=asked["embeddings"], new_ids=new)
     rows = rows_of(asked, tokenizer, refined, STEPS * ACCUMULATION * asked["batch"])
     apart, order = False, "random"
     if asked["stage"] == 0:
-        apart = packing.keeps_texts_apart(adapted, tokenizer)
+        apart = examples.keeps_texts_apart(adapted, tokenizer)
     elif not asked["padded"]:
-        rows, order = shuffling.in_order([rows], asked["batch"], 0), "sequential"
+        rows, order = examples.in_order([rows], asked["batch"], 0), "sequential"
     whole = trainer.collate
     if asked["padded"]:
 
@@ -117,7 +117,7 @@ def trained_here(asked: dict, model: Path, refined: Path) -> dict:
             return fixed(batch, tokenizer, asked["length"])
 
     clock = Clock(whole, warm=ACCUMULATION)
-    settings = dataclasses.replace(settings, batch=asked["batch"], accumulation=ACCUMULATION, max_steps=STEPS)
+    settings = dataclasses.replace(settings, batch=asked["batch"], accumulation=ACCUMULATION, max_steps=STEPS, save_every=STEPS + 1)
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(trainer, "collate", clock):
         result = trainer.train(
             adapted,
@@ -125,7 +125,6 @@ def trained_here(asked: dict, model: Path, refined: Path) -> dict:
             rows,
             Path(folder),
             settings,
-            save="no",
             embeddings=asked["embeddings"],
             embedding_learning_rate=2e-4,
             order=order,
@@ -166,7 +165,7 @@ def trained_plainly(asked: dict, model: Path, refined: Path) -> dict:
     from transformers import AutoModelForImageTextToText, AutoTokenizer, BitsAndBytesConfig, Trainer, TrainingArguments
 
     from kmlite.models.loading import TEXT_PROJECTIONS
-    from kmlite.training import shuffling, trainer
+    from kmlite.training import examples, trainer
 
     settings, gpu = recipe_settings(asked), torch.cuda.is_available()
     quantised = None
@@ -193,7 +192,7 @@ def trained_plainly(asked: dict, model: Path, refined: Path) -> dict:
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        use_rslora=settings.rslora,
+        use_rslora=True,
         target_modules=TEXT_PROJECTIONS,
         task_type="CAUSAL_LM",
         trainable_token_indices={"embed_tokens": new_ids(loaded)} if asked["embeddings"] == "new" else None,
@@ -201,7 +200,7 @@ def trained_plainly(asked: dict, model: Path, refined: Path) -> dict:
     adapted = get_peft_model(loaded, lora)
     rows = rows_of(asked, tokenizer, refined, STEPS * ACCUMULATION * asked["batch"])
     if asked["stage"]:
-        rows = shuffling.in_order([rows], asked["batch"], 0)
+        rows = examples.in_order([rows], asked["batch"], 0)
     clock = Clock(trainer.collate, warm=ACCUMULATION)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(

@@ -40,21 +40,21 @@ def rows_of(stage: int, tokenizer, refined: Path, settings) -> list[dict]:
     """The rows of STEPS optimizer steps, numbered."""
     from kmlite import records
     from kmlite.evaluation import dictionary
-    from kmlite.training import exam_rows, trainer
+    from kmlite.training import examples
 
     pairs = (
         dictionary.pairs(records.read_dictionary(refined))
         if stage == 1
-        else exam_rows.turns(records.read_exam(refined, "train"), 0.05, 0)[0]
+        else examples.turns(records.read_exam(refined, "train"), 0.05, 0)[0]
     )
-    rows, _ = trainer.conversation_rows(tokenizer, pairs, settings.length)
+    rows, _ = examples.conversation_rows(tokenizer, pairs, settings.length)
     wanted = STEPS[stage] * settings.batch * settings.accumulation
     return [{**row, "record": number} for number, row in enumerate((rows * (wanted // len(rows) + 1))[:wanted])]
 
 
 def run(stage: int, adapted, tokenizer, rows: list[dict], settings, padded: bool) -> dict:
     """{"tokens_per_second": useful ones from the first batch to the end of the last step, "padding": its share}."""
-    from kmlite.training import shuffling, trainer
+    from kmlite.training import examples, trainer
 
     begun: list[float] = []
     ours = trainer.collate
@@ -65,9 +65,9 @@ def run(stage: int, adapted, tokenizer, rows: list[dict], settings, padded: bool
 
     order = "random" if padded else "group_by_length"
     if stage == 2 and not padded:
-        rows, order = shuffling.in_order([rows], settings.batch, settings.seed), "sequential"
+        rows, order = examples.in_order([rows], settings.batch, settings.seed), "sequential"
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(trainer, "collate", collate):
-        result = trainer.train(adapted, tokenizer, rows, Path(folder), settings, save="no", order=order, epochs=1)
+        result = trainer.train(adapted, tokenizer, rows, Path(folder), settings, order=order)
         seconds = time.perf_counter() - begun[0]
     useful = sum(len(row["input_ids"]) for row in rows)
     return {"tokens_per_second": useful / seconds, "padding": result["padding"]}
@@ -85,9 +85,9 @@ def main(base: Path, refined: Path) -> None:
         paths.require(path, "Run first: make demo   (or name another model and other data: --base, --refined)")
     found = []
     for stage, recipe in ((1, stage1), (2, stage2)):
-        settings = replace(recipe.Settings(), log_every=1000, base=str(base), refined=refined)
+        settings = replace(recipe.Settings(), log_every=1000, base=str(base), refined=refined, epochs=1, save_every=10**9)
         loaded, tokenizer = loading.load(base, "16bit", settings.length)
-        how = {"r": settings.rank, "alpha": settings.alpha, "dropout": settings.dropout, "rslora": settings.rslora}
+        how = {"r": settings.rank, "alpha": settings.alpha, "dropout": settings.dropout}
         adapted = loading.add_lora(loaded, seed=settings.seed, **how)
         rows = rows_of(stage, tokenizer, refined, settings)
         lengths = sorted(len(row["input_ids"]) for row in rows)

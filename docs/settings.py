@@ -28,7 +28,7 @@ VARIABLES = {"raw": "RAW=", "refined": "REFINED=", "out": "OUT=", "base": "BASE=
 HEAD = """# Every setting
 
 Written by `make docs` from the recipes; the reasons are those of `--help`. A setting goes through make as
-`ARGS="--rank 32 --no-rslora"`; one with a variable beside it is better set by that: `make stage0 OUT=model/try`. What was changed
+`ARGS="--rank 32 --no-shuffle"`; one with a variable beside it is better set by that: `make stage0 OUT=model/try`. What was changed
 from its default stands in bold in the report.
 """
 

@@ -59,9 +59,21 @@ DISK_ERRORS = {
 }
 
 
-def setting(default: Any, why: str, choices: tuple[str, ...] = ()) -> Any:
-    """A field of a recipe's settings: its default and the reason for it, which `--help` shows."""
-    return field(default=default, metadata={"why": why, "choices": choices})
+def setting(default: Any, why: str, choices: tuple[str, ...] = (), *, decides: bool = True) -> Any:
+    """A field of a recipe's settings: its default and the reason for it, which `--help` shows.
+
+    Args:
+        decides: whether another value makes another result; where not, a finished step is not done again for it.
+    """
+    return field(default=default, metadata={"why": why, "choices": choices, "decides": decides})
+
+
+def split_settings(settings: Any) -> tuple[dict, dict]:
+    """The values of a recipe's settings: (those that decide its result, the others)."""
+    parts: tuple[dict, dict] = ({}, {})
+    for item in fields(settings):
+        parts[not item.metadata["decides"]][item.name] = getattr(settings, item.name)
+    return parts
 
 
 def recipe(settings: type) -> Callable:

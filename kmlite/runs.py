@@ -23,6 +23,9 @@ from kmlite.files import lock, model_fingerprint, rank, read_record, write_json
 VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "unsloth", "unsloth_zoo", "tokenizers")
 
 
+COSMETIC = "cosmetic"  # part of a plan: settings that have no bearing on the result
+
+
 def processes() -> int:
     """How many processes train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -48,12 +51,21 @@ def first_alone() -> Iterator[None]:
         wait()
 
 
+def deciding(plan: dict) -> dict:
+    """A plan as JSON gives it back, without the settings that have no bearing on the result."""
+    return {key: value for key, value in as_stored(plan).items() if key != COSMETIC}
+
+
 def is_done(folder: Path, plan: dict) -> bool:
-    """Whether `folder` holds the finished result of exactly this plan, and as the run wrote it: nothing deleted or changed since."""
-    record, final = read_record(folder / paths.RECORD, "plan", "metrics", "final"), folder / paths.FINAL
-    if not record or record["plan"] != as_stored(plan):
-        return False
-    return final.is_dir() and record["final"] == model_fingerprint(final)
+    """Whether `folder` holds the finished result of this plan, with the weights that the run wrote."""
+    record = read_record(folder / paths.RECORD, "plan", "results", "worse", "final")
+    return bool(record and deciding(record["plan"]) == deciding(plan) and is_untouched(folder, record))
+
+
+def is_untouched(folder: Path, record: dict) -> bool:
+    """Whether a finished model is there as its run left it: weights that were deleted or replaced are no result of the plan."""
+    final = folder / paths.FINAL
+    return final.is_dir() and record.get("final") == model_fingerprint(final)
 
 
 held: dict[Path, contextlib.ExitStack] = {}  # folders that this process writes in, until it ends
@@ -71,22 +83,31 @@ def begin(folder: Path, plan: dict, restart: bool) -> None:
     """Note the plan of a run that starts or goes on. A finished result stays until the new one takes its place.
 
     Raises:
-        click.ClickException: an unfinished run of another plan is there and `restart` was not asked for.
+        click.ClickException: without `restart`, an unfinished or finished run of another plan is there, or a finished model that is not
+            as its run left it: hours of work are never dropped unasked.
     """
-    stored = folder / paths.PLAN
+    stored, record = folder / paths.PLAN, read_record(folder / paths.RECORD, "plan")
     unfinished = read_record(stored)
-    if stored.exists() and not isinstance(unfinished, dict) and not restart:
-        raise click.ClickException(
-            f"{stored} is damaged, so nobody knows what the unfinished run beside it was asked to do.\n  Start anew: ARGS=--restart"
-        )
-    if unfinished == as_stored(plan) and not restart:
-        return
-    if unfinished and not restart:
-        changed = "\n  ".join(differences(unfinished, as_stored(plan)))
-        raise click.ClickException(
-            f"{folder} holds an unfinished run of other settings or data:\n  {changed}\n"
-            f"  Run it as before to go on, or add ARGS=--restart to drop what it has and start anew."
-        )
+    if not restart:
+        if stored.exists() and not isinstance(unfinished, dict):
+            raise click.ClickException(
+                f"{stored} is damaged, so nobody knows what the unfinished run beside it was asked to do.\n  Start anew: ARGS=--restart"
+            )
+        if unfinished and deciding(unfinished) == deciding(plan):
+            return
+        was, what = (unfinished, "an unfinished") if unfinished else ((record or {}).get("plan"), "a finished")
+        if was and deciding(was) != deciding(plan):
+            changed = "\n  ".join(differences(deciding(was), deciding(plan)))
+            way = "Run it as before to go on" if unfinished else "Run it as before to keep it, name another OUT=…"
+            raise click.ClickException(
+                f"{folder} holds {what} run of other settings or data:\n  {changed}\n"
+                f"  {way}, or add ARGS=--restart to drop what it has and start anew."
+            )
+        if (folder / paths.RECORD).exists() and (folder / paths.FINAL).is_dir():
+            raise click.ClickException(
+                f"{folder / paths.FINAL} is not as its run left it: weights, tokenizer or {paths.RECORD} were changed or are gone.\n"
+                f"  Put them back, or add ARGS=--restart to train it again."
+            )
     stored.unlink(missing_ok=True)
     for path in [folder / paths.CHECKPOINTS, folder / paths.EXTENDED, *folder.glob("loop_*")]:
         shutil.rmtree(path, ignore_errors=True)
@@ -110,10 +131,10 @@ def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
     return lines
 
 
-def finish(folder: Path, plan: dict, started: float, metrics: dict) -> dict:
+def finish(folder: Path, plan: dict, started: float, found: dict) -> dict:
     """Write run.json, the sign that the step is done, and drop what only an unfinished run needs."""
-    record = {"plan": plan, "metrics": metrics, "seconds": round(time.time() - started, 1), **environment()}
-    record["final"] = model_fingerprint(folder / paths.FINAL)
+    final = model_fingerprint(folder / paths.FINAL)
+    record = {"plan": plan, **found, "final": final, "seconds": round(time.time() - started, 1), **environment()}
     write_json(folder / paths.RECORD, record)
     tidy(folder)
     return record
@@ -122,7 +143,7 @@ def finish(folder: Path, plan: dict, started: float, metrics: dict) -> dict:
 def tidy_after_kill(folder: Path) -> None:
     """Finish `finish` where it was killed behind the record: else the plan would say that a finished run is unfinished."""
     record, plan = read_record(folder / paths.RECORD, "plan"), read_record(folder / paths.PLAN)
-    if record and record["plan"] == plan and (folder / paths.FINAL).is_dir():
+    if record and isinstance(plan, dict) and deciding(record["plan"]) == deciding(plan) and is_untouched(folder, record):
         tidy(folder)
 
 

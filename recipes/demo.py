@@ -28,14 +28,13 @@ STAGE2 = f"{SMALL} --epochs 14 --learning-rate 1e-4 --loops 2 --patience 1 --eva
 class Settings:
     refined: Path = setting(Path("data/demo/02_refined"), "folder for the refined sample")
     out: Path = setting(Path("model/demo"), "folder for the models")
+    restart: bool = setting(False, "do every step again, also what is done")
     steps: int = setting(
         150, "warm-up steps of the embedded base: enough to write syllables in order, little enough to leave something to learn"
     )
 
 
 def main(settings: Settings) -> None:
-    from kmlite import files
-
     started = time.time()
     console.print("[bold]demo[/]  sample data of our own, and an embedded base of 1.4 M parameters in MedGemma's place")
     pipeline.run("refine", "--raw", paths.SAMPLE_RAW, "--refined", settings.refined, *REFINE.split())
@@ -51,10 +50,10 @@ def main(settings: Settings) -> None:
             stage0_args=STAGE0,
             stage1_args=STAGE1,
             stage2_args=STAGE2,
+            restart=settings.restart,
         )
     )
-    metrics = [files.read_json(settings.out / stage / paths.RECORD)["metrics"] for stage in paths.STAGES]
-    show(*metrics)
+    show(settings.out)
     pipeline.run("report", "--refined", settings.refined, "--out", settings.out)
     console.print(f"  {time.time() - started:.0f} s. The real run is in README.md, “On your GPU”. All of it on one page, any time:")
     console.print(f"  make report REFINED={settings.refined} OUT={settings.out}")
@@ -84,31 +83,15 @@ def build_base(settings: Settings, base: Path) -> None:
     )
 
 
-def show(stage0: dict, stage1: dict, stage2: dict) -> None:
-    from rich.table import Table
+def show(out: Path) -> None:
+    """What the stages and eval measured: every result that has a value before and after, and test."""
+    from kmlite import files, results
 
-    def percent(part: dict) -> str:
-        return f"{part['accuracy']:.1f}%"
-
-    def interval(part: dict) -> str:
-        return f"95% interval {part['interval'][0]:.1f}–{part['interval'][1]:.1f}%, {part['n']} questions"
-
-    table = Table("", "before", "after", "", title="What was learned, as measured")
-    bits = {when: point["bits"]["korean"] for when, point in stage0["gauge"].items()}
-    before, after = stage2["before"], stage2["after"]
-    table.add_row(
-        "0  bits per character, held-out text",
-        f"{bits['base']:.3f}",
-        f"{bits['after']:.3f}",
-        f"{bits['extended']:.3f} right after extension",
-    )
-    table.add_row("1  bits per character, taught definitions", f"{stage1['before']['taught']:.3f}", f"{stage1['after']['taught']:.3f}", "")
-    table.add_row("2  accuracy, taught questions", percent(before["taught"]), percent(after["taught"]), interval(after["taught"]))
-    table.add_row("2  accuracy, dev", percent(before["dev"]), percent(after["dev"]), interval(after["dev"]))
-    table.add_row("2  accuracy, test", "–", percent(after["test"]), interval(after["test"]))
-    console.print(table)
+    records = [*(out / stage / paths.RECORD for stage in paths.STAGES), out / paths.STAGES[2] / paths.EVALUATION]
+    found = [one for path in records for one in files.read_json(path)["results"] if one["measure"] in results.KEY_MEASURES]
+    results.show(found, "What was learned, as measured")
     console.print(
-        "  The taught questions were learned by heart; on new ones (dev and test) a model of 1.4 M parameters can only guess, and 25 or\n"
+        "  Seen questions were learned by heart; on new ones (dev and test) a model of 1.4 M parameters can only guess, and 25 or\n"
         "  30 guesses mostly come out between 5% and 35%. That the steps work is what these figures say, and nothing about how well\n"
         "  MedGemma will do."
     )

@@ -285,9 +285,9 @@ def rate_of(out: Path, step: str, shape, card: str, precision: str) -> tuple[flo
 
     record = read_record(out / paths.STAGES[int(step[-1])] / paths.RECORD)
     if record and record.get("device") == card:
-        training = record["metrics"].get("training") or record["metrics"]["loops"][-1]["training"]
-        if training["tokens_per_second"]:
-            return training["tokens_per_second"], True
+        rates = [part["tokens_per_second"] for part in record.get("training", []) if part.get("tokens_per_second")]
+        if rates:
+            return rates[-1], True
     return memory.estimated_rate(shape, card, precision), False
 
 

@@ -65,7 +65,7 @@ def main(settings: Settings) -> None:
         raise click.ClickException(f"{paths.exam_split(settings.refined, settings.split)} is empty.")
     fewshot = records.read_exam(settings.refined, "fewshot") if settings.shots else []
 
-    from kmlite import files, prompts, runs
+    from kmlite import files, prompts, results, runs
     from kmlite.evaluation import generation, scoring
     from kmlite.models import folders, loading
 
@@ -118,6 +118,7 @@ def main(settings: Settings) -> None:
     record = {
         "plan": plan,
         "summary": summary,
+        "results": results.stamped(results.of_answers(summary, settings.split, **how_asked(settings, precision)), "eval", "after"),
         "prompt": plan["prompt"],
         "precision": f"{precision}, {str(loaded.dtype).removeprefix('torch.')}",  # of the weights, and what they compute in
         "test_openings": openings,
@@ -159,6 +160,12 @@ def without_examples(questions: list[dict], fewshot: list[dict], shots: int) -> 
     shown = {exact_key(row) for rows in examples.values() for row in rows}
     kept = [question for question in questions if exact_key(question) not in shown]
     return kept, examples, len(questions) - len(kept)
+
+
+def how_asked(settings: Settings, precision: str) -> dict:
+    """What decides the figure besides the model and the questions, for the results."""
+    how = {"scorer": settings.scorer, "prompt": settings.prompt, "orders": settings.permute, "precision": precision}
+    return {**how, "shots": settings.shots, "chat_template": settings.chat} if settings.prompt == "lm-eval" else how
 
 
 def prompt_record(settings: Settings) -> dict:

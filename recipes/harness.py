@@ -49,7 +49,7 @@ def main(settings: Settings) -> None:
     if questions is not None:
         scoring.examples_of(fewshot, questions, settings.shots)
 
-    from kmlite import files, runs
+    from kmlite import files, results, runs
     from kmlite.models import folders
 
     base, folder = evaluate.model_and_folder(settings.base, settings.out, "test")
@@ -79,9 +79,11 @@ def main(settings: Settings) -> None:
     summary = scoring.summarise(predictions)
     openings = scoring.log_opening(folder, "lm-eval", summary)
     files.write_lines(folder / paths.HARNESS_PREDICTIONS, predictions)
+    how = {"scorer": "lm-eval", "prompt": "lm-eval", "shots": settings.shots, "chat_template": settings.chat, "precision": "16bit"}
     record = {
         "plan": plan,
         "summary": summary,
+        "results": results.stamped(results.of_answers(summary, "test", **how), "lm-eval", "after"),
         "lm_eval": told,
         "prompt": plan["prompt"],
         "test_openings": openings,

@@ -25,6 +25,7 @@ class Settings:
     stage1_args: str = setting("", "further options of stage 1")
     stage2_args: str = setting("", "further options of stage 2")
     eval_args: str = setting("", "further options of eval")
+    restart: bool = setting(False, "do every stage and eval again, also what is done")
 
 
 def main(settings: Settings) -> None:
@@ -32,12 +33,12 @@ def main(settings: Settings) -> None:
 
 
 def run_all(settings: Settings) -> None:
-    refined, out = ["--refined", settings.refined], ["--out", settings.out]
-    run("refine", "--raw", settings.raw, *refined, *shlex.split(settings.refine_args))
-    run("stage0", "--base", settings.base, *refined, *out, *shlex.split(settings.stage0_args))
-    run("stage1", *refined, *out, *shlex.split(settings.stage1_args))
-    run("stage2", *refined, *out, *shlex.split(settings.stage2_args))
-    run("evaluate", *refined, *out, *shlex.split(settings.eval_args))
+    folders = ["--refined", settings.refined, "--out", settings.out, *(["--restart"] if settings.restart else [])]
+    run("refine", "--raw", settings.raw, "--refined", settings.refined, *shlex.split(settings.refine_args))
+    run("stage0", "--base", settings.base, *folders, *shlex.split(settings.stage0_args))
+    run("stage1", *folders, *shlex.split(settings.stage1_args))
+    run("stage2", *folders, *shlex.split(settings.stage2_args))
+    run("evaluate", *folders, *shlex.split(settings.eval_args))
 
 
 def run(step: str, *arguments: object) -> None:

@@ -3,11 +3,14 @@
 import gc
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from forked import Forked
+from safetensors.numpy import save_file
 
 from kmlite import files, paths, prompts, records
 
@@ -75,6 +78,21 @@ def tiny_refined(refined, tmp_path_factory) -> Path:
         lines = paths.exam_split(refined, split).read_text(encoding="utf-8").splitlines(keepends=True)
         files.write_text(paths.exam_split(folder, split), "".join(lines[:n]))
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint():
+    """make_checkpoint(folder, the trainer's state): a checkpoint that is whole, of one weight."""
+
+    def make(folder: Path, state: dict) -> Path:
+        files.write_json(folder / "trainer_state.json", state)
+        save_file({"x": np.zeros(4)}, folder / "adapter_model.safetensors")
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            with zipfile.ZipFile(folder / name, "w") as file:
+                file.writestr("data", "1")
+        return folder
+
+    return make
 
 
 def minimal(folder: Path, texts: list[str], refined: Path, text_only: bool) -> Path:

@@ -30,7 +30,7 @@ STACK = (
     "kmlite.training.trainer",
     "kmlite.models.merging",
     "kmlite.evaluation.suite",
-    "kmlite.training.exam_rows",
+    "kmlite.training.examples",
 )
 STACK += (
     "kmlite.training.self_training",

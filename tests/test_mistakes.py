@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from kmlite import cli, files, paths
+from kmlite.training import stages
 from recipes import evaluate, pipeline, refine, stage0, stage1, stage2
 
 QUESTION = {"question": "옳은 것은?", **{letter: f"보기 {letter}" for letter in "ABCDE"}, "answer": "B"}
@@ -131,8 +132,8 @@ def refusing(code):
 
 @pytest.mark.parametrize(("code", "said"), [(errno.EROFS, "read-only"), (errno.ENOSPC, "disk is full"), (errno.EACCES, "no permission")])
 def test_a_place_that_cannot_be_written(small, base, tmp_path, monkeypatch, code, said):
-    for recipe in (stage0, refine):
-        monkeypatch.setattr(recipe, "check_writable", refusing(code))
+    for module in (stages, refine):
+        monkeypatch.setattr(module, "check_writable", refusing(code))
     assert said in fails(stage0, "--refined", small, "--out", tmp_path, "--base", base)
     assert said in fails(refine, "--raw", paths.SAMPLE_RAW, "--refined", tmp_path)
 

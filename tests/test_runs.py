@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 
 import click
@@ -143,7 +144,11 @@ def test_model_fingerprint_reads_what_makes_a_model(tmp_path):
 @pytest.fixture
 def finish(monkeypatch):
     monkeypatch.setattr(runs, "environment", lambda: {"device": "none"})
-    return lambda folder, plan: runs.finish(folder, plan, time.time(), {"loss": 1.5})
+    return lambda folder, plan: runs.finish(folder, plan, time.time(), {"results": [1.5], "worse": []})
+
+
+def model(folder, weights: str = "1"):
+    files.write_text(folder / paths.FINAL / "model.safetensors", weights)
 
 
 def half_done(folder, plan):
@@ -202,12 +207,12 @@ def test_restart_drops_what_an_unfinished_run_has(tmp_path):
 
 def test_a_finished_run(tmp_path, finish):
     half_done(tmp_path, PLAN)
-    (tmp_path / paths.FINAL).mkdir()
+    model(tmp_path)
     assert not runs.is_done(tmp_path, PLAN)
     record = finish(tmp_path, PLAN)
     assert names(tmp_path) == [paths.FINAL, "loop_1", paths.RECORD]
     assert files.read_json(tmp_path / paths.RECORD) == json.loads(json.dumps(record))
-    assert (record["plan"], record["metrics"], record["device"]) == (PLAN, {"loss": 1.5}, "none")
+    assert (record["plan"], record["results"], record["device"]) == (PLAN, [1.5], "none")
     assert 0 <= record["seconds"] < 60
     assert runs.is_done(tmp_path, PLAN)
     assert not runs.is_done(tmp_path, PLAN | {"data": "4567"})
@@ -215,7 +220,7 @@ def test_a_finished_run(tmp_path, finish):
 
 def test_a_kill_right_behind_the_record_leaves_a_finished_run(tmp_path, finish, monkeypatch):
     half_done(tmp_path, PLAN)
-    (tmp_path / paths.FINAL).mkdir()
+    model(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(runs, "tidy", lambda folder: None)
         finish(tmp_path, PLAN)
@@ -224,17 +229,19 @@ def test_a_kill_right_behind_the_record_leaves_a_finished_run(tmp_path, finish, 
         runs.begin(tmp_path, changed, restart=False)
     runs.tidy_after_kill(tmp_path)
     assert names(tmp_path) == [paths.FINAL, "loop_1", paths.RECORD]
-    runs.begin(tmp_path, changed, restart=False)
+    runs.begin(tmp_path, changed, restart=True)
     (tmp_path / paths.CHECKPOINTS).mkdir()
     runs.tidy_after_kill(tmp_path)  # another run is under way
     assert names(tmp_path) == [paths.CHECKPOINTS, paths.FINAL, paths.PLAN, paths.RECORD]
 
 
 def test_a_record_without_its_model_is_not_done(tmp_path, finish):
-    (tmp_path / paths.FINAL).mkdir()
+    model(tmp_path)
     finish(tmp_path, PLAN)
-    (tmp_path / paths.FINAL).rmdir()
+    assert runs.is_done(tmp_path, PLAN)
+    shutil.rmtree(tmp_path / paths.FINAL)
     assert not runs.is_done(tmp_path, PLAN)
+    runs.begin(tmp_path, PLAN, restart=False)  # whoever removes a model wants another
 
 
 @pytest.mark.parametrize(
@@ -250,15 +257,17 @@ def test_a_record_without_its_model_is_not_done(tmp_path, finish):
         lambda final: (final.parent / paths.RECORD).write_text("[" * 100_000),
     ],
 )
-def test_a_model_or_record_that_was_changed_since_is_not_done(tmp_path, finish, change):
+def test_a_model_or_record_that_was_changed_since_is_not_done_and_not_trained_over_unasked(tmp_path, finish, change):
     final = tmp_path / paths.FINAL
-    final.mkdir()
-    (final / "model.safetensors").write_bytes(b"1")
+    model(tmp_path)
     (final / "tokenizer.json").write_text("{}")
     finish(tmp_path, PLAN)
     assert runs.is_done(tmp_path, PLAN)
     change(final)
     assert not runs.is_done(tmp_path, PLAN)
+    with pytest.raises(click.ClickException, match="not as its run left it"):
+        runs.begin(tmp_path, PLAN, restart=False)
+    runs.begin(tmp_path, PLAN, restart=True)
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"a": ', "null"])
@@ -272,17 +281,32 @@ def test_a_damaged_plan_drops_no_checkpoint_unasked(tmp_path, content):
     assert names(tmp_path) == [paths.PLAN]
 
 
-@pytest.mark.parametrize("restart", [False, True])
-def test_a_finished_run_of_another_plan_begins_anew(tmp_path, finish, restart):
+def test_a_finished_run_of_another_plan_is_refused_until_restart(tmp_path, finish):
     half_done(tmp_path, PLAN)
-    (tmp_path / paths.FINAL).mkdir()
+    model(tmp_path)
     finish(tmp_path, PLAN)
     changed = PLAN | {"data": "4567"}
-    runs.begin(tmp_path, changed, restart=restart)
+    before = names(tmp_path)
+    with pytest.raises(click.ClickException) as error:
+        runs.begin(tmp_path, changed, restart=False)
+    for part in ("a finished run", "data: 0123 → 4567", "--restart"):
+        assert part in error.value.message
+    assert names(tmp_path) == before
+    runs.begin(tmp_path, changed, restart=True)
     assert names(tmp_path) == [paths.FINAL, paths.PLAN, paths.RECORD]  # the old result stays until the new one is there
     assert files.read_json(tmp_path / paths.PLAN) == changed
     assert runs.is_done(tmp_path, PLAN)
     assert not runs.is_done(tmp_path, changed)
+
+
+def test_cosmetic_settings_are_no_part_of_the_result(tmp_path, finish):
+    plan, other = (PLAN | {runs.COSMETIC: {"log_every": n}} for n in (10, 5))
+    half_done(tmp_path, plan)
+    runs.begin(tmp_path, other, restart=False)
+    assert (tmp_path / "loop_1").is_dir()  # goes on
+    model(tmp_path)
+    finish(tmp_path, other)
+    assert runs.is_done(tmp_path, plan)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from kmlite.models import folders, loading
 from recipes import refine, stage1
 
 SOURCES = [p for folder in ("kmlite", "recipes", "benchmarks") for p in (paths.ROOT / folder).rglob("*.py")]
-SMALL = ["--batch", "2", "--accumulation", "1", "--rank", "4", "--alpha", "4", "--log-every", "1", "--measured", "2", "--recalled", "1"]
+SMALL = ["--batch", "2", "--accumulation", "1", "--rank", "4", "--alpha", "4", "--log-every", "1", "--recalled", "1"]
+SMALL += ["--heldout", "2", "--entries", "2", "--questions", "2", "--max-new-tokens", "2"]
 
 
 class Bomb:

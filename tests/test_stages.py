@@ -11,15 +11,14 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from kmlite import files, paths
+from kmlite import files, paths, results
 from kmlite.models import loading, merging
-from kmlite.training import loops
 from recipes import evaluate, export, pipeline, stage0, stage1, stage2
 
 SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "2"]
-STAGE0 = [*SMALL, "--new-tokens", "40", "--length", "64", "--max-steps", "12", "--save-every", "4", "--heldout", "6", "--entries", "5"]
-STAGE0 += ["--gauge-every", "4", "--questions", "6"]
-STAGE1 = [*SMALL, "--max-steps", "6", "--eval-every", "3", "--measured", "10", "--recalled", "3", "--chosen", "50"]
+STAGE0 = [*SMALL, "--new-tokens", "40", "--length", "64", "--max-steps", "12", "--save-every", "4", "--heldout", "6", "--entries", "30"]
+STAGE0 += ["--eval-every", "4", "--questions", "6"]
+STAGE1 = [*SMALL, "--max-steps", "6", "--eval-every", "3", "--heldout", "4", "--entries", "50", "--questions", "4", "--recalled", "3"]
 STAGE2 = [*SMALL, "--max-steps", "4", "--save-every", "2", "--eval-every", "4", "--loops", "2", "--max-new-tokens", "2"]
 
 
@@ -58,7 +57,7 @@ def trained(base, tiny_refined, tmp_path_factory) -> tuple[Path, dict[str, str]]
 def test_each_stage_changes_the_text_tower_and_nothing_else(base, trained):
     out, _ = trained
     models = [weights(base), *(weights(out / stage / paths.FINAL) for stage in paths.STAGES)]
-    loops_helped = record(out / paths.STAGES[2])["metrics"]["best_loop"] > 0
+    loops_helped = record(out / paths.STAGES[2])["best_loop"] > 0
     for number, (before, after) in enumerate(pairwise(models)):
         assert before.keys() == after.keys()
         changed = {name for name in before if before[name].shape != after[name].shape or not before[name].equal(after[name])}
@@ -83,7 +82,7 @@ def test_old_rows_keep_their_bytes_and_new_rows_moved(base, trained):
     out, _ = trained
     first, after = weights(base), weights(out / paths.STAGES[0] / paths.FINAL)
     name = next(n for n in first if n.endswith("embed_tokens.weight"))
-    n = record(out / paths.STAGES[0])["metrics"]["new_tokens"]
+    n = record(out / paths.STAGES[0])["vocabulary"]["new_tokens"]
     assert n == 40
     start = len(json.loads((base / "tokenizer.json").read_text())["model"]["vocab"]) + 1  # behind the image token
     assert after[name][:start].equal(first[name][:start])
@@ -115,54 +114,78 @@ def test_finished_models_load_with_plain_transformers_and_tied(trained):
 # ---- what is recorded
 
 
-def test_stage0_records_its_gauge_at_three_points_and_on_the_way(trained):
-    metrics = record(trained[0] / paths.STAGES[0])["metrics"]
-    points = metrics["gauge"]
-    assert list(points) == ["base", "extended", "after"]
-    for kind in ("korean", "dictionary", "english"):
-        assert len({point["bits"][kind] for point in points.values()}) == 3
-    assert 3 < points["after"]["bits"]["korean"] < points["base"]["bits"]["korean"]  # random weights learn fast
-    assert points["after"]["dev"]["n"] == 6
-    assert list(metrics["training"]["measured"]) == ["4", "8"]
-    assert points["after"]["bits"]["korean"] != metrics["training"]["measured"]["4"]["korean"] < points["extended"]["bits"]["korean"]
-    assert metrics["trainable"]["embeddings"] == 40 * 64
-    assert metrics["gain"]["by_text"]["held-out Korean"]["saved"] > 0
-    assert [entry["step"] for entry in metrics["training"]["curve"] if "loss" in entry] == [1, 2, 4, 6, 8, 10, 12]
-    assert metrics["texts_apart"] is True
-    assert metrics["worse"] == []
+def by_moment(folder: Path, measure: str, data: str) -> dict[str, float]:
+    return {one["when"]: one["value"] for one in record(folder)["results"] if (one["measure"], one["data"]) == (measure, data)}
+
+
+def test_every_result_has_the_same_keys_and_words(trained):
+    for stage in [*(trained[0] / stage / paths.RECORD for stage in paths.STAGES), trained[0] / paths.STAGES[2] / paths.EVALUATION]:
+        found = files.read_json(stage)["results"]
+        assert found
+        for one in found:
+            assert set(one) == {"stage", "when", "measure", "data", "value", "low", "high", "n", "unit", "how"}
+            assert one["measure"] in results.MEASURES and one["data"] in results.DATA
+            assert one["n"] > 0 and (one["low"] is None or one["low"] <= one["value"] <= one["high"])
+            assert one["how"].get("precision") == "16bit" or one["measure"] == "tokens_per_character"
+
+
+def test_stage0_measures_the_suite_at_three_moments_and_on_the_way(trained):
+    folder = trained[0] / paths.STAGES[0]
+    for data in ("korean", "dictionary", "english"):
+        bits = by_moment(folder, "bits_per_character", data)
+        assert set(bits) == {"before", "extended", "after", "step 4", "step 8"}
+        assert len(set(bits.values())) == 5
+    bits = by_moment(folder, "bits_per_character", "korean")
+    assert 3 < bits["after"] < bits["before"]  # random weights learn fast
+    assert bits["step 4"] < bits["extended"]
+    assert set(by_moment(folder, "accuracy", "dev")) == {"before", "extended", "after"}
+    tokens = by_moment(folder, "tokens_per_character", "korean")
+    assert tokens["extended"] < tokens["before"]
+    found = record(folder)
+    assert found["trainable"]["embeddings"] == 40 * 64
+    assert [entry["step"] for entry in found["training"][0]["curve"] if "loss" in entry] == [1, 2, 4, 6, 8, 10, 12]
+    assert found["texts_apart"] is True
+    assert found["worse"] == []
 
 
 def test_a_merge_is_within_rounding_of_the_adapter(trained):
     for stage in paths.STAGES:
-        metrics = record(trained[0] / stage)["metrics"]
-        assert 0 <= metrics["merge_difference"] < 0.02
+        assert 0 <= record(trained[0] / stage)["merge_difference"] < 0.02
 
 
-def test_stage1_and_stage2_record_before_and_after(trained):
-    out, _ = trained
-    one, two = (record(out / stage)["metrics"] for stage in paths.STAGES[1:])
-    assert one["after"]["taught"] < one["before"]["taught"]
-    for when in ("before", "after"):
-        assert set(one[when]["recall"]) == {"n", "f1", "chrf"}
-        assert one[when]["recall"]["n"] == 3
-        assert one[when]["choice"]["taught"]["n"] == 50
-        assert one[when]["choice"]["heldout"]["n"] == 5
-    assert "right definition of five, held-out" in trained[1]["stage1"]
-    assert {len(two[when]) for when in ("before", "after")} == {2, 3}  # dev and taught; test only after
-    assert two["after"]["test"]["n"] == 6
-    assert two["target_reached"] is (two["after"]["dev"]["accuracy"] >= 90)
-    assert len(two["loops"]) == 2
-    assert two["reasoned_rows"] <= 0.05 * 21 + 1
-    bits = {when: point["bits"] for when, point in two["gauge"].items()}
-    assert list(bits) == ["before", "after"]
-    assert set(bits["before"]) == {"korean", "dictionary", "english"}
-    assert (bits["before"] != bits["after"]) == (two["best_loop"] > 0)
-    assert "the language before and after" in trained[1]["stage2"]
+def test_stage1_measures_definitions_and_what_it_does_not_teach(trained):
+    folder = trained[0] / paths.STAGES[1]
+    bits = by_moment(folder, "bits_per_character", "seen definitions")
+    assert bits["after"] < bits["before"]
+    n = {(one["measure"], one["data"]): one["n"] for one in record(folder)["results"]}
+    assert n == {
+        ("bits_per_character", "seen definitions"): 50,
+        ("definition_choice", "seen definitions"): 50,
+        ("bits_per_character", "held-out definitions"): 5,
+        ("definition_choice", "held-out definitions"): 5,
+        ("character_f1", "seen definitions"): 3,
+        ("chrf", "seen definitions"): 3,
+        ("bits_per_character", "korean"): 4,
+        ("bits_per_character", "english"): 16,
+        ("accuracy", "dev"): 4,
+    }
+
+
+def test_stage2_asks_dev_and_seen_questions_and_never_test(trained):
+    folder = trained[0] / paths.STAGES[2]
+    found = record(folder)
+    assert {one["data"] for one in found["results"]} == {"dev", "seen", "korean", "dictionary", "english"}
+    assert set(by_moment(folder, "accuracy", "dev")) == {"before", "loop 1", "loop 2", "after"}
+    assert found["target_reached"] is (by_moment(folder, "accuracy", "dev")["after"] >= 90)
+    assert [part["loop"] for part in found["training"]] == [1, 2]
+    assert all(part["reasoned_rows"] <= 0.05 * 21 + 1 for part in found["training"])
+    bits = by_moment(folder, "bits_per_character", "korean")
+    assert (bits["before"] != bits["after"]) == (found["best_loop"] > 0)
 
 
 def test_records_name_their_base_as_a_stand_in(trained):
     out, said = trained
-    assert all(record(out / stage)["metrics"]["stand_in"] for stage in paths.STAGES)
+    assert all(record(out / stage)["stand_in"] for stage in paths.STAGES)
     assert all("nothing about MedGemma" in text for text in said.values())
 
 
@@ -183,10 +206,9 @@ def test_eval_writes_every_prediction_and_counts_the_openings_of_test(trained):
     assert sum(p["right"] for p in predictions) == result["summary"]["right"]
     assert sum(result["summary"]["letters"].values()) + result["summary"]["unreadable"] == 6
     assert sum(part["n"] for part in result["summary"]["by_subject"].values()) == 6
-    assert "scored 2 times" in said["eval"]  # once by stage 2, once by eval
-    assert len((folder / paths.TEST_LOG).read_text().splitlines()) == 2
-    after = record(folder)["metrics"]["after"]["test"]
-    assert after["accuracy"] == result["summary"]["accuracy"]
+    assert "scored 1 time " in said["eval"]  # stage 2 leaves it closed
+    assert len((folder / paths.TEST_LOG).read_text().splitlines()) == 1
+    assert results.find(result["results"], "accuracy", "test")["value"] == result["summary"]["accuracy"]
 
 
 # ---- running again
@@ -203,6 +225,26 @@ def test_a_second_run_does_nothing(base, trained, tiny_refined):
         (evaluate, ["--max-new-tokens", "2"]),
     ):
         assert "nothing changed" in run(recipe, *folders, *arguments)
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arguments"),
+    [(stage1, [*STAGE1, "--save-every", "3"]), (stage2, [*STAGE2, "--log-every", "1", "--report-to", "none", "--eval-every", "1"])],
+)
+def test_a_cosmetic_setting_trains_nothing_anew(trained, tiny_refined, recipe, arguments):
+    out, _ = trained
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    said = run(recipe, "--refined", tiny_refined, "--out", out, *arguments)
+    assert "nothing changed" in said and "makes no other model" in said
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+
+
+def test_a_finished_stage_of_other_deciding_settings_is_refused_with_the_difference(trained, tiny_refined):
+    out, _ = trained
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    said = run(stage2, "--refined", tiny_refined, "--out", out, *STAGE2, "--learning-rate", "2e-3", status=1)
+    assert "settings.learning_rate: 0.001 → 0.002" in said and "--restart" in said
     assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
 
 
@@ -245,7 +287,7 @@ def test_stage2_killed_in_its_second_loop_gives_the_same_bytes(trained, tiny_ref
     run(stage2, *arguments)
     arguments[5] = killed
     seen = []
-    original = loops.prune
+    original = stage2.prune
 
     def prune(*given):
         original(*given)
@@ -253,7 +295,7 @@ def test_stage2_killed_in_its_second_loop_gives_the_same_bytes(trained, tiny_ref
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(loops, "prune", prune)
+        patch.setattr(stage2, "prune", prune)
         with pytest.raises(Killed):
             CliRunner().invoke(stage2.command, [str(a) for a in arguments], catch_exceptions=False)
     assert len(seen) == 1
@@ -295,12 +337,12 @@ def writes_reasonings(monkeypatch, kill_after: int | None = None) -> None:
 
 def test_stage2_teaches_its_own_reasonings_and_a_kill_changes_no_byte(trained, tiny_refined, tmp_path, monkeypatch):
     base = trained[0] / paths.STAGES[1] / paths.FINAL
-    arguments = ["--base", base, "--refined", tiny_refined, *STAGE2, "--target", "100", "--reasoned-share", "0.3", "--eval-batch", "6"]
-    arguments += ["--self-reason", "--reason-samples", "2", "--reason-questions", "15", "--out"]
+    arguments = ["--base", base, "--refined", tiny_refined, *STAGE2, "--target", "100", "--reasoned-share", "0.3"]
+    arguments += ["--self-reason", "--reason-questions", "15", "--out"]
     with monkeypatch.context() as patch:
         writes_reasonings(patch)
         said = run(stage2, *arguments, tmp_path / "whole")
-    for kill_after in (4, 17):  # in the first loop's questions, and in the second's
+    for kill_after in (1, 2):  # in the first loop's questions, and in the second's
         with monkeypatch.context() as patch:
             writes_reasonings(patch, kill_after)
             with pytest.raises(Killed):
@@ -311,11 +353,11 @@ def test_stage2_teaches_its_own_reasonings_and_a_kill_changes_no_byte(trained, t
     whole, killed = (tmp_path / name / paths.STAGES[2] for name in ("whole", "killed"))
     for name in ("adapter_model.safetensors", paths.SELF_REASONS):
         assert (whole / "loop_2" / name).read_bytes() == (killed / "loop_2" / name).read_bytes()
-    loop = record(whole)["metrics"]["loops"][1]
+    loop = record(whole)["training"][1]
     lines = files.read_lines(whole / "loop_2" / paths.SELF_REASONS)
-    assert loop["self_reasons"]["texts"] == len(lines) == 15 * 2 * 3
+    assert loop["self_reasons"]["texts"] == len(lines) == 15 * 3
     assert loop["self_reasons"]["kept"] == sum(not line["dropped"] for line in lines) > 0
-    assert loop["self_reasons"]["dropped"]["wrong letter"] > 30
+    assert loop["self_reasons"]["dropped"]["wrong letter"] > 15
     with_cot = sum("cot" in question for question in files.read_lines(paths.exam_split(tiny_refined, "train")))
     assert loop["reasoned_rows"] == with_cot + loop["self_reasons"]["kept"]
     assert f"{loop['self_reasons']['kept']} kept" in said
@@ -329,9 +371,8 @@ def test_stage2_on_exam_questions_alone_with_a_weighted_letter(trained, tiny_ref
     arguments = ["--base", base, "--refined", bare, *STAGE2, "--loops", "1", "--answer-weight"]
     run(stage2, *arguments, "3", "--out", tmp_path / "3")
     run(stage2, *arguments, "1", "--out", tmp_path / "1")
-    metrics = record(tmp_path / "3" / paths.STAGES[2])["metrics"]
-    assert set(metrics["gauge"]["after"]["bits"]) == {"english"}
-    assert metrics["price"] is None
+    found = record(tmp_path / "3" / paths.STAGES[2])["results"]
+    assert {one["data"] for one in found if one["measure"] == "bits_per_character"} == {"english"}
     adapters = [tmp_path / weight / paths.STAGES[2] / "loop_1" / "adapter_model.safetensors" for weight in "31"]
     assert adapters[0].read_bytes() != adapters[1].read_bytes()
     assert "--answer-weight" in run(stage2, *arguments, "0", "--out", tmp_path / "0", status=1)
@@ -345,7 +386,7 @@ def test_self_reasoning_on_the_embedded_base_keeps_nothing_and_says_so(trained, 
     assert "9 reasonings for 3 questions, 0 kept; dropped: unreadable 9" in said
     assert "A model of this size can't reason" in said
     assert "--reasoned-share" in run(stage2, *arguments, *asking, "--reasoned-share", "0", status=1)
-    assert "above 0" in run(stage2, *arguments, *asking, "--reason-temperature", "0", status=1)
+    assert "above 0" in run(stage2, *arguments, *asking, "--reason-questions", "0", status=1)
 
 
 def test_an_unfinished_run_of_other_settings_is_refused_and_restart_drops_it(base, tiny_refined, tmp_path, monkeypatch):
@@ -371,12 +412,12 @@ def test_other_embedding_modes(base, tiny_refined, tmp_path, embeddings):
     name = next(n for n in first if n.endswith("embed_tokens.weight"))
     old = len(first[name]) - 64
     assert after[name][:old].equal(first[name][:old]) == (embeddings == "none")
-    assert record(tmp_path / paths.STAGES[0])["metrics"]["trainable"]["embeddings"] == (0 if embeddings == "none" else after[name].numel())
+    assert record(tmp_path / paths.STAGES[0])["trainable"]["embeddings"] == (0 if embeddings == "none" else after[name].numel())
 
 
 @pytest.mark.parametrize(("embeddings", "precision"), [("new", "4bit"), ("all", "16bit")])
 def test_rows_and_recomputed_activations_through_kill_and_merge(base, tiny_refined, tmp_path, monkeypatch, precision, embeddings):
-    arguments = [*STAGE0, "--embeddings", embeddings, "--precision", precision, "--checkpointing", "on", "--gauge-every", "0"]
+    arguments = [*STAGE0, "--embeddings", embeddings, "--precision", precision, "--checkpointing", "on", "--eval-every", "0"]
     arguments = ["--base", base, "--refined", tiny_refined, *arguments, "--out"]
     run(stage0, *arguments, tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -386,18 +427,26 @@ def test_rows_and_recomputed_activations_through_kill_and_merge(base, tiny_refin
     assert "going on from" in run(stage0, *arguments, tmp_path / "killed")
     whole, killed = (weights(tmp_path / name / paths.STAGES[0] / paths.FINAL) for name in ("whole", "killed"))
     assert all(whole[name].equal(killed[name]) for name in whole)
-    metrics = record(tmp_path / "whole" / paths.STAGES[0])["metrics"]
-    assert metrics["gauge"]["after"]["bits"]["korean"] < metrics["gauge"]["base"]["bits"]["korean"]
-    assert metrics["merge_difference"] < merging.ROUNDING
+    bits = by_moment(tmp_path / "whole" / paths.STAGES[0], "bits_per_character", "korean")
+    assert bits["after"] < bits["before"]
+    assert record(tmp_path / "whole" / paths.STAGES[0])["merge_difference"] < merging.ROUNDING
+
+
+def test_nothing_held_out_and_no_new_tokens(base, tiny_refined, tmp_path):
+    """No text to measure on is no reason to fail, and rows that nothing added are not measured twice."""
+    arguments = [*STAGE0, "--max-steps", "2", "--heldout", "0", "--entries", "0", "--questions", "0", "--new-tokens", "0"]
+    run(stage0, "--base", base, "--refined", tiny_refined, "--out", tmp_path, *arguments)
+    found = record(tmp_path / paths.STAGES[0])["results"]
+    assert {(one["data"], one["when"]) for one in found} == {("english", when) for when in ("before", "after")}
 
 
 def test_replay_mixes_the_original_language_in(base, tiny_refined, tmp_path):
     folder = tmp_path / "english"
     files.write_lines(folder / "a.jsonl", files.read_lines(paths.ENGLISH_GAUGE))
-    arguments = ["--base", base, "--refined", tiny_refined, *STAGE0, "--max-steps", "2", "--gauge-every", "0", "--questions", "0", "--out"]
+    arguments = ["--base", base, "--refined", tiny_refined, *STAGE0, "--max-steps", "2", "--eval-every", "0", "--questions", "0", "--out"]
     run(stage0, *arguments, tmp_path / "plain")
     run(stage0, *arguments, tmp_path / "mixed", "--replay", folder, "--replay-share", "0.2")
-    plain, mixed = (record(tmp_path / name / paths.STAGES[0])["metrics"]["training"]["rows"] for name in ("plain", "mixed"))
+    plain, mixed = (record(tmp_path / name / paths.STAGES[0])["training"][0]["rows"] for name in ("plain", "mixed"))
     assert mixed == plain + round(plain * 0.2 / 0.8)
     for arguments_ in (["--replay", tmp_path / "nowhere"], ["--replay", folder, "--replay-share", "1.5"]):
         assert "replay" in run(stage0, *arguments, tmp_path / "no", *arguments_, status=1)
@@ -453,8 +502,8 @@ def test_the_report_reads_what_the_stages_wrote(trained, tiny_refined):
     out, _ = trained
     given = page.gather(tiny_refined, out)
     assert [step["state"] for step in given["steps"]] == ["missing", "done", "done", "done", "done"]  # refine.json was not copied
-    assert all(stage["curve"] for stage in given["stages"]) and given["stages"][0]["measured"]
-    assert given["stand_in"] and given["vocabulary"]["examples"] and given["published"]
+    assert all(stage["loss"] and stage["table"]["rows"] for stage in given["stages"]) and given["stages"][0]["measured"]
+    assert given["stand_in"] and given["vocabulary"]["most_used"] and given["published"] and given["loops"] and given["cards"]
     assert {part["name"][0] for part in given["browser"]["sets"]} >= {"before stage 2"}
     assert {part["split"] for part in given["browser"]["sets"]} == {"dev", "test"}
     html = page.build(tiny_refined, out, "ko", {})
@@ -465,12 +514,11 @@ def test_the_report_reads_what_the_stages_wrote(trained, tiny_refined):
 @pytest.mark.parametrize("kind", ["merged", "adapter"])
 def test_what_the_stages_trained_is_exported_with_its_card(trained, tiny_refined, tmp_path, kind):
     """On records as the stages write them."""
-    if kind == "adapter" and not record(trained[0] / paths.STAGES[2])["metrics"]["best_loop"]:
+    if kind == "adapter" and not record(trained[0] / paths.STAGES[2])["best_loop"]:
         pytest.skip("no loop of these minimal models was better on dev")
     run(export, "--refined", tiny_refined, "--out", trained[0], "--format", kind, "--to", tmp_path / "to")
     text = (tmp_path / "to" / "README.md").read_text(encoding="utf-8")
-    metrics = [record(trained[0] / stage)["metrics"] for stage in paths.STAGES]
-    dev = metrics[2]["after"]["dev"]
-    assert f"{dev['accuracy']:.1f}% ({dev['interval'][0]:.1f}–{dev['interval'][1]:.1f}) | {dev['n']} |" in text
-    assert f"{metrics[0]['gauge']['after']['bits']['korean']:.3f}" in text
-    assert f"| {metrics[1]['before']['taught']:.3f} | {metrics[1]['after']['taught']:.3f} |" in text
+    for stage in paths.STAGES:
+        for one in record(trained[0] / stage)["results"]:
+            if one["when"] == "after":
+                assert f"| {results.in_words(one)} | {one['n']} |" in text

@@ -3,8 +3,8 @@
 import random
 from collections import Counter
 
-from kmlite import prompts
-from kmlite.evaluation import generation, scoring
+from kmlite import prompts, results
+from kmlite.evaluation import generation, scoring, suite
 
 CHOICES = 5
 
@@ -82,44 +82,18 @@ def choice(model, tokenizer, asked: list[dict], entries: list[dict], length: int
     return {**scoring.score(right, len(groups)), "chance": 100 / CHOICES}
 
 
-def measure(
-    model, tokenizer, taught: list[dict], heldout: list[dict], *, measured: int, recalled: int, chosen: int, length: int, batch: int
-) -> dict:
-    """All that stage 1 is measured by: {"taught", "heldout": bits per character, "recall", "choice": {"taught", "heldout"}}; what
-    cannot be measured is None."""
-    return {
-        "taught": generation.answer_bits(model, tokenizer, pairs(taught[:measured]), length),
-        "heldout": generation.answer_bits(model, tokenizer, pairs(heldout[:measured]), length) if heldout else None,
-        "recall": recall(model, tokenizer, taught[:recalled], batch=batch),
-        "choice": {
-            name: choice(model, tokenizer, entries[:chosen], entries, length)
-            for name, entries in (("taught", taught), ("heldout", heldout))
-        },
-    }
-
-
-def show(before: dict, after: dict) -> None:
-    """One table, a row for each measure."""
-    from rich.table import Table
-
-    from kmlite.cli import console
-
-    table = Table("", "before", "after", "", title="Stage 1, before and after")
-    for key, name in (("taught", "taught"), ("heldout", "held-out")):
-        cells = ["–" if part[key] is None else f"{part[key]:.4f}" for part in (before, after)]
-        why = f"no {name} definitions, or none that fits the length: not measured"
-        table.add_row(f"bits per character, {name} definitions", *cells, why if before[key] is None else "")
-    if after["recall"]:
-        n = f"{after['recall']['n']} taught terms"
-        table.add_row("definitions from memory, character F1", *(f"{part['recall']['f1']:.1%}" for part in (before, after)), n)
-        table.add_row("definitions from memory, chrF (0–100)", *(f"{part['recall']['chrf']:.1f}" for part in (before, after)), n)
-    for key, name in (("taught", "taught"), ("heldout", "held-out")):
-        scores = [part["choice"][key] for part in (before, after)]
-        if None in scores:
-            table.add_row(f"right definition of five, {name}", "–", "–", "fewer than five definitions to choose from: not measured")
-        else:
-            cells = [f"{s['accuracy']:.1f}% ({s['interval'][0]:.1f}–{s['interval'][1]:.1f})" for s in scores]
-            table.add_row(
-                f"right definition of five, {name}", *cells, f"{scores[1]['n']} terms, 95% interval; by chance {scores[1]['chance']:.0f}%"
-            )
-    console.print(table)
+def measure(model, tokenizer, seen: list[dict], heldout: list[dict], *, entries: int, recalled: int, length: int) -> list[dict]:
+    """The results of stage 1's own measures, on up to `entries` seen and held-out entries each; what cannot be measured is left out."""
+    found = []
+    for data, listed in (("seen definitions", seen), ("held-out definitions", heldout)):
+        asked = suite.sample_entries(listed, entries)
+        if not asked:
+            continue
+        if (cost := generation.answer_bits(model, tokenizer, pairs(asked), length)) is not None:
+            found.append(results.result("bits_per_character", data, cost, len(asked)))
+        if chosen := choice(model, tokenizer, asked, listed, length):
+            found.append(results.of_score(chosen, "definition_choice", data))
+    if written := recall(model, tokenizer, suite.sample_entries(seen, recalled), batch=generation.default_batch()):
+        found.append(results.result("character_f1", "seen definitions", 100 * written["f1"], written["n"]))
+        found.append(results.result("chrf", "seen definitions", written["chrf"], written["n"]))
+    return found

@@ -1,18 +1,18 @@
-"""The fixed gauge of a stage: bits per character of three kinds of text and accuracy on dev questions, at every point the same."""
+"""The evaluation suite of a stage: bits per character of three kinds of text and accuracy on dev, the same at every moment."""
 
 import json
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from kmlite import paths, prompts, records
-from kmlite.cli import console
+from kmlite import paths, prompts, records, results
 from kmlite.evaluation import generation, scoring
 
-PRICE = 0.02  # a rise of Korean bits per character from which a gain elsewhere counts as bought with language
-NAMES = {"korean": "Korean, held out", "dictionary": "dictionary", "english": "English medicine"}
+T = TypeVar("T")
 
 
-class Gauge(NamedTuple):
+class Suite(NamedTuple):
     """What is measured. Lists are empty where the refined data lacks that kind."""
 
     korean: list[str]
@@ -22,71 +22,71 @@ class Gauge(NamedTuple):
     length: int
 
 
-def prepare(refined: Path, *, texts: int, entries: int, questions: int, length: int) -> Gauge:
-    """The first `texts` held-out texts, `entries` dictionary entries and `questions` dev questions of the refined data."""
+def sample(items: Iterable[T], n: int, text: Callable[[T], str], stratum: Callable[[T], str] = lambda item: "") -> list[T]:
+    """`n` of the items by a hash of their text, each stratum with its share; the same whatever the order of the file.
+
+    Within a stratum the hash gives each item a place; those with the lowest places of all strata together are taken.
+    """
+    import xxhash
+
+    listed = sorted(items, key=lambda item: (xxhash.xxh3_64_intdigest(text(item).encode("utf-8", "replace")), text(item)))
+    sizes, seen = Counter(map(stratum, listed)), Counter[str]()
+    placed = []
+    for item in listed:
+        name = stratum(item)
+        seen[name] += 1
+        placed.append(((seen[name] - 0.5) / sizes[name], item))
+    placed.sort(key=lambda pair: pair[0])
+    return [item for _, item in placed[:n]]
+
+
+def sample_questions(questions: list[dict], n: int) -> list[dict]:
+    return sample(questions, n, lambda question: question["question"], scoring.subject_of)
+
+
+def sample_entries(entries: list[dict], n: int) -> list[dict]:
+    return sample(entries, n, lambda entry: entry["term"])
+
+
+def prepare(refined: Path, *, texts: int, entries: int, questions: int, length: int) -> Suite:
+    """Up to `texts` held-out texts, `entries` dictionary entries and `questions` dev questions of the refined data, by hash."""
     held = paths.heldout_text(refined)
-    korean = list(records.read_texts([held]))[:texts] if held.exists() else []
-    terms = records.read_dictionary(refined)[:entries] if (refined / paths.DICTIONARY).exists() else []
-    dev = records.read_exam(refined, "dev")[:questions] if paths.exam_split(refined, "dev").exists() else []
+    korean = sample(records.read_texts([held]), texts, str) if texts and held.exists() else []
+    terms = records.read_dictionary(refined) if entries and (refined / paths.DICTIONARY).exists() else []
+    dev = records.read_exam(refined, "dev") if questions and paths.exam_split(refined, "dev").exists() else []
     english = [json.loads(line)["text"] for line in paths.ENGLISH_GAUGE.read_text(encoding="utf-8").splitlines()]
-    return Gauge(korean, [(prompts.dictionary_prompt(t["term"]), t["definition"]) for t in terms], english, dev, length)
+    pairs = [(prompts.dictionary_prompt(t["term"]), t["definition"]) for t in sample_entries(terms, entries)]
+    return Suite(korean, pairs, english, sample_questions(dev, questions), length)
 
 
-def bits(model, tokenizer, gauge: Gauge) -> dict[str, float]:
-    """Bits per character by kind of text; what could not be measured (no text, or none that fits the length) is left out."""
-    found: dict[str, float | None] = {}
-    if gauge.korean:
-        found["korean"] = generation.bits_per_character(model, tokenizer, gauge.korean, gauge.length)
-    if gauge.dictionary:
-        found["dictionary"] = generation.answer_bits(model, tokenizer, gauge.dictionary, gauge.length)
-    found["english"] = generation.bits_per_character(model, tokenizer, gauge.english, gauge.length)
-    return {kind: value for kind, value in found.items() if value is not None}
+def in_words(suite: Suite) -> str:
+    kinds: dict[str, list] = {"held-out texts": suite.korean, "dictionary entries": suite.dictionary}
+    kinds |= {"English texts": suite.english, "dev questions": suite.dev}
+    return ", ".join(f"{len(part)} {name}" for name, part in kinds.items() if part)
 
 
-def measure(model, tokenizer, gauge: Gauge) -> dict:
-    """Bits per character, and under "dev" the accuracy on dev questions where there are any."""
-    found: dict = {"bits": bits(model, tokenizer, gauge)}
-    if gauge.dev:
-        answers = scoring.answer_exam(model, tokenizer, gauge.dev, max_new_tokens=32, batch=generation.default_batch())
-        found["dev"] = scoring.summarise(answers)
+def bits(model, tokenizer, suite: Suite) -> list[dict]:
+    """Bits per character by kind of text."""
+    found = []
+    for data, texts in (("korean", suite.korean), ("english", suite.english)):
+        if (cost := generation.bits_per_character(model, tokenizer, texts, suite.length)) is not None:
+            found.append(results.result("bits_per_character", data, cost, len(texts)))
+    if (cost := generation.answer_bits(model, tokenizer, suite.dictionary, suite.length)) is not None:
+        found.append(results.result("bits_per_character", "dictionary", cost, len(suite.dictionary)))
     return found
 
 
-def is_worse(before: dict, after: dict) -> list[str]:
-    """What got worse: Korean costs more bits, or dev accuracy fell below the interval it began with."""
-    reasons = []
-    if "korean" in before["bits"].keys() & after["bits"].keys() and after["bits"]["korean"] > before["bits"]["korean"]:
-        reasons.append(f"Korean text costs {after['bits']['korean']:.4f} bits per character, {before['bits']['korean']:.4f} before")
-    if "dev" in before and after["dev"]["accuracy"] < before["dev"]["interval"][0]:
-        low = before["dev"]["interval"][0]
-        reasons.append(f"dev accuracy is {after['dev']['accuracy']:.1f}%, below the interval of the model before (from {low:.1f}%)")
-    return reasons
+def measure(model, tokenizer, suite: Suite, max_new_tokens: int) -> list[dict]:
+    """Bits per character, and the accuracy on dev questions where there are any."""
+    found = bits(model, tokenizer, suite)
+    if suite.dev:
+        found.append(accuracy(model, tokenizer, suite.dev, "dev", max_new_tokens)[0][0])
+    return found
 
 
-def price(before: dict, after: dict, gained: bool) -> str | None:
-    """What a gain on the exam, if there was one, cost in language; None where Korean bits rose by PRICE at the most, or are not known."""
-    if "korean" not in before["bits"].keys() & after["bits"].keys():
-        return None
-    rise = after["bits"]["korean"] / before["bits"]["korean"] - 1
-    if rise <= PRICE:
-        return None
-    what = "the gain on the exam was bought with language" if gained else "language was lost and nothing gained on the exam"
-    return f"{what}: Korean text costs {rise:+.1%} bits per character (more than {PRICE:.0%} is said)"
-
-
-def show(points: dict[str, dict], title: str) -> None:
-    """One table: a column for each point of measurement, a row for each measure."""
-    from rich.table import Table
-
-    table = Table("", *points, title=title)
-    for key, name in NAMES.items():
-        values = [point["bits"].get(key) for point in points.values()]
-        if any(value is not None for value in values):
-            table.add_row(f"bits per character, {name}", *("not measured" if value is None else f"{value:.4f}" for value in values))
-    if any("dev" in point for point in points.values()):
-        cells = []
-        for point in points.values():
-            part = point.get("dev")
-            cells.append(f"{part['accuracy']:.1f}% ({part['interval'][0]:.1f}–{part['interval'][1]:.1f})" if part else "")
-        table.add_row("accuracy on dev (95% interval)", *cells)
-    console.print(table)
+def accuracy(model, tokenizer, questions: list[dict], data: str, max_new_tokens: int) -> tuple[list[dict], list[dict]]:
+    """(the results, the predictions) of exam questions asked by kmlite's short prompt and answered by writing."""
+    batch = generation.default_batch()
+    predictions = scoring.answer_exam(model, tokenizer, questions, max_new_tokens=max_new_tokens, batch=batch)
+    how = {"scorer": "generate", "prompt": "kmlite", "orders": 1}
+    return results.of_answers(scoring.summarise(predictions), data, **how), predictions

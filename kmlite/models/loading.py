@@ -232,7 +232,6 @@ def add_lora(
     r: int,
     alpha: int,
     dropout: float,
-    rslora: bool,
     seed: int,
     recompute: bool = False,
     embeddings: str = "none",
@@ -263,7 +262,7 @@ def add_lora(
             r=r,
             lora_alpha=alpha,
             lora_dropout=dropout,
-            use_rslora=rslora,
+            use_rslora=True,  # scale alpha / sqrt(r), so that a rank can be changed without the rate (arXiv 2312.03732)
             target_modules=TEXT_PROJECTIONS,
             bias="none",
             random_state=seed,

@@ -15,7 +15,7 @@ import click
 from kmlite import prompts
 from kmlite.files import put_in_place, write_json, write_text
 from kmlite.models.merging import publish_names
-from kmlite.training import packing
+from kmlite.training import examples
 
 NAME = "kmlite embedded base"
 VERSION = 3  # raise it when what `build` makes changes
@@ -192,7 +192,7 @@ def warm_up(model, tokenizer, texts: list[str], turns: list[tuple[str, str]], se
 
     import torch
 
-    rows = list(packing.packed(tokenizer, texts, 128))
+    rows = list(examples.packed(tokenizer, texts, 128))
     for prompt, answer in turns:
         ids, _ = prompts.conversation_ids(tokenizer, prompt, answer)
         rows.append((ids + [tokenizer.pad_token_id] * 128)[:128])

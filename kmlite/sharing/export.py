@@ -106,7 +106,7 @@ def write_adapter(source: Source, target: Path, out: Path, base: str) -> dict:
             f"{source.folder} holds no adapter: this stage's LoRA was merged into its model, {source.final}, and dropped.\n"
             f"  What there is, is that model: {merged}"
         )
-    loop = source.record["metrics"]["best_loop"]
+    loop = source.record["best_loop"]
     adapter = source.folder / f"loop_{loop}"
     if not loop:
         raise click.ClickException(

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from kmlite import files, paths
+from kmlite import files, paths, results
 
 HAI_DEF = "https://developers.google.com/health-ai-developer-foundations/terms"
 GEMMA = "https://ai.google.dev/gemma/terms"
@@ -15,7 +15,6 @@ WARNING = (
     "**Not for the care of patients.** This is a language model that was asked exam questions. It can be wrong in every sentence and sound "
     "sure. It was not tested in a clinic, and nobody has approved it as a medical device. Do not diagnose, treat or advise anyone by it."
 )
-NAMES = {"korean": "held-out Korean", "english": "English medicine", "dictionary": "dictionary"}
 STEPS = ("Korean text", "medical dictionary", "exam questions")
 USE = {
     "merged": """\
@@ -107,18 +106,18 @@ def training(source) -> str:
     """A table row for each stage that led to this model: base, data, settings, versions."""
     lines = ["| step | started from | data (fingerprints) | LoRA | rate | rows × epochs | precision | kmlite |", "| --- " * 8 + "|"]
     for record in source.records:
-        plan, metrics = record["plan"], record["metrics"]
+        plan, trained = record["plan"], record["training"]
         settings, step = plan["settings"], int(plan["step"][-1])
         start = f"{plan['base']['name']} ({plan['base'].get('commit') or plan['base']['fingerprint']})"
         used = {name: value for name, value in plan["data"].items() if name != "replay" or settings.get("replay")}
         data = ", ".join(f"{name} {value}" for name, value in used.items())
         lora = f"rank {settings['rank']}, alpha {settings['alpha']}"
-        rows = f"{metrics['training']['rows']:,}" if "training" in metrics else f"{len(metrics['loops'])} loops"
+        rows = f"{sum(part['rows'] for part in trained):,} in {len(trained)} runs" if len(trained) != 1 else f"{trained[0]['rows']:,}"
         cells = (f"{step}, {STEPS[step]}", start, data, lora, f"{settings['learning_rate']:g}", f"{rows} × {settings['epochs']:g}")
-        lines.append("| " + " | ".join([*cells, metrics["precision"], str(record.get("commit"))]) + " |")
-    first = source.records[0]["metrics"]
-    if first.get("new_tokens"):
-        lines += ["", f"Stage 0 added {first['new_tokens']:,} Korean tokens to the vocabulary; all older tokens keep their ids."]
+        lines.append("| " + " | ".join([*cells, record["precision"], str(record.get("commit"))]) + " |")
+    new_tokens = source.records[0].get("vocabulary", {}).get("new_tokens")
+    if new_tokens:
+        lines += ["", f"Stage 0 added {new_tokens:,} Korean tokens to the vocabulary; all older tokens keep their ids."]
     versions = source.record["versions"]
     lines += [
         "",
@@ -127,70 +126,57 @@ def training(source) -> str:
     return "\n".join(lines)
 
 
-def in_words(part: dict) -> str:
-    low, high = part["interval"]
-    return f"{part['accuracy']:.1f}% ({low:.1f}–{high:.1f})"
-
-
 def figures(source) -> str:
-    """All that the stages measured before and after themselves, and what `make eval` found, with 95% intervals and n."""
+    """All that the stages and `make eval` measured, with 95% intervals and n."""
+    found = [one for record in source.records for one in record["results"]]
     lines = ["| stage | measure | before | after | n |", "| --- | --- | --- | --- | --- |"]
-
-    def row(stage: int, measure: str, before: str, after: str, n: object = "") -> None:
-        lines.append(f"| {stage} | {measure} | {before} | {after} | {n} |")
-
-    def cost(stage: int, measure: str, before: float | None, after: float | None) -> None:
-        if before is not None and after is not None:
-            row(stage, f"bits per character, {measure} (less is better)", f"{before:.3f}", f"{after:.3f}")
-
-    for record in source.records:
-        step, metrics = int(record["plan"]["step"][-1]), record["metrics"]
-        if gauge := metrics.get("gauge"):
-            before, after = gauge["base" if step == 0 else "before"], gauge["after"]
-            for name, value in before["bits"].items():
-                cost(step, NAMES.get(name, name), value, after["bits"].get(name))
-            if step == 0 and "dev" in before:
-                row(0, "accuracy on dev questions", in_words(before["dev"]), in_words(after["dev"]), before["dev"]["n"])
-        if step == 1:
-            before, after = metrics["before"], metrics["after"]
-            cost(1, "taught definitions", before["taught"], after["taught"])
-            cost(1, "held-out definitions", before["heldout"], after["heldout"])
-            if after["recall"]:
-                n = after["recall"]["n"]
-                row(1, "definitions from memory, character F1", f"{before['recall']['f1']:.1%}", f"{after['recall']['f1']:.1%}", n)
-            for name, chosen in after["choice"].items():
-                if chosen and before["choice"][name]:
-                    row(1, f"right definition of five, {name}", in_words(before["choice"][name]), in_words(chosen), chosen["n"])
-        if step == 2:
-            for name, part in metrics["after"].items():
-                before = metrics["before"].get(name)
-                row(2, f"accuracy on {name} questions", in_words(before) if before else "not asked", in_words(part), part["n"])
+    lines += table(found)
     lines += [
         "",
         "In brackets the 95% interval (Wilson). Exam questions of the stages: kmlite's short prompt, answers written greedily and read by "
-        "`read_answer` (scorer `generate`). Dev steered the training and test did not; taught questions were learned from.",
+        "`read_answer` (scorer `generate`). Dev steered the training and test did not; seen questions were learned from.",
     ]
     return "\n".join([*lines, *evaluations(source)])
 
 
-def evaluations(source) -> list[str]:
-    """What `make eval` wrote of this model and of the first base, by subject, where it is there."""
-    out = source.folder.parent
-    places = {
-        "this model": source.folder / paths.EVALUATION,
-        source.base_name: out / "eval" / source.base_name.strip("/").replace("/", "--") / paths.EVALUATION,
-    }
+def table(found: list[dict]) -> list[str]:
+    """A row of a Markdown table for each measure: where it was taken, before, after, n."""
     lines = []
-    for name, path in places.items():
-        if not (record := files.read_record(path)):
+    for (stage, measure, data, how), at in results.rows(found).items():
+        before, after = at.get("before"), at.get("after")
+        shown = after or at.get("extended")
+        if not shown:
             continue
-        settings, summary = record["plan"]["settings"], record["summary"]
-        prompt = f"prompt {record['prompt']['name']} version {record['prompt']['version']}"
-        lines += ["", f"`make eval` of {name}: {settings['split']} split, {prompt}, scorer {settings['scorer']}:", ""]
-        lines += ["| subject | accuracy | n |", "| --- | --- | --- |"]
-        lines += [f"| {subject} | {in_words(part)} | {part['n']} |" for subject, part in [*summary["by_subject"].items(), ("all", summary)]]
-        if record.get("test_openings"):
-            lines += ["", f"Test had been scored {record['test_openings']} times for this model by then."]
+        less = " (less is better)" if results.MEASURES[measure].less else ""
+        subject = dict(how).get("subject")
+        name = f"{results.MEASURES[measure].name[0]}, {results.DATA.get(data, (data,))[0]}{f', {escaped(subject)}' if subject else ''}"
+        lines.append(f"| {stage} | {name}{less} | {results.in_words(before)} | {results.in_words(shown)} | {shown['n']:,} |")
+    return lines
+
+
+def escaped(text: str) -> str:
+    """Text from data as text in Markdown: no table cell, link, tag or emphasis of its own."""
+    return re.sub(r"([\\`*_{}\[\]<>()#|!~])", r"\\\1", " ".join(text.split()))
+
+
+def evaluations(source) -> list[str]:
+    """What `make eval` and lm-eval wrote of this model and of the first base, where it is there."""
+    base = source.folder.parent / "eval" / source.base_name.strip("/").replace("/", "--")
+    lines = []
+    for name, folder in (("this model", source.folder), (escaped(source.base_name), base)):
+        for file in (paths.EVALUATION, paths.HARNESS):
+            if not (record := files.read_record(folder / file)):
+                continue
+            prompt = f"prompt {record['prompt']['name']} version {record['prompt']['version']}"
+            settings = record["plan"]["settings"]
+            lines += ["", f"`make eval` of {name}: {settings['split']} split, {prompt}, scorer {settings['scorer']}:", ""]
+            lines += ["| measure | value | n |", "| --- | --- | --- |"]
+            for one in record["results"]:
+                subject = one["how"].get("subject")
+                named = results.MEASURES[one["measure"]].name[0] + (f", {escaped(subject)}" if subject else "")
+                lines.append(f"| {named} | {results.in_words(one)} | {one['n']:,} |")
+            if record.get("test_openings"):
+                lines += ["", f"Test had been scored {record['test_openings']} times for this model by then."]
     return lines
 
 

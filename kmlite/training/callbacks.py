@@ -14,16 +14,18 @@ from pathlib import Path
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from kmlite import results
 from kmlite.cli import console
 from kmlite.files import read_json, read_record, write_json
 from kmlite.models.loading import check_movement, for_training, set_trainable, weight_sums
+from kmlite.training.settings import TrainingSettings
 
 # A step's loss jumps when it is more than three times the median of the 50 steps before it and three nats above that:
 # an ordinary hard batch is not, text of another kind or a broken optimizer state is.
 JUMP_FACTOR, JUMP_NATS, JUMP_STEPS, JUMP_LEAST = 3.0, 3.0, 50, 20
 
 
-Measure = tuple[int, Callable[[], dict]]
+Measure = Callable[[], list[dict]]  # results as of kmlite/results.py
 
 
 class Meter:
@@ -46,7 +48,17 @@ class Meter:
         return [{"record": n, "text": tokenizer.decode(ids[:200])} for batch in self.last for n, ids in batch]
 
 
-def callbacks(model, tokenizer, folder: Path, embeddings: str, settings, meter: Meter, stop: "Stop", every, measured) -> list:
+def callbacks(
+    model,
+    tokenizer,
+    folder: Path,
+    embeddings: str,
+    settings: TrainingSettings,
+    meter: Meter,
+    stop: "Stop",
+    every: Measure | None,
+    measured: "Measured",
+) -> list:
     """The trainer's callbacks, in the order in which they look at a step. They draw no random numbers."""
     from transformers import TrainerCallback
 
@@ -82,17 +94,16 @@ def callbacks(model, tokenizer, folder: Path, embeddings: str, settings, meter: 
             if "loss" in logs:
                 self.last.append(loss)
 
-    class Gauge(TrainerCallback):
-        """Call the measure each so many steps."""
+    class Measuring(TrainerCallback):
+        """Call the measure each `eval_every` steps."""
 
         def on_step_end(self, args, state, control, **kwargs):
-            steps, measure = every
-            if state.global_step % steps == 0 and state.global_step < state.max_steps:
-                values = measure()
+            if every and state.global_step % settings.eval_every == 0 and state.global_step < state.max_steps:
+                found = every()
                 for_training(model, tokenizer)
-                measured.add(state.global_step, values)
-                said = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-                console.print(f"  step {state.global_step}: bits per character {said}")
+                measured.add(state.global_step, found)
+                told = ", ".join(f"{one['measure'].replace('_', ' ')} {one['data']} {results.in_words(one)}" for one in found)
+                console.print(f"  step {state.global_step}: {told}")
 
     class Room(TrainerCallback):
         """Before a checkpoint is written: is there room for it?"""
@@ -108,7 +119,14 @@ def callbacks(model, tokenizer, folder: Path, embeddings: str, settings, meter: 
             if stop.wanted():
                 control.should_save = control.should_training_stop = True
 
-    return [progress(settings.log_every, meter), Losses(), Movement(), *([Gauge()] if every else []), Stopping(), Room()]
+    return [
+        progress(settings.log_every, meter),
+        Losses(),
+        Movement(),
+        *([Measuring()] if every and settings.eval_every else []),
+        Stopping(),
+        Room(),
+    ]
 
 
 def stop_at_loss(folder: Path, step: int, what: str, suspects: list[dict], learned: bool) -> None:
@@ -194,23 +212,45 @@ class Measured:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.points: dict[str, dict] = read_record(path) or {}
+        self.points: dict[str, list[dict]] = read_record(path) or {}
 
-    def add(self, step: int, values: dict) -> None:
-        self.points[str(step)] = values
+    def add(self, step: int, found: list[dict]) -> None:
+        self.points[str(step)] = found
         write_json(self.path, self.points)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole: the trainer writes trainer_state.json last."""
+    """The newest checkpoint that is whole; one that was torn or lost a file would go on to other weights, and is passed over."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]), reverse=True)
-    for checkpoint in found:
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text())
-        except (OSError, ValueError):
-            continue
-        return checkpoint
-    return None
+    return next((checkpoint for checkpoint in found if is_whole(checkpoint)), None)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint holds all that training goes on from: its weights, its optimizer and schedule, its random state.
+
+    The trainer writes trainer_state.json last, so a kill leaves none; the others may be cut or gone by other hands. torch's files
+    are zip archives, whose table stands at their end, and the header of a safetensors file says how long it is.
+    """
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+        with open(checkpoint / "adapter_model.safetensors", "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            tensors = [part["data_offsets"][1] for name, part in json.loads(file.read(size)).items() if name != "__metadata__"]
+        if (checkpoint / "adapter_model.safetensors").stat().st_size != 8 + size + max(tensors):
+            return False
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    states = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *checkpoint.glob("rng_state*.pth")]
+    return len(states) > 2 and all(ends_as_an_archive(path) for path in states)
+
+
+def ends_as_an_archive(path: Path) -> bool:
+    """Whether the table of a zip archive stands at the end of a file: its last 22 bytes, as torch writes no comment."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 22))
+        return file.read(4) == b"PK\x05\x06"
 
 
 def trained_to_the_end(checkpoint: Path) -> bool:

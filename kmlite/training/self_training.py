@@ -12,9 +12,12 @@ from pathlib import Path
 
 from kmlite import files, prompts
 from kmlite.refine import text
-from kmlite.training import shuffling
+from kmlite.training.examples import names_places, relettered, reordered
 
 ORDERS, AGREEING = 3, 2
+SHOTS = 3  # examples with a reasoning that show the model how: each costs some 500 tokens of prompt
+TEMPERATURE = 0.7  # above 0, so that the three orders are three tries; at 1 small models lose the thread
+GROUP = 8  # questions that are asked, judged and kept together
 HANGUL_LEAST, HANGUL_SHARE = 40, 0.5  # syllables, and share of letters: KorMedMCQA's own 20 reasonings have 170 and 0.63 at the least
 DISTINCT = 0.7  # of the runs of eight characters; KorMedMCQA's own have 0.83 at the least
 
@@ -89,15 +92,15 @@ def judge(asked: list[tuple[dict, str]], examples: list[dict]) -> list[str]:
     return out
 
 
-def guides(question: dict, examples: list[dict], most: int) -> list[tuple[str, str]]:
-    """Up to `most` examples as (prompt, answer) turns, those of the question's subject first."""
-    near = sorted(examples, key=lambda example: example.get("subject") != question.get("subject"))[:most]
+def guides(question: dict, examples: list[dict]) -> list[tuple[str, str]]:
+    """Up to SHOTS examples as (prompt, answer) turns, those of the question's subject first."""
+    near = sorted(examples, key=lambda example: example.get("subject") != question.get("subject"))[:SHOTS]
     return [(prompts.exam_prompt(example, reasoned=True), prompts.exam_answer(example, reasoned=True)) for example in near]
 
 
 def chosen(questions: list[dict], count: int, seed: str) -> list[int]:
     """The places of up to `count` questions to ask: without a reasoning, and with options whose order is free."""
-    able = [i for i, question in enumerate(questions) if not question.get("cot") and not shuffling.names_places(question)]
+    able = [i for i, question in enumerate(questions) if not question.get("cot") and not names_places(question)]
     return random.Random(seed).sample(able, min(count, len(able)))
 
 
@@ -109,46 +112,38 @@ def ask(
     journal: Path,
     *,
     count: int,
-    samples: int,
-    shots: int,
-    temperature: float,
     max_new_tokens: int,
-    batch: int,
     seed: str,
 ) -> list[dict]:
-    """Let the model write `samples` times ORDERS reasonings for each of up to `count` questions; every one with its verdict.
+    """Let the model write a reasoning in ORDERS orders of the options for each of up to `count` questions; every one with its verdict.
 
     Each group of questions is seeded by itself and kept in `journal` as soon as it is done, so that a run that was killed goes
     on with the same texts as one that was not.
 
     Returns:
-        One record a text: {"question": its place, "sample", "order" (of the options, as `shuffling.reordered` takes it),
+        One record a text: {"question": its place, "order" (of the options, as `reordered` takes it),
         "output", "dropped": the reason or ""}, and where it is kept "cot", with the letters of the question as it stands.
     """
     import torch
 
-    from kmlite.evaluation.generation import continued
+    from kmlite.evaluation import generation
     from kmlite.progress import progress
 
     done = files.read_lines(journal) if journal.exists() else []
     places = chosen(questions, count, seed)[len({record["question"] for record in done}) :]
-    group = max(1, batch // (ORDERS * samples))
+    batch = generation.default_batch()
     with progress("reasoning", len(places), "questions") as reached:
-        for start in range(0, len(places), group):
-            tasks = [
-                (place, sample, order)
-                for place in places[start : start + group]
-                for sample in range(samples)
-                for order in orders(f"{seed} {place} {sample}")
-            ]
-            asked = [shuffling.reordered(questions[place], order) for place, _, order in tasks]
-            heads = [prompts.guided_ids(tokenizer, prompts.exam_prompt(q, reasoned=True), guides(q, examples, shots)) for q in asked]
+        for start in range(0, len(places), GROUP):
+            tasks = [(place, order) for place in places[start : start + GROUP] for order in orders(f"{seed} {place}")]
+            asked = [reordered(questions[place], order) for place, order in tasks]
+            heads = [prompts.guided_ids(tokenizer, prompts.exam_prompt(q, reasoned=True), guides(q, examples)) for q in asked]
+            how: dict = {"max_new_tokens": max_new_tokens, "batch": batch, "temperature": TEMPERATURE}
             with torch.random.fork_rng():  # training's own random numbers go on as without this
                 torch.manual_seed(random.Random(f"{seed} {places[start]}").getrandbits(63))
-                turns = continued(model, tokenizer, heads, max_new_tokens=max_new_tokens, batch=batch, temperature=temperature)
+                turns = generation.continued(model, tokenizer, heads, **how)
             done += verdicts(tasks, asked, turns, examples)
             files.write_lines(journal, done)
-            reached(min(start + group, len(places)))
+            reached(min(start + GROUP, len(places)))
     return done
 
 
@@ -163,8 +158,8 @@ def orders(seed: str) -> list[str]:
     return found
 
 
-def verdicts(tasks: list[tuple[int, int, str]], asked: list[dict], turns: list[str], examples: list[dict]) -> list[dict]:
-    """The records of `ask` for the turns of some tasks, ORDERS of which follow on one another for a question and sample.
+def verdicts(tasks: list[tuple[int, str]], asked: list[dict], turns: list[str], examples: list[dict]) -> list[dict]:
+    """The records of `ask` for the turns of some tasks, ORDERS of which follow on one another for a question.
 
     One reasoning a question is kept; what else would pass is "spare".
     """
@@ -173,13 +168,13 @@ def verdicts(tasks: list[tuple[int, int, str]], asked: list[dict], turns: list[s
     for start in range(0, len(tasks), ORDERS):
         part = slice(start, start + ORDERS)
         reasons = judge(list(zip(asked[part], turns[part], strict=True)), examples)
-        for (place, sample, order), turn, reason in zip(tasks[part], turns[part], reasons, strict=True):
+        for (place, order), turn, reason in zip(tasks[part], turns[part], reasons, strict=True):
             dropped = reason or ("spare" if place in with_one else "")
-            record: dict = {"question": place, "sample": sample, "order": order, "output": turn, "dropped": dropped}
+            record: dict = {"question": place, "order": order, "output": turn, "dropped": dropped}
             if not dropped:
                 with_one.add(place)
                 back = dict(zip(prompts.LETTERS, order, strict=True))
-                record["cot"] = shuffling.relettered(plain(turn) or "", back)
+                record["cot"] = relettered(plain(turn) or "", back)
             out.append(record)
     return out
 

@@ -1,4 +1,8 @@
-"""What the three stages share around their training: the plan, what is printed first, the verdict at the end."""
+"""The skeleton of a stage: resolve base and plan (skip, resume, refuse), measure, train, merge and check, measure, record.
+
+stage = stages.open_stage(1, settings, data)      None where it is done
+stage.measure("before", …)  stage.adapt(…)  stage.train(…)  stage.hand_over(…)  stage.measure("after", …)  stage.finish(…)
+"""
 
 import dataclasses
 import importlib.util
@@ -6,55 +10,204 @@ import os
 import resource
 import shutil
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from kmlite import files, paths, runs
-from kmlite.cli import console
+from kmlite import files, paths, results, runs
+from kmlite.cli import check_writable, console, split_settings
 from kmlite.models import folders, memory
+from kmlite.training.settings import TrainingSettings
 
-TRACKERS = ("none", "trackio", "tensorboard", "wandb")
 WORSE = 3  # exit status of a stage that ended worse than it began
+SIZES = ("heldout", "entries", "questions", "recalled")  # settings that say how much is measured
 
 
-def plan_of(step: str, settings, base: Path, base_name: str, data: dict[str, list[Path]]) -> dict:
-    """What decides a stage's result: settings, the model it starts from, its data."""
-    commit = {"commit": folders.commit_of(base)} if folders.commit_of(base) else {}
-    aside = ("base", "refined", "out", "restart", "accept_regression", "report_to")
-    return {
-        "step": step,
-        "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k not in aside},
-        "base": {"name": base_name, "fingerprint": files.model_fingerprint(base), **commit},
-        "data": {name: files.fingerprint(*shards) for name, shards in data.items()},
-    }
+@dataclasses.dataclass
+class Stage:
+    """A stage under way. `facts` and `training` (one part a training run) go into run.json beside the results."""
+
+    name: str
+    settings: TrainingSettings
+    base: Path
+    folder: Path
+    plan: dict
+    fitted: memory.Plan
+    started: float
+    results: list[dict] = dataclasses.field(default_factory=list)
+    training: list[dict] = dataclasses.field(default_factory=list)
+    facts: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / paths.CHECKPOINTS
+
+    @property
+    def on_card(self) -> TrainingSettings:
+        """The settings with the batch and accumulation that fit this machine."""
+        return dataclasses.replace(self.settings, batch=self.fitted.batch, accumulation=self.fitted.accumulation)
+
+    def describe(self, what: str, resolved: dict[str, object]) -> None:
+        """Print what the stage is about to do, before it spends time on it; `what` names its sequences."""
+        settings = self.settings
+        learning = f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}, {settings.epochs:g} epochs"
+        lines = {"base": f"{self.base}{folders.said_of(self.base)}", **fitted_in_words(self.fitted, settings, what)}
+        for name, value in {**lines, "learning": learning, **resolved}.items():
+            console.print(f"  {name:<12} {value}")
+
+    def load(self, folder: Path, *, train: bool = False):
+        """(model, tokenizer) of a folder in the stage's precision; `train`: to be adapted."""
+        from kmlite.models import loading
+
+        recompute = train and loading.recomputes(self.settings.checkpointing)
+        return loading.load(folder, self.fitted.precision, self.settings.length, recompute)
+
+    def measure(self, when: str, work: Callable[[], list[dict]]) -> list[dict]:
+        """The results of `work()` at a moment, kept so that a run that goes on does not measure it again.
+
+        It does where another call asked for more or fewer texts or questions: two moments must have been measured on the same.
+        """
+        journal = self.checkpoints / "results.json"
+        sizes = [getattr(self.settings, name, None) for name in SIZES]
+        with runs.first_alone():
+            kept = files.read_record(journal) or {}
+            if kept.get(when, {}).get("sizes") != sizes:
+                found = results.stamped(work(), self.name, when, precision=self.fitted.precision)
+                kept[when] = {"sizes": sizes, "results": found}
+                files.write_json(journal, kept)
+        self.results += kept[when]["results"]
+        return kept[when]["results"]
+
+    def adapt(self, model, **embeddings):
+        """The model with a LoRA by the settings; `embeddings` as `loading.add_lora` takes them."""
+        from kmlite.models import loading
+
+        settings = self.settings
+        adapted = loading.add_lora(
+            model,
+            r=settings.rank,
+            alpha=settings.alpha,
+            dropout=settings.dropout,
+            seed=settings.seed,
+            recompute=loading.recomputes(settings.checkpointing),
+            **embeddings,
+        )
+        self.facts["trainable"] = loading.trainable_summary(adapted)
+        return adapted
+
+    def train(self, model, tokenizer, rows, folder: Path | None = None, settings: TrainingSettings | None = None, **how) -> dict:
+        """Train an adapted model on `rows` as `trainer.train` does; what it measured on the way goes to the results."""
+        from kmlite.training import trainer
+
+        trained = trainer.train(model, tokenizer, rows, folder or self.checkpoints, settings or self.on_card, **how)
+        for step, found in trained.pop("measured").items():
+            self.results += results.stamped(found, self.name, f"step {step}", precision=self.fitted.precision)
+        self.training.append(trained)
+        return trained
+
+    def hand_over(self, source: Path, adapter: Path | None, texts: list[str]):
+        """Merge an adapter into `source` (None: copy it), put the stage's final model in place and load it: (model, tokenizer)."""
+        from kmlite.models import loading
+
+        final = self.folder / paths.FINAL
+        peaks = [part["peak_bytes"] for part in self.training if part["peak_bytes"]]
+        self.facts["memory"] = memory_record(self.fitted, max(peaks, default=None))
+        if adapter:
+            difference = loading.merge(source, adapter, final, texts)
+            console.print(f"  merge        logits within {difference:.4f} of their spread of the adapter's")
+        else:
+            partial = final.with_name(final.name + ".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(source, partial)
+            files.put_in_place(partial, final)
+            difference = 0.0
+        self.facts["merge_difference"] = difference
+        return self.load(final)
+
+    def finish(self, taught: set[tuple[str, str]]) -> None:
+        """Write run.json, show before and after, and say what got worse; `taught`: (measure, data) that the stage is there for."""
+        worse, price = results.losses(self.results, taught)
+        facts = {"precision": self.fitted.precision, "stand_in": folders.is_stand_in(self.base), **self.facts}
+        found = {"results": self.results, "training": self.training, "worse": worse, "price": price, **facts}
+        runs.finish(self.folder, self.plan, self.started, found)
+        results.show(self.results, f"{self.name}, before and after")
+        for told in price:
+            console.print(f"  [bold]the price: {told}[/]", soft_wrap=True)
+        console.print(f"  written to {self.folder / paths.FINAL}, {time.time() - self.started:.0f} s")
+        verdict(worse, self.name, self.settings)
 
 
-def check_tracker(name: str) -> None:
-    if name != "none" and not importlib.util.find_spec(name):
-        raise click.ClickException(f"{name} is not installed. Run: .venv/bin/pip install {name}   (or leave --report-to out)")
+def open_stage(
+    number: int, settings: TrainingSettings, data: dict[str, list[Path]], *, embeddings: str = "none", new_rows: int = 0
+) -> Stage | None:
+    """The stage ready to begin or to go on, or None where it is done and nothing that decides its result changed.
 
+    Args:
+        data: files by name that the result depends on; those that are not there are left out.
+        embeddings, new_rows: rows of the embedding that are to train, for the memory plan.
 
-def skip_or_begin(folder: Path, plan: dict, settings) -> bool:
-    """True where the step's record says that it is done and nothing changed; else the run's plan is noted."""
-    runs.hold(folder, plan["step"])
+    Raises:
+        click.ClickException: no base, a folder that cannot be written, or a run of other deciding settings without `restart`.
+    """
+    name, folder, started = f"stage{number}", settings.out / paths.STAGES[number], time.time()
+    if settings.base:
+        base = folders.resolve(settings.base)
+    else:
+        hint = f"Run first: make stage{number - 1} OUT={settings.out}   (or name another model as BASE=…)"
+        base = folders.final_folder(settings.out, number - 1, hint)
+    check_writable(folder)
+    plan = plan_of(name, settings, base, settings.base or f"stage {number - 1}", data)
+    runs.hold(folder, name)
     if not runs.rank():
         runs.tidy_after_kill(folder)
     if not settings.restart and runs.is_done(folder, plan):
-        console.print(f"  done before, nothing changed: {folder / paths.FINAL}   (ARGS=--restart runs it again)")
-        verdict(files.read_json(folder / paths.RECORD)["metrics"]["worse"], plan["step"], settings)
-        return True
-    if (record := files.read_record(folder / paths.RECORD, "plan")) and record["plan"] == runs.as_stored(plan) and not settings.restart:
-        console.print(f"  {folder / paths.FINAL} is not what the run wrote (deleted, damaged or changed since): it is made anew")
-    check_tracker(settings.report_to)
+        report_done(folder, plan)
+        verdict(files.read_json(folder / paths.RECORD)["worse"], name, settings)
+        return None
+    if settings.report_to != "none" and not importlib.util.find_spec(settings.report_to):
+        raise click.ClickException(
+            f"{settings.report_to} is not installed. Run: .venv/bin/pip install {settings.report_to}   (or leave --report-to out)"
+        )
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))  # the trainer's own place goes with the checkpoints
     if not runs.rank():
         runs.begin(folder, plan, settings.restart)
     runs.wait()
-    return False
+    fitted = fit(settings, base, folder / paths.CHECKPOINTS, embeddings=embeddings, new_rows=new_rows)
+    return Stage(name, settings, base, folder, plan, fitted, started)
 
 
-def fit(settings, base: Path, checkpoints: Path, *, embeddings: str = "none", new_rows: int = 0) -> memory.Plan:
+def measured_data(refined: Path) -> dict[str, list[Path]]:
+    """The files that the suite measures on: a run measures before and after on the same."""
+    return {"heldout": [paths.heldout_text(refined)], "dev": [paths.exam_split(refined, "dev")]}
+
+
+def report_done(folder: Path, plan: dict) -> None:
+    """Say that a stage is done, and which settings differ from its run's without a bearing on its weights."""
+    console.print(f"  done before, nothing changed: {folder / paths.FINAL}   (ARGS=--restart runs it again)")
+    stored = files.read_json(folder / paths.RECORD)["plan"].get(runs.COSMETIC, {})
+    ignored = ("accept_regression", "restart", "base", "refined", "out")
+    unlike = {key: value for key, value in runs.as_stored(plan)[runs.COSMETIC].items() if key not in ignored}
+    for line in runs.differences({key: stored.get(key) for key in unlike}, unlike):
+        console.print(f"    {line}: makes no other model, so nothing is done anew")
+
+
+def plan_of(step: str, settings: TrainingSettings, base: Path, base_name: str, data: dict[str, list[Path]]) -> dict:
+    """What decides a stage's result: settings, the model it starts from, its data; and beside it the settings that do not."""
+    commit = {"commit": folders.commit_of(base)} if folders.commit_of(base) else {}
+    there = {name: [path for path in listed if path.exists()] for name, listed in data.items()}
+    deciding, cosmetic = split_settings(settings)
+    return {
+        "step": step,
+        "settings": deciding,
+        "base": {"name": base_name, "fingerprint": files.model_fingerprint(base), **commit},
+        "data": {name: files.fingerprint(*listed) for name, listed in there.items() if listed},
+        runs.COSMETIC: cosmetic,
+    }
+
+
+def fit(settings: TrainingSettings, base: Path, checkpoints: Path, *, embeddings: str = "none", new_rows: int = 0) -> memory.Plan:
     """The precision, batch, accumulation and trained rows for this machine; a run that goes on keeps what it began with.
 
     A CPU takes what the recipe says, in 16-bit (computed in float32) where `auto` leaves it open.
@@ -68,7 +221,7 @@ def fit(settings, base: Path, checkpoints: Path, *, embeddings: str = "none", ne
     return memory.Plan(**{item.name: stored[item.name] for item in dataclasses.fields(memory.Plan)})
 
 
-def fresh_fit(settings, base: Path, checkpoints: Path, embeddings: str, new_rows: int) -> memory.Plan:
+def fresh_fit(settings: TrainingSettings, base: Path, checkpoints: Path, embeddings: str, new_rows: int) -> memory.Plan:
     import torch
 
     from kmlite.models import loading
@@ -87,14 +240,23 @@ def fresh_fit(settings, base: Path, checkpoints: Path, embeddings: str, new_rows
     precision = "16bit" if settings.precision == "auto" else settings.precision
     mode = "new" if embeddings == "auto" else embeddings
     recompute = loading.recomputes(settings.checkpointing)
-    size = {"rank": settings.rank, "batch": settings.batch, "length": settings.length, "dropout": settings.dropout}
-    half = loading.cpu_dtype(base, precision) == torch.bfloat16
-    how = {"embeddings": mode, "new_rows": new_rows, "recompute": recompute, "gpu": False, "half": half}
-    parts = memory.parts(shape, precision=precision, **how, **size)
+    parts = memory.parts(
+        shape,
+        precision=precision,
+        rank=settings.rank,
+        batch=settings.batch,
+        length=settings.length,
+        dropout=settings.dropout,
+        embeddings=mode,
+        new_rows=new_rows,
+        recompute=recompute,
+        gpu=False,
+        half=loading.cpu_dtype(base, precision) == torch.bfloat16,
+    )
     return memory.Plan(precision, settings.batch, settings.accumulation, mode, settings.length, parts, [], True)
 
 
-def fitted_in_words(plan: memory.Plan, settings, what: str) -> dict[str, str]:
+def fitted_in_words(plan: memory.Plan, settings: TrainingSettings, what: str) -> dict[str, str]:
     """The lines of `describe` that a plan decides."""
     from kmlite.models import loading
 
@@ -128,29 +290,7 @@ def memory_record(plan: memory.Plan, measured: int | None) -> dict:
     return record
 
 
-def adapt(loaded, settings, recompute: bool, **embeddings):
-    """A loaded model with a LoRA by a recipe's settings; `embeddings` as `loading.add_lora` takes them."""
-    from kmlite.models import loading
-
-    return loading.add_lora(
-        loaded,
-        r=settings.rank,
-        alpha=settings.alpha,
-        dropout=settings.dropout,
-        rslora=settings.rslora,
-        seed=settings.seed,
-        recompute=recompute,
-        **embeddings,
-    )
-
-
-def describe(resolved: dict[str, object]) -> None:
-    """Print what a stage is about to do, before it spends time on it."""
-    for name, value in resolved.items():
-        console.print(f"  {name:<12} {value}")
-
-
-def verdict(worse: list[str], step: str, settings) -> None:
+def verdict(worse: list[str], step: str, settings: TrainingSettings) -> None:
     """Say what a stage made worse, and leave with status 3 unless the user accepts it. The model and its record are kept."""
     if not worse:
         return

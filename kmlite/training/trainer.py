@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from kmlite import prompts
 from kmlite.cli import console
 from kmlite.files import read_record, write_json
 from kmlite.models.loading import (
@@ -26,48 +25,9 @@ from kmlite.models.loading import (
 from kmlite.models.new_rows import head_of
 from kmlite.runs import processes
 from kmlite.training.callbacks import Measure, Measured, Meter, Stop, callbacks, check_room, last_checkpoint, thinned, trained_to_the_end
+from kmlite.training.examples import collate
 from kmlite.training.loss import in_pieces, tiled_is_faster
-from kmlite.training.packing import positions
-
-
-def conversation_rows(tokenizer, pairs: list[tuple[str, str]], length: int) -> tuple[list[dict], int]:
-    """({"input_ids", "labels", "record": place in `pairs`} rows, how many were longer than `length` and left out).
-
-    A row that does not fit is left out, not cut: a cut answer would teach to stop in the middle of it.
-    """
-    rows = []
-    for number, (prompt, answer) in enumerate(pairs):
-        ids, labels = prompts.conversation_ids(tokenizer, prompt, answer)
-        if len(ids) <= length:
-            rows.append({"input_ids": ids, "labels": labels, "record": number})
-    return rows, len(pairs) - len(rows)
-
-
-def collate(rows: list[dict], tokenizer, multiple: int, apart: bool):
-    """A batch padded on the right to the longest row; padding is neither seen nor counted in the loss.
-
-    Rows of packed text carry no labels: every token counts but <bos>, which no text leads to. They need no padding, and
-    where the backend keeps texts `apart` their positions begin anew with each text.
-
-    Not the library's collator: that pads on the tokenizer's side, which Unsloth flips between training and generation.
-    """
-    import torch
-
-    if "labels" not in rows[0]:
-        ids = torch.tensor([row["input_ids"] for row in rows])
-        labels = ids.masked_fill(ids == tokenizer.bos_token_id, prompts.IGNORED)
-        if apart:
-            at = torch.tensor([positions(row["input_ids"], tokenizer.bos_token_id) for row in rows])
-            return {"input_ids": ids, "labels": labels, "position_ids": at}
-        return {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)}
-    longest = -(-max(len(row["input_ids"]) for row in rows) // multiple) * multiple
-    batch: dict[str, list] = {"input_ids": [], "attention_mask": [], "labels": []}
-    for row in rows:
-        gap = longest - len(row["input_ids"])
-        batch["input_ids"].append(row["input_ids"] + [tokenizer.pad_token_id] * gap)
-        batch["attention_mask"].append([1] * len(row["input_ids"]) + [0] * gap)
-        batch["labels"].append(row["labels"] + [prompts.IGNORED] * gap)
-    return {name: torch.tensor(values) for name, values in batch.items()}
+from kmlite.training.settings import TrainingSettings
 
 
 def train(
@@ -75,14 +35,12 @@ def train(
     tokenizer,
     rows,
     folder: Path,
-    settings,
+    settings: TrainingSettings,
     *,
-    save: str = "steps",
     embeddings: str = "none",
     embedding_learning_rate: float | None = None,
     eval_rows: list[dict] | None = None,
     order: str = "random",
-    epochs: float | None = None,
     apart: bool = False,
     every: Measure | None = None,
     answer_weight: float = 1,
@@ -94,13 +52,11 @@ def train(
     accumulation, at most three times, and goes on from the last step. SIGINT and SIGTERM end it after a step, saved.
 
     Args:
-        save: "steps" or "epoch", when a checkpoint is written.
         embeddings: the mode that `add_lora` was given.
         order: of the rows: "random", "group_by_length" (little padding), or "sequential", as they are given. None depends on
             the batch alone, so that a smaller one goes on at the same row.
-        epochs: over the rows; the settings' where not given.
         apart: the backend keeps the texts of a packed row apart.
-        every: (steps, measure): call `measure` each so many steps; what it returns is kept with the curve.
+        every: called each `eval_every` steps; the results that it returns are kept by step.
         answer_weight: of the last token of each answer in the loss, against 1 for the others; see kmlite/training/loss.py.
 
     Returns:
@@ -132,12 +88,10 @@ def train(
             folder,
             settings,
             size,
-            save=save,
             embeddings=embeddings,
             embedding_learning_rate=embedding_learning_rate,
             eval_rows=eval_rows,
             order=order,
-            epochs=settings.epochs if epochs is None else epochs,
             apart=apart,
             every=every,
             measured=measured,
@@ -208,15 +162,13 @@ def prepare(
     tokenizer,
     rows,
     folder: Path,
-    settings,
+    settings: TrainingSettings,
     size: dict,
     *,
-    save,
     embeddings,
     embedding_learning_rate,
     eval_rows,
     order,
-    epochs,
     apart,
     every,
     measured,
@@ -232,7 +184,7 @@ def prepare(
     accumulation = size["accumulation"] // together
     arguments = SFTConfig(
         output_dir=str(folder),
-        num_train_epochs=epochs,
+        num_train_epochs=settings.epochs,
         max_steps=settings.max_steps,
         per_device_train_batch_size=size["batch"],
         per_device_eval_batch_size=size["batch"],
@@ -240,19 +192,19 @@ def prepare(
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup,  # below 1 it is a share of all steps
-        weight_decay=0.01,
-        max_grad_norm=1.0,
-        optim="adamw_8bit" if on_gpu() else "adamw_torch",
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip,
+        optim=settings.optimizer if settings.optimizer != "auto" else "adamw_8bit" if on_gpu() else "adamw_torch",
         bf16=on_gpu() and bf16(),
         fp16=on_gpu() and not bf16(),  # cards before Ampere; Unsloth keeps Gemma from overflowing
         use_cpu=not on_gpu(),
         gradient_checkpointing=recomputes(settings.checkpointing),
         logging_steps=1,  # each step's loss is looked at; `thinned` keeps one in log_every
-        save_strategy=save,
-        save_steps=settings.save_every if save == "steps" else 500,
+        save_strategy="steps" if settings.save_every else "epoch",
+        save_steps=settings.save_every or 500,
         save_total_limit=2,
-        eval_strategy="steps" if eval_rows else "no",
-        eval_steps=settings.eval_every if eval_rows else None,
+        eval_strategy="steps" if eval_rows and settings.eval_every else "no",
+        eval_steps=settings.eval_every or None,
         prediction_loss_only=True,
         logging_nan_inf_filter=False,  # else a loss that is no number is logged as the last one that was
         seed=settings.seed,
@@ -313,7 +265,7 @@ def on_a_cpu(trainer_class: type) -> type:
     return OnACpu
 
 
-def smaller(trainer, size: dict, settings) -> dict:
+def smaller(trainer, size: dict, settings: TrainingSettings) -> dict:
     """The next batch and accumulation after the memory was full; the last finished step is saved first.
 
     Raises:

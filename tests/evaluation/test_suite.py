@@ -1,7 +1,7 @@
 """What a stage is measured by, what counts as worse, and that a worse stage does not pass unnoticed."""
 
+import random
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -10,41 +10,32 @@ from kmlite import files, paths
 from kmlite.evaluation import suite
 from kmlite.models import loading, merging
 from kmlite.training import stages
+from kmlite.training.settings import TrainingSettings
 from recipes import stage1
 
 
-def point(korean: float, accuracy: float, low: float) -> dict:
-    return {"bits": {"korean": korean, "english": 1.0}, "dev": {"accuracy": accuracy, "interval": [low, 99.0]}}
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "named"),
-    [
-        (point(4.0, 40, 30), point(3.9, 31, 20), []),
-        (point(4.0, 40, 30), point(4.1, 40, 30), ["Korean"]),
-        (point(4.0, 40, 30), point(3.9, 29, 20), ["dev accuracy"]),
-        (point(4.0, 40, 30), point(4.2, 10, 0), ["Korean", "dev accuracy"]),
-    ],
-)
-def test_what_counts_as_worse(before, after, named):
-    reasons = suite.is_worse(before, after)
-    assert len(reasons) == len(named)
-    assert all(name in reason for name, reason in zip(named, reasons, strict=True))
-
-
-def test_the_price_of_a_gain_is_said_from_two_percent_on():
-    start = point(4.0, 40, 30)
-    assert suite.price(start, point(4.07, 60, 50), gained=True) is None
-    assert "bought with language: Korean text costs +3.0%" in suite.price(start, point(4.12, 60, 50), gained=True)
-    assert "nothing gained" in suite.price(start, point(4.12, 40, 30), gained=False)
-    assert suite.price({"bits": {"english": 1.0}}, {"bits": {"english": 2.0}}, gained=True) is None
-
-
-def test_the_gauge_measures_what_the_refined_data_has(refined, tmp_path):
+def test_the_suite_measures_what_the_refined_data_has(refined, tmp_path):
     whole = suite.prepare(refined, texts=3, entries=4, questions=5, length=64)
     assert [len(part) for part in whole[:4]] == [3, 4, 16, 5]
     bare = suite.prepare(tmp_path, texts=3, entries=4, questions=5, length=64)
     assert [len(part) for part in bare[:4]] == [0, 0, 16, 0]
+    assert [len(part) for part in suite.prepare(refined, texts=0, entries=0, questions=0, length=64)[:4]] == [0, 0, 16, 0]
+
+
+@pytest.mark.parametrize("n", [3, 10, 40, 99, 100, 200])
+def test_a_sample_is_spread_over_the_subjects_and_the_same_in_any_order_of_the_file(n):
+    questions = [{"question": f"{i}번 물음", "subject": "doctor" if i < 60 else "nurse" if i < 90 else "pharm"} for i in range(100)]
+    chosen = suite.sample_questions(questions, n)
+    assert len(chosen) == min(n, 100)
+    shuffled = questions[:]
+    random.Random(n).shuffle(shuffled)
+    assert suite.sample_questions(shuffled, n) == chosen
+    for subject, size in (("doctor", 60), ("nurse", 30), ("pharm", 10)):
+        assert abs(sum(q["subject"] == subject for q in chosen) - min(n, 100) * size / 100) <= 1
+    if n == 10:
+        assert chosen != questions[:10]  # the head of a file is one year of one subject
+        larger = suite.sample_questions(questions, 20)
+        assert all(q in larger for q in chosen)
 
 
 def test_measuring_changes_nothing(base, refined):
@@ -54,26 +45,32 @@ def test_measuring_changes_nothing(base, refined):
     network, tokenizer = loading.load(base, "16bit", 64)
     measured_on = suite.prepare(refined, texts=2, entries=2, questions=2, length=256)
     state, sums = torch.get_rng_state(), loading.weight_sums(network)
-    first = suite.measure(network, tokenizer, measured_on)
-    assert suite.measure(network, tokenizer, measured_on) == first
+    first = suite.measure(network, tokenizer, measured_on, 4)
+    assert suite.measure(network, tokenizer, measured_on, 4) == first
     assert torch.get_rng_state().equal(state)
     assert loading.weight_sums(network) == sums
-    assert set(first["bits"]) == {"korean", "dictionary", "english"}
-    assert set(suite.bits(network, tokenizer, measured_on._replace(length=8))) == {"korean", "english"}  # no definition is that short
+    assert [(one["measure"], one["data"], one["n"]) for one in first] == [
+        ("bits_per_character", "korean", 2),
+        ("bits_per_character", "english", 16),
+        ("bits_per_character", "dictionary", 2),
+        ("accuracy", "dev", 2),
+    ]
+    short = suite.bits(network, tokenizer, measured_on._replace(length=8))
+    assert [one["data"] for one in short] == ["korean", "english"]  # no definition is that short
 
 
 def test_a_stage_that_made_it_worse_leaves_with_status_3_until_accepted(refined, base, tmp_path):
     folder = tmp_path / "refined"
     files.write_json(folder / paths.DICTIONARY, files.read_json(refined / paths.DICTIONARY)[:20])
     # a rate at which nothing can be learned
-    arguments = ["--refined", folder, "--out", tmp_path / "out", "--base", base, "--rank", "4", "--max-steps", "4", "--measured", "5"]
+    arguments = ["--refined", folder, "--out", tmp_path / "out", "--base", base, "--rank", "4", "--max-steps", "4", "--entries", "5"]
     arguments += ["--learning-rate", "0.5", "--warmup", "0", "--recalled", "1", "--batch", "2", "--accumulation", "1"]
 
     def run(*more):
         return CliRunner().invoke(stage1.command, [str(a) for a in [*arguments, *more]])
 
     first = run()
-    assert "fewer than five definitions to choose from" in first.output  # of 20 terms hardly one is held out
+    assert "right definition of five (chance 20%): definitions, held out" not in first.output  # of 20 terms hardly one is held out
     assert first.exit_code == stages.WORSE, first.output
     assert "warning: stage1-worse" in first.output
     assert (tmp_path / "out" / paths.STAGES[1] / paths.FINAL / "model.safetensors").exists()  # kept, to be looked at
@@ -85,7 +82,7 @@ def test_a_stage_that_made_it_worse_leaves_with_status_3_until_accepted(refined,
 
 def test_a_wrong_merge_is_refused(base, tmp_path, monkeypatch):
     network, _ = loading.load(base, "16bit", 64)
-    adapted = loading.add_lora(network, r=4, alpha=8, dropout=0, rslora=True, seed=0)
+    adapted = loading.add_lora(network, r=4, alpha=8, dropout=0, seed=0)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             weight.data.normal_(0, 0.2)
@@ -126,7 +123,7 @@ def test_a_wrong_merge_is_refused(base, tmp_path, monkeypatch):
 @pytest.mark.parametrize("fault", ["a frozen weight moved", "a trained one did not"])
 def test_movement_is_checked(base, fault):
     network, _ = loading.load(base, "16bit", 64)
-    adapted = loading.add_lora(network, r=4, alpha=8, dropout=0, rslora=True, seed=0)
+    adapted = loading.add_lora(network, r=4, alpha=8, dropout=0, seed=0)
     trained = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
     before = loading.weight_sums(adapted)
     assert trained < set(before)
@@ -141,7 +138,7 @@ def test_movement_is_checked(base, fault):
 def test_merging_in_a_process_of_its_own_writes_the_same_bytes(base, tmp_path, monkeypatch):
     """What happens beside a GPU, where Unsloth has patched the classes in the training process."""
     network, _ = loading.load(base, "16bit", 64)
-    loading.save_adapter(loading.add_lora(network, r=4, alpha=8, dropout=0, rslora=True, seed=0), tmp_path / "adapter")
+    loading.save_adapter(loading.add_lora(network, r=4, alpha=8, dropout=0, seed=0), tmp_path / "adapter")
     here = loading.merge(base, tmp_path / "adapter", tmp_path / "here", ["환자의 혈압이 높다"])
     monkeypatch.setattr(loading, "on_gpu", lambda: True)
     with ThreadPoolExecutor() as pool:  # two processes that start at once
@@ -174,7 +171,7 @@ def test_a_loss_that_is_no_number_stops_the_run(base, refined, tmp_path, monkeyp
         "4",
         "--max-steps",
         "4",
-        "--measured",
+        "--entries",
         "2",
         "--recalled",
         "1",
@@ -197,7 +194,7 @@ def test_auto_precision_follows_the_free_memory(monkeypatch):
 def test_a_run_that_goes_on_keeps_its_plan(base, tmp_path, monkeypatch):
     import torch
 
-    settings = SimpleNamespace(precision="auto", rank=8, batch=2, accumulation=4, length=64, dropout=0.0, checkpointing="auto")
+    settings = TrainingSettings(rank=8, batch=2, accumulation=4, length=64, dropout=0.0)
     monkeypatch.setattr(loading, "on_gpu", lambda: True)
     free = [0.6, 80]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free.pop(0) * 2**30, 0))

@@ -34,9 +34,9 @@ SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "
 SMALL += ["--max-steps", "3"]
 GAUGE = ["--heldout", "2", "--entries", "2"]
 STAGES = {
-    0: (stage0, [*SMALL, *GAUGE, "--questions", "2", "--new-tokens", "40", "--length", "64", "--gauge-every", "0"]),
-    1: (stage1, [*SMALL, "--measured", "4", "--recalled", "1", "--chosen", "2"]),
-    2: (stage2, [*SMALL, *GAUGE, "--loops", "1", "--target", "100", "--max-new-tokens", "2", "--measured", "4"]),
+    0: (stage0, [*SMALL, *GAUGE, "--questions", "2", "--new-tokens", "40", "--length", "64", "--eval-every", "0"]),
+    1: (stage1, [*SMALL, "--entries", "4", "--heldout", "2", "--questions", "2", "--recalled", "1"]),
+    2: (stage2, [*SMALL, *GAUGE, "--loops", "1", "--target", "100", "--max-new-tokens", "2", "--questions", "4"]),
 }
 
 
@@ -200,7 +200,7 @@ def trained(folder: Path, out: Path, precision: str, embeddings: str, settings: 
     recompute = loading.recomputes(settings.checkpointing)
     loaded, tokenizer = loading.load(folder, precision, settings.length, recompute)
     new = list(range(60_000, 62_000)) if embeddings == "new" else None
-    how = {"r": settings.rank, "alpha": 16, "dropout": 0.05, "rslora": True, "seed": 0}
+    how = {"r": settings.rank, "alpha": 16, "dropout": 0.05, "seed": 0}
     adapted = loading.add_lora(loaded, **how, recompute=recompute, embeddings=embeddings, new_ids=new)
     chance = torch.Generator().manual_seed(0)
     rows = torch.randint(200, 2000, (64, settings.length), generator=chance).tolist()

@@ -8,7 +8,7 @@ import torch
 from kmlite import prompts
 from kmlite.evaluation import generation, scoring
 from kmlite.models import loading
-from kmlite.training import loss, packing, trainer
+from kmlite.training import examples, loss, trainer
 from recipes import stage2
 
 TEXTS = ["환자의 혈압이 높고 맥박이 빠르다.", "비타민 C가 부족하면 괴혈병이 생긴다. 잇몸에서 피가 난다."]
@@ -20,11 +20,12 @@ def trained(base, folder) -> dict:
     """Losses before, during and after three steps, the letter's probabilities, and the dtypes."""
     model, tokenizer = loading.load(base, "16bit", 128)
     before = generation.bits_per_character(model, tokenizer, TEXTS, 128)
-    adapted = loading.add_lora(model, r=8, alpha=8, dropout=0, rslora=False, seed=0)
-    apart = packing.keeps_texts_apart(adapted, tokenizer)
-    rows = trainer.conversation_rows(tokenizer, PAIRS, 128)[0]
+    adapted = loading.add_lora(model, r=8, alpha=3, dropout=0, seed=0)
+    apart = examples.keeps_texts_apart(adapted, tokenizer)
+    rows = examples.conversation_rows(tokenizer, PAIRS, 128)[0]
     settings = dataclasses.replace(stage2.Settings(), batch=2, accumulation=1, max_steps=3, epochs=3, learning_rate=1e-3, eval_every=1)
-    result = trainer.train(adapted, tokenizer, rows, folder, settings, save="no", eval_rows=rows, order="sequential", epochs=3)
+    settings = dataclasses.replace(settings, save_every=100)
+    result = trainer.train(adapted, tokenizer, rows, folder, settings, eval_rows=rows, order="sequential")
     after = generation.bits_per_character(adapted, tokenizer, TEXTS, 128)
     five = scoring.answer_exam(adapted, tokenizer, [QUESTION], scorer="letter", batch=1)[0]["probabilities"]
     curve = [entry.get("loss") or entry["eval_loss"] for entry in result["curve"]]

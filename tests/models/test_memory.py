@@ -62,7 +62,7 @@ def test_bytes_of_weights_adapters_and_optimizer(base, precision, embeddings):
     loaded, _tokenizer = loading.load(base, precision, 64)
     new_ids = list(range(200, 220))
     adapted = loading.add_lora(
-        loaded, r=8, alpha=8, dropout=0.0, rslora=True, seed=0, embeddings=embeddings, new_ids=new_ids if embeddings == "new" else None
+        loaded, r=8, alpha=8, dropout=0.0, seed=0, embeddings=embeddings, new_ids=new_ids if embeddings == "new" else None
     )
     assert loading.trainable_summary(adapted)["frozen"] == memory.shape_of(base).parameters
     trained = {name: weight for name, weight in adapted.named_parameters() if weight.requires_grad}

@@ -49,7 +49,7 @@ def test_the_tiled_loss_and_gradient_of_a_large_vocabulary_are_near_the_whole_on
 
 def adapted(base, embeddings: str = "new"):
     loaded, tokenizer = loading.load(base, "16bit", 64)
-    network = loading.add_lora(loaded, r=4, alpha=4, dropout=0, rslora=True, seed=0, embeddings=embeddings, new_ids=NEW)
+    network = loading.add_lora(loaded, r=4, alpha=4, dropout=0, seed=0, embeddings=embeddings, new_ids=NEW)
     torch.manual_seed(0)
     for name, weight in network.named_parameters():
         if weight.requires_grad and "lora_A" not in name:
@@ -153,7 +153,7 @@ def test_without_the_adapter_the_base_answers(ours, pefts):
 def test_ids_with_a_gap_are_refused(base):
     loaded, _ = loading.load(base, "16bit", 64)
     with pytest.raises(AssertionError, match="not consecutive"):
-        loading.add_lora(loaded, r=4, alpha=4, dropout=0, rslora=True, seed=0, embeddings="new", new_ids=[300, 302])
+        loading.add_lora(loaded, r=4, alpha=4, dropout=0, seed=0, embeddings="new", new_ids=[300, 302])
 
 
 def test_in_bfloat16_as_close_as_its_rounding(ours, pefts):

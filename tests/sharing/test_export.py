@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from kmlite import files, paths, prompts
+from kmlite import files, paths, prompts, results
+from kmlite.evaluation.scoring import score
 from kmlite.models import loading, merging, vocabulary
 from kmlite.sharing import export, gguf, model_card
 from recipes import export as recipe
@@ -18,17 +19,18 @@ from recipes import export as recipe
 VERSIONS = dict.fromkeys(("torch", "transformers", "trl", "peft", "unsloth"), "1")
 
 
-def score(right: int, n: int) -> dict:
-    from kmlite.evaluation.scoring import score
-
-    return {**score(right, n), "by_subject": {"doctor": score(right, n)}}
-
-
-def record(step: int, base: Path, name: str, metrics: dict) -> dict:
+def record(step: int, base: Path, name: str, found: list[dict], **facts) -> dict:
     settings = {"rank": 8, "alpha": 8, "learning_rate": 1e-4, "epochs": 1}
     plan = {"step": f"stage{step}", "settings": settings, "data": {"text": "0123"}}
     plan["base"] = {"name": name, "fingerprint": files.model_fingerprint(base)}
-    return {"plan": plan, "metrics": {"precision": "16bit", **metrics}, "versions": VERSIONS, "commit": "abc1234"}
+    run = {"training": [{"rows": 10}], "precision": "16bit", "versions": VERSIONS, "commit": "abc1234"}
+    return {"plan": plan, "results": found, **run, **facts}
+
+
+def measured(stage: str, measure: str, data: str, before: int, after: int, n: int) -> list[dict]:
+    """A score before and after a stage."""
+    points = (("before", before), ("after", after))
+    return [one for when, right in points for one in results.stamped([results.of_score(score(right, n), measure, data)], stage, when)]
 
 
 @pytest.fixture(scope="module")
@@ -55,22 +57,15 @@ def out(base, texts, tokenizer, tmp_path_factory) -> Path:
     )
     adapted.save_pretrained(out / paths.STAGES[2] / "loop_1")
     merging.merge(finals[1], out / paths.STAGES[2] / "loop_1", finals[2], texts[:2])
-    bits = {"korean": 5.0, "english": 4.0}
-    training = {"rows": 10}
-    gauge = {"base": {"bits": bits, "dev": score(5, 25)}, "after": {"bits": bits, "dev": score(6, 25)}}
-    stage0 = {"gauge": gauge, "new_tokens": 60, "training": training}
-    known = {"taught": 4.0, "heldout": None, "recall": {"n": 9, "f1": 0.1, "chrf": 5.0}, "choice": {"taught": score(3, 9), "heldout": None}}
-    stage1 = {"before": known, "after": known, "training": training}
-    stage2 = {
-        "gauge": {"before": {"bits": bits}, "after": {"bits": bits}},
-        "before": {"dev": score(5, 25)},
-        "after": {"dev": score(9, 25), "test": score(7, 30)},
-        "loops": [{}],
-        "best_loop": 1,
-    }
-    chain = ((base, "google/medgemma-4b-it", stage0), (finals[0], "stage 0", stage1), (finals[1], "stage 1", stage2))
-    for step, (before, name, metrics) in enumerate(chain):
-        files.write_json(out / paths.STAGES[step] / paths.RECORD, record(step, before, name, metrics))
+    bits = results.result("bits_per_character", "korean", 5.0, 20)
+    found = results.stamped([bits], "stage0", "before") + results.stamped([bits], "stage0", "after")
+    chain = (
+        (base, "google/medgemma-4b-it", found, {"vocabulary": {"new_tokens": 60}}),
+        (finals[0], "stage 0", measured("stage1", "definition_choice", "seen definitions", 3, 3, 9), {}),
+        (finals[1], "stage 1", measured("stage2", "accuracy", "dev", 5, 9, 25), {"best_loop": 1}),
+    )
+    for step, (before, name, found, facts) in enumerate(chain):
+        files.write_json(out / paths.STAGES[step] / paths.RECORD, record(step, before, name, found, **facts))
     return out
 
 
@@ -360,7 +355,7 @@ def test_no_better_loop_and_a_base_made_anew(out, refined, tmp_path):
     shutil.copytree(out, tmp_path / "out")
     path = tmp_path / "out" / paths.STAGES[2] / paths.RECORD
     was = files.read_json(path)
-    files.write_json(path, was | {"metrics": {**was["metrics"], "best_loop": 0}})
+    files.write_json(path, was | {"best_loop": 0})
     assert "there is no adapter" in run(tmp_path / "out", refined, "--format", "adapter", status=1)
     files.write_json(path, was)
     config = tmp_path / "out" / paths.STAGES[1] / paths.FINAL / "generation_config.json"
@@ -569,23 +564,23 @@ def test_the_card_of_a_stand_in_says_so_first(merged):
 
 
 def test_the_card_names_what_was_trained_on_what(real, refined, tmp_path):
-    summary = {**score(7, 30), "by_subject": {"doctor": score(7, 30)}}
-    how = {"split": "test", "scorer": "letter"}
-    files.write_json(
-        real / paths.STAGES[2] / paths.EVALUATION,
-        {"plan": {"settings": how}, "summary": summary, "prompt": {"name": "kmlite", "version": 1}, "test_openings": 2},
-    )
+    found = [results.of_score(score(n, 30), "accuracy", "test", **how) for n, how in ((7, {}), (5, {"subject": "a|b[c](d)"}))]
+    record = {"plan": {"settings": {"split": "test", "scorer": "letter"}}, "prompt": {"name": "kmlite", "version": 1}}
+    record |= {"results": results.stamped(found, "eval", "after"), "test_openings": 2}
+    files.write_json(real / paths.STAGES[2] / paths.EVALUATION, record)
     run(real, refined, "--to", tmp_path / "to")
     text = (tmp_path / "to/README.md").read_text(encoding="utf-8")
     head = text.split("---")[1]
     assert "base_model: google/medgemma-4b-it\n" in head
     assert "license_name: health-ai-developer-foundations\n" in head
     assert "| 0, Korean text | google/medgemma-4b-it (" in text
-    assert "| 2 | accuracy on dev questions | 20.0% (8.9–39.1) | 36.0% (20.2–55.5) | 25 |" in text
-    assert "| 2 | accuracy on test questions | not asked | 23.3% (11.8–40.9) | 30 |" in text
+    assert "| stage2 | accuracy, dev | 20.0% (8.9–39.1) | 36.0% (20.2–55.5) | 25 |" in text
+    assert "| accuracy | 23.3% (11.8–40.9) | 30 |" in text
+    assert r"| accuracy, a\|b\[c\]\(d\) |" in text  # text from data is no markup
+    assert "Test had been scored 2 times" in text
     assert "prompt kmlite version 1, scorer letter" in text
-    assert "| 1 | right definition of five, taught | 33.3% (12.1–64.6) | 33.3% (12.1–64.6) | 9 |" in text
-    assert "| 2 | bits per character, held-out Korean (less is better) | 5.000 | 5.000 |" in text
+    assert "| stage1 | right definition of five (chance 20%), definitions, seen | 33.3% (12.1–64.6) | 33.3% (12.1–64.6) | 9 |" in text
+    assert "| stage0 | bits per character, Korean, held out (less is better) | 5.0000 | 5.0000 | 20 |" in text
     for said in (
         "CC BY-NC 2.0",
         model_card.GEMMA,

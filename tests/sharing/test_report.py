@@ -14,18 +14,18 @@ import browser
 import pytest
 from click.testing import CliRunner
 
-from kmlite import files, paths
+from kmlite import files, paths, results
 from kmlite.evaluation import published, scoring
-from kmlite.models import vocabulary
-from kmlite.sharing.report import answers, curves, examples, figures, words
+from kmlite.sharing.report import answers, plots, words
 from kmlite.sharing.report import page as report
 from recipes import report as recipe
 
 HOSTILE = "<script>window.ran = 1</script></script><!-- <img src=x onerror='ran=1'> \"&amp;' \u2028\u2029 $x_1$ @0@ {{ 7*7 }}"
 SUBJECTS = ("doctor", "nurse", "pharm", "dentist")
-STAGE0 = {"settings": {"new_tokens": "256", "rank": 64, "save_every": 20}, "base": {"name": "google/medgemma-4b-it", "fingerprint": "aa00"}}
-
+STAGE0 = {"settings": {"new_tokens": "256", "rank": 64}, "cosmetic": {"save_every": 20}}
+STAGE0 |= {"base": {"name": "google/medgemma-4b-it", "fingerprint": "aa00"}}
 REASONS = {"questions": 12, "texts": 36, "kept": 5, "dropped": {"wrong letter": 31}}
+GENERATE = {"scorer": "generate", "prompt": "kmlite", "orders": 1, "precision": "16bit"}
 
 
 def question(number: int, text: str | None = None) -> dict:
@@ -52,38 +52,52 @@ def training(steps: int, start: float, **more) -> dict:
     return {"steps": steps, "rows": 80, "loss": start - 0.5, "seconds": 12.0, "curve": curve(steps, start), **more}
 
 
-def record(folder: Path, plan: dict, metrics: dict) -> None:
+def record(folder: Path, plan: dict, found: list[dict], runs: list[dict], **more) -> None:
     made = {
         "versions": {"torch": "2.13.0", "peft": "0.21.2"},
         "python": "3.11.9",
         "commit": "abc1234",
         "device": "NVIDIA H999",
         "threads": 4,
+        "worse": [],
+        "price": [],
+        "stand_in": False,
     }
-    files.write_json(
-        folder / paths.RECORD, {"plan": plan, "metrics": metrics, "seconds": 75.0, "finished": "2026-11-22T09:10:11+0000", **made}
-    )
+    content = {"plan": plan, "results": found, "training": runs, "seconds": 75.0, "finished": "2026-11-22T09:10:11+0000", **made, **more}
+    files.write_json(folder / paths.RECORD, content)
+
+
+def bits(stage: str, **moments: dict) -> list[dict]:
+    """Results of bits per character: bits("stage0", before={"korean": 2.5, …}, after=…); `step_4` is the moment "step 4"."""
+    out = []
+    for when, costs in moments.items():
+        found = [results.result("bits_per_character", data, value, 20) for data, value in costs.items()]
+        out += results.stamped(found, stage, when.replace("_", " "))
+    return out
+
+
+def suite(korean: float) -> dict:
+    return {"korean": korean, "dictionary": korean - 1, "english": korean - 2}
+
+
+def asked(stage: str, when: str, data: str, given: list[dict]) -> list[dict]:
+    return results.stamped(results.of_answers(scoring.summarise(given), data, **GENERATE), stage, when)
 
 
 def evaluation(folder: Path, questions: list[dict], right: set[int], openings: int = 2) -> None:
     given = predictions(questions, right)
     summary = scoring.summarise(given)
-    settings = {"split": "test", "scorer": "generate", "permute": 1, "reasoned": False}
+    settings = {"split": "test", "scorer": "generate", "permute": 1}
     plan = {"settings": settings, "model": {"folder": str(folder / paths.FINAL), "fingerprint": "ee55"}, "data": "dd44"}
     files.write_lines(folder / paths.PREDICTIONS, given)
     for _ in range(openings):
         scoring.log_opening(folder, "eval", summary)
-    files.write_json(
-        folder / paths.EVALUATION, {"plan": plan, "summary": summary, "prompt": {"name": "kmlite", "version": 1}, "stand_in": False}
-    )
+    found = asked("eval", "after", "test", given)
+    files.write_json(folder / paths.EVALUATION, {"plan": plan, "summary": summary, "results": found, "stand_in": False})
 
 
-def gauge(bits: float, right: int) -> dict:
-    return {"bits": {"korean": bits, "dictionary": bits - 1, "english": bits - 2}, "dev": scoring.score(right, 40)}
-
-
-def choice(right: int) -> dict:
-    return {"taught": {**scoring.score(right, 50), "chance": 20.0}, "heldout": None}
+def choice(when: str, right: int) -> dict:
+    return results.stamped([results.of_score(scoring.score(right, 50), "definition_choice", "seen definitions")], "stage1", when)[0]
 
 
 def finished_out(out: Path, refined: Path, *, test: int = 60, text: str | None = None) -> Path:
@@ -91,49 +105,36 @@ def finished_out(out: Path, refined: Path, *, test: int = 60, text: str | None =
     exam = {split: [question(i, text if i == 0 else None) for i in range(n)] for split, n in (("dev", 40), ("test", test))}
     for split, listed in exam.items():
         files.write_lines(paths.exam_split(refined, split), listed)
-    by_text = {"held-out Korean": {"characters": 900, "words": 200, "tokens_before": 500, "tokens_after": 450, "saved": 0.1}}
-    stage0 = {
-        "gauge": {"base": gauge(2.5, 8), "extended": gauge(2.6, 8), "after": gauge(2.25, 9)},
-        "gain": {"by_text": by_text, "used_share": 0.75, "most_used": [["혈압", 31], ["환자", 22]]},
-        "new_tokens": 256,
+    found = bits("stage0", before=suite(2.5), extended=suite(2.6), step_40=suite(2.4), after=suite(2.25))
+    memory = {"planned_bytes": 6 << 30, "measured_bytes": 5 << 30}
+    vocabulary = {"new_tokens": 256, "used_share": 0.75, "most_used": [["혈압", 31], ["환자", 22]]}
+    facts = {
+        "vocabulary": vocabulary,
         "trainable": {"lora": 1000, "embeddings": 200, "frozen": 9000},
-        "training": training(80, 3.0, measured={"40": gauge(2.4, 0)["bits"]}),
-        "worse": [],
-        "memory": {"planned_bytes": 6 << 30, "measured_bytes": 5 << 30, "parts": {"weights": 4 << 30, "loss": 1 << 30}, "batch": 2},
+        "memory": memory,
         "precision": "4bit",
-        "stand_in": False,
     }
-    record(out / paths.STAGES[0], {"step": "stage0", **STAGE0, "data": {"text": "bb11"}}, stage0)
-    stage1 = {
-        "before": {"taught": 4.9, "heldout": 4.8, "recall": {"n": 9, "f1": 0.02, "chrf": 1.5}, "choice": choice(11)},
-        "after": {"taught": 4.3, "heldout": 4.7, "recall": {"n": 9, "f1": 0.1, "chrf": 7.25}, "choice": choice(33)},
-        "training": training(60, 2.0),
-        "worse": ["taught definitions cost more"],
-        "stand_in": False,
-    }
-    record(out / paths.STAGES[1], {"step": "stage1", "settings": {"batch": 4, "accumulation": 1}}, stage1)
+    record(out / paths.STAGES[0], {"step": "stage0", **STAGE0, "data": {"text": "bb11"}}, found, [training(80, 3.0)], **facts)
+    found = bits("stage1", before={"seen definitions": 4.9}, after={"seen definitions": 4.3})
+    found += [choice("before", 11), choice("after", 33)]
+    worse = ["bits per character, dictionary: cost more"]
+    plan = {"step": "stage1", "settings": {"batch": 4, "accumulation": 1}}
+    record(out / paths.STAGES[1], plan, found, [training(60, 2.0)], worse=worse)
 
     folder = out / paths.STAGES[2]
-    dev = {name: predictions(exam["dev"], right) for name, right in (("before", set(range(8))), ("after", set(range(4, 20))))}
-    score = {name: scoring.summarise(given) for name, given in dev.items()}
+    dev = {when: predictions(exam["dev"], right) for when, right in (("before", set(range(8))), ("after", set(range(4, 20))))}
     files.write_lines(folder / paths.DEV_BEFORE, dev["before"])
     files.write_lines(folder / paths.DEV_AFTER, dev["after"])
     files.write_lines(folder / "loop_1/dev_predictions.jsonl", predictions(exam["dev"], set(range(4, 18))))
-    stage2 = {
-        "before": {"dev": score["before"], "taught": scoring.score(5, 50)},
-        "after": {"dev": score["after"], "taught": scoring.score(48, 50), "test": scoring.score(30, 60)},
-        "loops": [{"loop": 1, "dev": score["after"], "training": training(50, 1.5), "self_reasons": REASONS}],
-        "gauge": {"before": {"bits": gauge(2.25, 0)["bits"]}, "after": {"bits": gauge(2.4, 0)["bits"]}},
-        "price": "the gain on the exam was bought with language",
-        "best_loop": 1,
-        "stopped": "1 loops done",
-        "target_reached": False,
-        "worse": [],
-        "stand_in": False,
-    }
-    record(folder, {"step": "stage2", "settings": {"target": 90.0, "save_every": 25}}, stage2)
+    loop = {"loop": 1, "results": asked("stage2", "loop 1", "dev", dev["after"])}
+    loop["training"] = {"loop": 1, **training(50, 1.5), "self_reasons": REASONS}
+    found = asked("stage2", "before", "dev", dev["before"]) + bits("stage2", before=suite(2.25), after=suite(2.4))
+    found += loop["results"] + asked("stage2", "after", "dev", dev["after"])
+    facts = {"best_loop": 1, "stopped": "1 loops done", "target_reached": False, "price": ["Korean costs more"]}
+    plan = {"step": "stage2", "settings": {"target": 90.0}, "cosmetic": {"save_every": 25}}
+    record(folder, plan, found, [loop["training"]], **facts)
+    files.write_json(folder / "loop_1" / paths.RECORD, loop)
     evaluation(folder, exam["test"], set(range(0, test, 2)))
-    shutil.copy(folder / paths.PREDICTIONS, folder / "test_predictions.jsonl")  # asked twice in the same way
     evaluation(out / "eval/google--medgemma-4b-it", exam["test"], set(range(0, test, 3)), openings=0)
     return out
 
@@ -190,34 +191,28 @@ def data_of(page: str) -> dict:
 # ---- what is there
 
 
-def between(right: int) -> str:
-    low, high = scoring.score(right, 50)["interval"]
-    return f"{low:.1f}–{high:.1f}%"
-
-
 def test_the_figures_of_the_records_are_on_the_page(made, page):
     text = Elements(page).text()
     for said in (
-        "50.0% 95% interval",  # test: 30 of 60
-        "37.7–62.3%",
-        "scored 2 times",
+        "accuracy: test 50.0% 95% interval 37.7–62.3",  # 30 of 60
+        "test scored 2×",
         "20.0% → 40.0%",  # dev before and after
-        "2.500 → 2.250",
+        "2.5000 → 2.2500",
         "−10.0%",
-        "10.0%  of held-out Korean",
-        "4.900 → 4.300",
+        "4.9000 → 4.3000",
         "it ended worse than it began",
-        "taught definitions cost more",
+        "dictionary: cost more",
+        "its gain has a price. Korean costs more",
         "NVIDIA H999",
-        "6.00 GiB 5.00 GiB 0.83",
+        "6.00 GiB",
+        "5.00 GiB",
         "google/medgemma-4b-it",
         "2.13.0",
         "bb11",
-        "0.0200 0.1000 +0.0800",
-        f"right definition of five, taught 22.0% {between(11)} 66.0% {between(33)} +44.0",
-        "Korean, held out 2.2500 2.4000 +6.7%",
-        "the gain on the exam was bought with language",
-        "1 12 36 5 wrong letter 31",
+        "256 new tokens; 75% of them stand in the texts",
+        "right definition of five (chance 20%): definitions, seen 22.0% (12.8–35.2) 66.0% (52.1–77.6) +44.0 50",
+        "bits per character: Korean, held out 2.2500 2.4000 +6.7% 20",
+        "Loop 1: of 36 reasonings that the model wrote itself 5 were kept. wrong letter 31",
     ):
         assert " ".join(said.split()) in text, said
     funnel = files.read_json(made[0] / paths.REFINE_RECORD)["funnel"]
@@ -245,7 +240,7 @@ def test_a_stand_in_is_said_first_and_only_of_a_stand_in(made, page, base, tmp_p
     shutil.copytree(made[1], out)
     path = out / paths.STAGES[1] / paths.RECORD
     marked = files.read_json(path)
-    marked["metrics"]["stand_in"] = True
+    marked["stand_in"] = True
     files.write_json(path, marked)
     body = report.build(made[0], out, "en", {}).split("<body>")[1]
     assert body.lstrip().startswith('<div class="stand-in"')
@@ -255,42 +250,16 @@ def test_a_stand_in_is_said_first_and_only_of_a_stand_in(made, page, base, tmp_p
     assert "A stand-in, not MedGemma." in report.build(made[0], begun, "en", {})
 
 
-def test_new_tokens_split_sentences_as_both_tokenizers_do(base, tokenizer, texts, tmp_path):
-    counted = vocabulary.count_words(texts)
-    merges = vocabulary.choose_merges(counted, tokenizer, 200)
-    vocabulary.extend_tokenizer(base, tmp_path, merges)
-    from tokenizers import Tokenizer
-
-    extended = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    heldout = tmp_path / "heldout.jsonl"
-    files.write_lines(heldout, [{"text": text} for text in texts[:40]])
-    found = examples.split_both_ways(tmp_path / "tokenizer.json", len(merges), examples.sentences(heldout))
-    assert len(found) == 4
-    new = {merge.left + merge.right for merge in merges}
-    for example in found:
-        sentence = "".join(piece for piece, _, _ in example["before"])
-        assert sentence == "".join(piece for piece, _, _ in example["after"])
-        assert example["tokens"] == (
-            len(tokenizer(sentence, add_special_tokens=False)["input_ids"]),
-            len(extended.encode(sentence, add_special_tokens=False).ids),
-        )
-        assert example["tokens"] == tuple(sum(n for _, n, _ in example[when]) for when in ("before", "after"))
-        assert example["tokens"][1] < example["tokens"][0]
-        assert not any(is_new for _, _, is_new in example["before"])
-        marked = {piece.replace(" ", "▁") for piece, _, is_new in example["after"] if is_new}
-        assert marked and marked <= new
-
-
-def test_curves_hold_checkpoints_loops_and_the_gauge(made):
+def test_curves_hold_loops_and_what_was_measured_on_the_way(made):
     given = report.gather(*made)
-    assert [stage["curve"]["steps"] for stage in given["stages"]] == [80, 60, 50]
-    assert curves.checkpoints(0, {"save_every": 30}, {"steps": 80}) == [30, 60, 80]
-    assert curves.checkpoints(1, {"batch": 4, "accumulation": 3}, {"rows": 90, "steps": 24}) == [8, 16, 24]  # 23 batches an epoch
-    assert given["stages"][0]["measured"]["kinds"] == ["korean", "dictionary", "english"]
+    assert [stage["loss"]["steps"] for stage in given["stages"]] == [80, 60, 50]
+    assert [name for name, _ in given["stages"][0]["measured"]["data"]] == ["Korean, held out", "dictionary", "English medicine"]
     assert given["stages"][1]["measured"] is None
+    two = plots.loss("x", [training(50, 1.5), training(30, 1.0)])
+    assert (two["steps"], two["runs"], two["watched"]) == (80, 2, 0.5)
     long = [(step, 1.0 if step % 2 else 3.0) for step in range(1, 5001)]
-    thinned = curves.thin(long)
-    assert len(thinned) <= curves.POINTS and thinned[-1][0] == 5000
+    thinned = plots.thin(long)
+    assert len(thinned) <= plots.POINTS and thinned[-1][0] == 5000
     assert abs(sum(y for _, y in thinned) / len(thinned) - 2.0) < 0.05
 
 
@@ -321,7 +290,7 @@ def test_answers_over_several_orders_come_together(made, tmp_path):
     files.write_lines(tmp_path / paths.STAGES[2] / paths.PREDICTIONS, given)
     path = tmp_path / paths.STAGES[2] / paths.EVALUATION
     saved = files.read_json(path)
-    saved["plan"]["settings"]["permute"] = 2
+    saved["results"][0]["how"]["orders"] = 2
     files.write_json(path, saved)
     found, _ = answers.found(tmp_path)
     shown = answers.browser(found, made[0])["sets"][0]["answers"]
@@ -331,35 +300,37 @@ def test_answers_over_several_orders_come_together(made, tmp_path):
 # ---- what is not there
 
 
-def test_every_half_finished_folder_makes_a_page(made, tmp_path):
+def test_every_half_finished_folder_makes_a_page(made, tmp_path, make_checkpoint):
     refined, out = made
     empty = tmp_path / "empty"
     text = Elements(report.build(refined, empty, "en", {})).text()
     assert text.count("not yet") == 4 and f"make stage0 REFINED={refined} OUT={empty}" in text
 
-    # a stage 0 that was killed: its plan, and a whole checkpoint behind a half written one
+    # a stage 0 that was killed: its plan, what it measured before, and a whole checkpoint behind a half written one
     half = tmp_path / "half"
+    kept = half / paths.STAGES[0] / paths.CHECKPOINTS
     files.write_json(half / paths.STAGES[0] / paths.PLAN, {"step": "stage0", **STAGE0, "data": {}})
+    files.write_json(kept / "results.json", {"before": {"results": bits("stage0", before=suite(2.5))}})
     state = {"global_step": 40, "max_steps": 160, "log_history": curve(40, 3.0)}
-    files.write_json(half / paths.STAGES[0] / paths.CHECKPOINTS / "checkpoint-40/trainer_state.json", state)
-    files.write_text(half / paths.STAGES[0] / paths.CHECKPOINTS / "checkpoint-60/trainer_state.json", '{"global_st')
+    make_checkpoint(kept / "checkpoint-40", state)
+    files.write_text(kept / "checkpoint-60/trainer_state.json", '{"global_st')
     text = Elements(report.build(tmp_path / "nowhere", half, "en", {})).text()
     assert "begun, not finished at step 40 / 160" in text
     assert "40 steps, from 2.975 to 2.075" in text and "Not finished." in text
+    assert "bits per character: Korean, held out 2.5000" in text
     assert "make refine REFINED=" in text
 
     # a stage 2 in its second loop
     folder = half / paths.STAGES[2]
     files.write_json(folder / paths.PLAN, {"step": "stage2", "settings": {"target": 90.0}, "data": {}})
-    done = files.read_json(out / paths.STAGES[2] / paths.RECORD)["metrics"]
-    files.write_json(folder / paths.CHECKPOINTS / "before.json", {"exam": done["before"], "gauge": done["gauge"]["before"]})
-    files.write_json(folder / "loop_1" / paths.RECORD, done["loops"][0])
-    files.write_json(
-        folder / paths.CHECKPOINTS / "loop_2/checkpoint-10/trainer_state.json", {"global_step": 10, "log_history": curve(10, 1.0)}
-    )
+    found = files.read_json(out / paths.STAGES[2] / paths.RECORD)["results"]
+    before = [one for one in found if one["when"] == "before"]
+    files.write_json(folder / paths.CHECKPOINTS / "results.json", {"before": {"results": before}})
+    shutil.copytree(out / paths.STAGES[2] / "loop_1", folder / "loop_1")
+    make_checkpoint(folder / paths.CHECKPOINTS / "loop_2/checkpoint-10", {"global_step": 10, "log_history": curve(10, 1.0)})
     given = report.gather(refined, half)
-    assert given["stages"][2]["curve"]["steps"] == 60
-    assert [name for name, _ in given["exam"]["points"]] == [("before", "학습 전"), ("1", "1")]
+    assert given["stages"][2]["loss"]["steps"] == 60
+    assert given["loops"]["target"] == 90.0
     report.build(refined, half, "en", recipe.defaults())
 
 
@@ -404,13 +375,12 @@ def test_hostile_text_is_text(made, page):
 
 
 def test_words_in_plots_are_escaped_and_never_reach_mathtext():
-    svg = figures.by_name("x", [(("<b>$\\frac", "나&다"), [{"accuracy": 40.0, "interval": [30.0, 50.0]}])])
+    svg = plots.by_name("x", [(("<b>$\\frac", "나&다"), [{"accuracy": 40.0, "interval": [30.0, 50.0]}])])
     assert "&lt;b&gt;$\\frac" in svg and "나&amp;다" in svg and "<b>" not in svg
 
 
 def test_half_a_surrogate_and_a_number_that_is_none_do_no_harm(made, tmp_path):
     out = shutil.copytree(made[1], tmp_path / "out")
-    (out / paths.STAGES[2] / "test_predictions.jsonl").unlink()
     path = out / paths.STAGES[2] / paths.PREDICTIONS
     lines = files.read_lines(path)
     lines[0] |= {"output": "\ud83d", "probabilities": [float("nan")] * 5}
@@ -437,7 +407,7 @@ def test_nothing_is_loaded_from_anywhere(page):
 
 def test_all_words_are_in_both_languages(page):
     pairs = re.findall(r'<(span|tspan) class="en"[^>]*>(.*?)</\1><\1 class="ko"[^>]*>(.*?)</\1>', page, re.DOTALL)
-    assert len(pairs) == page.count('class="en"') == page.count('class="ko"') > 150
+    assert len(pairs) == page.count('class="en"') == page.count('class="ko"') > 120
     for _, english, korean in pairs:
         assert english.strip() and korean.strip()
         assert not re.search("[가-힣]", english), english
@@ -551,7 +521,7 @@ def test_the_page_in_a_browser(made, page, tmp_path):
         assert shown(tab) == ["17번 문제: 옳은 것은?"]
         tab.run("(() => { const s = document.getElementById('search'); s.value = ''; s.dispatchEvent(new Event('input')); })()")
         tab.wait("document.querySelectorAll('.question').length === 20")
-        tab.click("#pages button:nth-of-type(3)")
+        tab.click("#pages button:nth-of-type(2)")
         assert shown(tab)[0].startswith("20번 문제")
         before = tab.run("[...document.getElementById('set').options].findIndex(o => o.textContent === 'dev: before stage 2')")
         choose(tab, "set", str(before))

@@ -13,11 +13,13 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from kmlite import files, paths
-from kmlite.training import callbacks, trainer
+from kmlite.training import callbacks, examples, trainer
+from kmlite.training.settings import TrainingSettings
 from recipes import stage1
 
 SETTINGS = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "1"]
-SETTINGS += ["--max-steps", "8", "--eval-every", "100", "--measured", "4", "--recalled", "1", "--chosen", "0", "--dropout", "0"]
+SETTINGS += ["--max-steps", "8", "--eval-every", "100", "--entries", "4", "--recalled", "1", "--heldout", "2", "--questions", "0"]
+SETTINGS += ["--dropout", "0"]
 
 
 def stage(base, refined, out, *more, status: int = 0) -> str:
@@ -42,7 +44,7 @@ def undisturbed(base, few, tmp_path_factory):
 
 
 def trained(folder) -> dict:
-    return files.read_json(folder / paths.RECORD)["metrics"]["training"]
+    return files.read_json(folder / paths.RECORD)["training"][0]
 
 
 @pytest.fixture
@@ -151,7 +153,7 @@ def test_padding_and_useful_tokens_are_counted(undisturbed, base, few):
     assert 0 < found["padding"] < 0.5
     assert found["tokens_per_second"] > 0
     tokenizer = AutoTokenizer.from_pretrained(base)
-    rows, _ = trainer.conversation_rows(tokenizer, [("가", "나다라"), ("가나다", "라마바사아자차")], 64)
+    rows, _ = examples.conversation_rows(tokenizer, [("가", "나다라"), ("가나다", "라마바사아자차")], 64)
     meter = callbacks.Meter(1)
     batch = trainer.collate(rows, tokenizer, 1, False)
     meter.note(rows, batch)
@@ -174,6 +176,25 @@ def test_the_log_is_thinned_to_means():
     ]
 
 
+# ---- checkpoints
+
+
+@pytest.mark.parametrize("name", ["trainer_state.json", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "empty"])
+def test_a_damaged_newest_checkpoint_is_passed_over(make_checkpoint, tmp_path, name, damage):
+    """Without its optimizer, schedule or random state a run would go on to other weights and say nothing."""
+    older, newest = (make_checkpoint(tmp_path / f"checkpoint-{step}", {"global_step": step}) for step in (90, 100))
+    assert callbacks.last_checkpoint(tmp_path) == newest
+    path = newest / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3] if damage == "cut" else b"")
+    if damage == "gone":
+        path.unlink()
+    assert callbacks.last_checkpoint(tmp_path) == older
+    path.write_bytes(whole)
+    assert callbacks.last_checkpoint(tmp_path) == newest
+
+
 # ---- losses
 
 
@@ -182,7 +203,7 @@ def losses(tokenizer, tmp_path):
     """(a function that logs one loss, the folder it writes to)."""
     meter = callbacks.Meter(1)
     meter.note([{"record": 17, "input_ids": tokenizer("혈압이 높다")["input_ids"]}], {"input_ids": torch.zeros(1, 3)})
-    settings = SimpleNamespace(log_every=1)
+    settings = TrainingSettings(log_every=1)
     watching = callbacks.callbacks(None, tokenizer, tmp_path, "none", settings, meter, callbacks.Stop(), None, None)
     found = next(c for c in watching if type(c).__name__ == "Losses")
     state = SimpleNamespace(global_step=0, log_history=[])

@@ -6,7 +6,7 @@ import pytest
 
 from kmlite import prompts
 from kmlite.models import loading
-from kmlite.training import loss, trainer
+from kmlite.training import examples, loss, trainer
 from recipes import stage2
 
 QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "각기병", "C": "구루병", "D": "펠라그라", "E": "야맹증", "answer": "C"}
@@ -22,11 +22,11 @@ QUESTIONS = [
 @pytest.fixture(scope="module")
 def rows(tokenizer):
     pairs = [(prompts.exam_prompt(q, reasoned), prompts.exam_answer(q, reasoned)) for q, reasoned in QUESTIONS]
-    return trainer.conversation_rows(tokenizer, pairs, 512)[0]
+    return examples.conversation_rows(tokenizer, pairs, 512)[0]
 
 
 def test_the_weight_falls_on_the_letter_in_both_forms(rows, tokenizer):
-    batch = trainer.collate(rows, tokenizer, 1, False)
+    batch = examples.collate(rows, tokenizer, 1, False)
     weights = loss.token_weights(batch["labels"], tokenizer.convert_tokens_to_ids("<end_of_turn>"), 3)
     heavy = [tokenizer.decode(ids[row == 3]) for ids, row in zip(batch["input_ids"], weights, strict=True)]
     assert heavy == [q["answer"] for q, _ in QUESTIONS]
@@ -39,7 +39,7 @@ def adapted(base):
     import torch
 
     loaded, tokenizer = loading.load(base, "16bit", 512)
-    with_lora = loading.add_lora(loaded, r=8, alpha=8, dropout=0, rslora=False, seed=0)
+    with_lora = loading.add_lora(loaded, r=8, alpha=8, dropout=0, seed=0)
     torch.manual_seed(0)
     for name, weight in with_lora.named_parameters():
         if "lora_B" in name:

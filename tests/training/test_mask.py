@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kmlite import prompts
-from kmlite.training import trainer
+from kmlite.training import examples
 
 QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "각기병", "C": "구루병", "D": "펠라그라", "E": "야맹증", "answer": "A"}
 COT = "차근차근 생각해봅시다. 비타민 C는 콜라겐을 만드는 데 필요합니다. 모자라면 잇몸에서 피가 납니다. 따라서, 정답은 (A) 입니다."
@@ -59,10 +59,10 @@ def test_reasoned_answer_has_the_designs_shape():
 
 
 def test_padding_is_right_unseen_and_uncounted(tokenizer):
-    rows, left_out = trainer.conversation_rows(tokenizer, list(CASES.values()), 512)
+    rows, left_out = examples.conversation_rows(tokenizer, list(CASES.values()), 512)
     assert left_out == 0
     tokenizer.padding_side = "left"  # as Unsloth leaves it after a generation
-    batch = trainer.collate(rows, tokenizer, multiple=8, apart=False)
+    batch = examples.collate(rows, tokenizer, multiple=8, apart=False)
     assert batch["input_ids"].shape[1] % 8 == 0
     for row, ids, mask, labels in zip(rows, batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
         n = len(row["input_ids"])
@@ -73,7 +73,7 @@ def test_padding_is_right_unseen_and_uncounted(tokenizer):
 
 
 def test_what_is_too_long_is_left_out_not_cut(tokenizer):
-    rows, left_out = trainer.conversation_rows(tokenizer, [("가", "나"), ("가", "나 " * 200)], 64)
+    rows, left_out = examples.conversation_rows(tokenizer, [("가", "나"), ("가", "나 " * 200)], 64)
     assert (len(rows), left_out) == (1, 1)
 
 
@@ -116,7 +116,5 @@ def test_one_turn_each_whatever_prompt_and_answer_hold(tokenizer, prompt, answer
 
 
 def test_packed_text_holds_no_control_token_of_its_own(tokenizer):
-    from kmlite.training import packing
-
-    row = next(packing.packed(tokenizer, ["가<end_of_turn><unused3><eos>나 " * 9], 32))
+    row = next(examples.packed(tokenizer, ["가<end_of_turn><unused3><eos>나 " * 9], 32))
     assert not prompts.control_ids(tokenizer) & set(row[1:])

@@ -7,11 +7,11 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from kmlite import files, paths, runs
+from kmlite import files, paths, results, runs
 from recipes import stage0
 
 ARGUMENTS = "--batch 2 --accumulation 4 --rank 8 --alpha 8 --learning-rate 1e-3 --log-every 1 --new-tokens 20 --length 64 --max-steps 4"
-ARGUMENTS += " --save-every 2 --gauge-every 2 --heldout 2 --entries 2 --questions 0 --dropout 0"
+ARGUMENTS += " --save-every 2 --eval-every 2 --heldout 2 --entries 2 --questions 0 --dropout 0"
 
 
 def command(base, refined, out, processes: int, *more: str) -> list[str]:
@@ -40,10 +40,10 @@ def test_two_processes_follow_the_curve_of_one(base, refined, tmp_path):
     assert printed.count("written to") == 1
     records = [files.read_json(out / paths.STAGES[0] / paths.RECORD) for out in (one, two)]
     assert [record["processes"] for record in records] == [1, 2]
-    curves = [[e["loss"] for e in record["metrics"]["training"]["curve"] if "loss" in e] for record in records]
+    curves = [[e["loss"] for e in record["training"][0]["curve"] if "loss" in e] for record in records]
     assert len(curves[0]) == 4
     assert curves[1] == pytest.approx(curves[0], abs=1e-3)
-    bits = [record["metrics"]["gauge"]["after"]["bits"]["korean"] for record in records]
+    bits = [results.find(record["results"], "bits_per_character", "korean")["value"] for record in records]
     assert bits[1] == pytest.approx(bits[0], abs=1e-3)
 
 

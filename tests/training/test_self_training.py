@@ -5,7 +5,7 @@ import random
 import pytest
 
 from kmlite import files, prompts, records
-from kmlite.training import exam_rows, self_training, shuffling
+from kmlite.training import examples, self_training
 
 QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "각기병", "C": "구루병", "D": "펠라그라", "E": "야맹증", "answer": "A"}
 EXAMPLE = {
@@ -78,21 +78,21 @@ def test_real_reasonings_pass(refined):
 def test_one_reasoning_a_question_is_kept_with_the_letters_of_the_question_as_it_stands():
     """Written in another order of the options, where B) and E) are other ones."""
     orders = ["CDEAB", "BACDE", "EDCBA"]
-    asked = [shuffling.reordered(QUESTION, order) for order in orders]
+    asked = [examples.reordered(QUESTION, order) for order in orders]
     letters = [{q[x]: x for x in prompts.LETTERS} for q in asked]
     second = "는 비타민 A 결핍에서 생기므로 여기에 맞지 않습니다."
     turns = [
         f"<reasoning>\n첫째: {FIRST}\n둘째: {of['각기병']}는 티아민, {of['야맹증']}{second}\n</reasoning>{q['answer']}"
         for q, of in zip(asked, letters, strict=True)
     ]
-    found = self_training.verdicts([(0, 0, order) for order in orders], asked, turns, [])
+    found = self_training.verdicts([(0, order) for order in orders], asked, turns, [])
     assert [record["dropped"] for record in found] == ["", "spare", "spare"]
     assert found[0]["cot"].split("\n")[1] == "B는 티아민, E는 비타민 A 결핍에서 생기므로 여기에 맞지 않습니다."
     taught = self_training.with_reasonings([QUESTION, EXAMPLE], found)
     assert taught[0]["cot"] == found[0]["cot"]
     assert taught[0]["self_written"] is True
     assert taught[1] == EXAMPLE
-    moved = shuffling.reordered(taught[0], "EDCBA")
+    moved = examples.reordered(taught[0], "EDCBA")
     assert "D는 티아민, A는 비타민 A 결핍" in moved["cot"]
     assert prompts.exam_answer(moved, reasoned=True).endswith("</reasoning>E")
 
@@ -102,7 +102,7 @@ def test_reasonings_of_the_data_come_first_and_the_models_own_fill_up():
     given = [{**EXAMPLE, "question": f"{n}번 사례?"} for n in range(5)]
     own = [{**EXAMPLE, "question": f"{n}번 스스로?", "self_written": True} for n in range(5)]
     for share, of_data, of_model in ((0.03, 3, 0), (0.05, 5, 0), (0.07, 5, 3), (0.5, 5, 5)):
-        pairs, reasoned = exam_rows.turns([*own, *given, *plain], share, seed=0)
+        pairs, reasoned = examples.turns([*own, *given, *plain], share, seed=0)
         long = [prompt for prompt, _ in pairs if prompts.REASONED in prompt]
         assert (reasoned, len(pairs)) == (of_data + of_model, 100 + of_data + of_model)
         assert (sum("사례" in p for p in long), sum("스스로" in p for p in long)) == (of_data, of_model)
@@ -116,9 +116,10 @@ def test_only_questions_whose_options_may_move_and_that_lack_a_reasoning_are_ask
     assert self_training.chosen(many, 20, "0 1") == self_training.chosen(many, 20, "0 1") != self_training.chosen(many, 20, "0 2")
 
 
-def test_examples_of_the_subject_come_first_and_the_prompt_ends_where_the_model_begins(tokenizer):
+def test_examples_of_the_subject_come_first_and_the_prompt_ends_where_the_model_begins(tokenizer, monkeypatch):
     examples = [{**EXAMPLE, "question": f"{subject} 사례?", "subject": subject} for subject in ("doctor", "nurse", "pharm")]
-    shown = self_training.guides({**QUESTION, "subject": "nurse"}, examples, 2)
+    monkeypatch.setattr(self_training, "SHOTS", 2)
+    shown = self_training.guides({**QUESTION, "subject": "nurse"}, examples)
     assert [prompt.split("\n")[2] for prompt, _ in shown] == ["nurse 사례?", "doctor 사례?"]
     text = tokenizer.decode(prompts.guided_ids(tokenizer, prompts.exam_prompt(QUESTION, reasoned=True), shown))
     assert text.count("<bos>") == 1
@@ -127,12 +128,13 @@ def test_examples_of_the_subject_come_first_and_the_prompt_ends_where_the_model_
     assert text.endswith("<start_of_turn>model\n")
 
 
-def test_asking_is_seeded_and_goes_on_from_what_was_written(base, tmp_path):
+def test_asking_is_seeded_and_goes_on_from_what_was_written(base, tmp_path, monkeypatch):
     from kmlite.models import loading
 
     loaded = loading.load(base, "16bit", 256)
     questions = [{**QUESTION, "question": f"{n}번 물음?"} for n in range(5)]
-    how = {"count": 4, "samples": 1, "shots": 1, "temperature": 1.0, "max_new_tokens": 5, "batch": 6}
+    monkeypatch.setattr(self_training, "GROUP", 2)
+    how = {"count": 4, "max_new_tokens": 5}
 
     def ask(name, seed="0 1"):
         return self_training.ask(*loaded, questions, [EXAMPLE], tmp_path / name, seed=seed, **how)
@@ -143,7 +145,7 @@ def test_asking_is_seeded_and_goes_on_from_what_was_written(base, tmp_path):
     assert len({record["output"] for record in whole}) > 6  # sampled, not greedy
     assert files.read_lines(tmp_path / "a") == whole == ask("b")
     assert ask("c", seed="0 2") != whole
-    files.write_lines(tmp_path / "d", whole[: 2 * self_training.ORDERS])  # two questions are a batch: as a kill would leave it
+    files.write_lines(tmp_path / "d", whole[: 2 * self_training.ORDERS])  # two questions are a group: as a kill would leave it
     assert ask("d") == whole
     for record in whole:
         assert sorted(record["order"]) == list(prompts.LETTERS)
@@ -156,7 +158,7 @@ def test_asking_leaves_the_random_numbers_of_training_alone(base, tmp_path):
     from kmlite.models import loading
 
     loaded = loading.load(base, "16bit", 256)
-    how = {"count": 1, "samples": 1, "shots": 0, "temperature": 1.0, "max_new_tokens": 2, "batch": 3, "seed": "0"}
+    how = {"count": 1, "max_new_tokens": 2, "seed": "0"}
     torch.manual_seed(5)
     random_numbers = torch.rand(3)
     torch.manual_seed(5)

@@ -5,8 +5,7 @@ import random
 import pytest
 
 from kmlite import prompts, records
-from kmlite.training import exam_rows, shuffling
-from recipes import stage2
+from kmlite.training import examples
 
 QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "각기병", "C": "구루병", "D": "펠라그라", "E": "야맹증", "answer": "A"}
 COT = "비타민 C는 콜라겐을 만듭니다. B는 티아민 결핍입니다. C는 비타민 D 결핍이고, E는 비타민 A 결핍입니다. 따라서, 정답은 (A) 입니다."
@@ -15,7 +14,7 @@ COT = "비타민 C는 콜라겐을 만듭니다. B는 티아민 결핍입니다.
 def test_the_right_option_stays_right_and_every_place_is_used():
     places = set()
     for seed in range(60):
-        now = shuffling.shuffled(QUESTION, random.Random(seed))
+        now = examples.shuffled(QUESTION, random.Random(seed))
         assert now[now["answer"]] == "괴혈병"
         assert sorted(now[x] for x in "ABCDE") == sorted(QUESTION[x] for x in "ABCDE")
         places.add(now["answer"])
@@ -24,7 +23,7 @@ def test_the_right_option_stays_right_and_every_place_is_used():
 
 def test_letters_in_a_reasoning_go_with_their_options_and_vitamins_stay():
     for seed in range(20):
-        now = shuffling.shuffled({**QUESTION, "cot": COT}, random.Random(seed))
+        now = examples.shuffled({**QUESTION, "cot": COT}, random.Random(seed))
         letter = {QUESTION[x]: x for x in "ABCDE"}
         new = {letter[now[x]]: x for x in "ABCDE"}  # old letter to new one
         assert now["cot"] == (
@@ -50,49 +49,60 @@ def test_letters_in_a_reasoning_go_with_their_options_and_vitamins_stay():
 )
 def test_a_question_that_names_letters_or_places_keeps_its_order(change):
     question = {**QUESTION, **change}
-    assert shuffling.names_places(question)
-    assert all(shuffling.shuffled(question, random.Random(seed)) == question for seed in range(8))
+    assert examples.names_places(question)
+    assert all(examples.shuffled(question, random.Random(seed)) == question for seed in range(8))
 
 
 @pytest.mark.parametrize("text", ["비타민 A와 비타민 D", "A형 간염", "위 점막", "모두 몇 개인가?", "가슴과 배", "IgA와 IgG", "위모세관"])
 def test_words_that_only_look_like_places(text):
-    assert not shuffling.names_places({**QUESTION, "question": text, "B": text})
+    assert not examples.names_places({**QUESTION, "question": text, "B": text})
 
 
 def test_the_sample_names_places_where_it_says(refined):
     questions = records.read_exam(refined, "train")
-    assert 3 <= sum(map(shuffling.names_places, questions)) <= 8  # about five were written so
+    assert 3 <= sum(map(examples.names_places, questions)) <= 8  # about five were written so
 
 
 def test_an_order_holds_every_row_of_each_epoch_and_like_lengths_together():
     epochs = [[{"input_ids": [epoch] * n} for n in range(1, 401)] for epoch in range(2)]
-    rows = shuffling.in_order(epochs, batch=4, seed=3)
+    rows = examples.in_order(epochs, batch=4, seed=3)
     assert [sorted(len(r["input_ids"]) for r in part) for part in (rows[:400], rows[400:])] == [list(range(1, 401))] * 2
     assert {r["input_ids"][0] for r in rows[:400]} == {0}
     gaps = [max(len(r["input_ids"]) for r in rows[i : i + 4]) - min(len(r["input_ids"]) for r in rows[i : i + 4]) for i in range(0, 800, 4)]
     assert sum(gaps) / len(gaps) < 12  # about 80 at random
-    assert rows == shuffling.in_order(epochs, batch=4, seed=3) != shuffling.in_order(epochs, batch=4, seed=4)
+    assert rows == examples.in_order(epochs, batch=4, seed=3) != examples.in_order(epochs, batch=4, seed=4)
+
+
+def rows_of(tokenizer, questions, seed, **change):
+    how = {"epochs": 3, "shuffle": True, "reasoned_share": 0.05, "length": 1024, "batch": 1, "seed": seed}
+    rows, found = examples.rows_of_loop(tokenizer, questions, **{**how, **change})
+    return [tokenizer.decode(row["input_ids"]) for row in rows], found
 
 
 def test_a_loop_trains_on_new_orders_in_each_epoch_and_loop(tokenizer):
-    settings = stage2.Settings(epochs=3, batch=1)
     questions = [{**QUESTION, "question": f"{n}번 물음?"} for n in range(30)]
-
-    def texts(loop):
-        rows, balance = exam_rows.rows_of_loop(tokenizer, questions, loop, settings)
-        assert sum(balance.values()) == pytest.approx(1)
-        assert len(rows) == 90
-        return [tokenizer.decode(row["input_ids"]) for row in rows]
-
-    first = texts(1)
+    first, found = rows_of(tokenizer, questions, "0 1")
+    assert sum(found["letters"].values()) == pytest.approx(1)
+    assert len(first) == 90
     assert len({t for t in first if "7번 물음?" in t and "17번" not in t and "27번" not in t}) == 3
-    assert first == texts(1) != texts(2)
+    assert first == rows_of(tokenizer, questions, "0 1")[0] != rows_of(tokenizer, questions, "0 2")[0]
     for text in first:
         letter = text.removesuffix("<end_of_turn>")[-1]
         assert f"{letter}) 괴혈병" in text
 
 
+def test_each_epoch_teaches_other_reasonings(tokenizer):
+    """With more reasonings than the share has room for, each epoch draws its own; short rows are the same in all."""
+    questions = [{**QUESTION, "question": f"{n}번 물음?", "cot": COT} for n in range(40)]
+    texts, found = rows_of(tokenizer, questions, "0 1", epochs=2, shuffle=False, reasoned_share=0.2)
+    assert found["reasoned_rows"] == 10 and len(texts) == 100
+    reasoned = [[text for text in part if "<reasoning>" in text] for part in (texts[:50], texts[50:])]
+    assert [len(part) for part in reasoned] == [10, 10]
+    assert set(reasoned[0]) != set(reasoned[1])
+    assert rows_of(tokenizer, questions, "0 1", length=20)[1]["left_out"] == 3 * (40 + 2)
+
+
 def test_leaked_questions_are_left_out():
     other = {**QUESTION, "question": "다른 물음?"}
     spaced = {**QUESTION, "question": "비타민  C가 부족하면 ?", "A": QUESTION["B"], "B": QUESTION["A"], "answer": "B"}
-    assert exam_rows.without_leaks([spaced, other], [], [QUESTION]) == ([other], 1)
+    assert examples.without_leaks([spaced, other], [], [QUESTION]) == ([other], 1)

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from kmlite import paths, prompts, records
 from kmlite.evaluation import statistics
 from kmlite.files import read_lines, read_record
-from kmlite.sharing.report.words import Both
+from kmlite.results import Both
 
 MOST_BYTES = 11_000_000  # of the questions and answers in a page, which stays under 15 MB
 CUTS = (1500, 400, 100, 0)  # characters of a model's written answer: the first at which everything fits
+AFTER: Both = ("after stage 2", "2단계 뒤")
 SPECIAL = re.compile(r"<(?:end_of_turn|eos|pad)>")
 
 
@@ -23,31 +24,21 @@ class Answers(NamedTuple):
 
     name: Both
     split: str
-    how: dict  # it was asked: scorer, permute, prompt
+    how: str
     predictions: list[dict]
 
 
 def found(out: Path) -> tuple[list[Answers], list[str]]:
     """(all predictions below `out`, what could not be read and why). A list that repeats an earlier one is left out."""
-    stage2 = out / paths.STAGES[2]
-    done = (stage2 / paths.RECORD).exists()
-    plain = {"scorer": "generate", "permute": 1, "prompt": "kmlite"}
-    after = ("after stage 2", "2단계 뒤")
-    sources: list[tuple[Both, str, dict, Path]] = []
-    for evaluation in evaluations(out):
-        if not evaluation["final"]:
-            sources.append((evaluation["name"], evaluation["split"], evaluation["how"], evaluation["predictions"]))
-    if done:
-        sources.append((("before stage 2", "2단계 전"), "dev", plain, stage2 / paths.DEV_BEFORE))
+    stage2, usual = out / paths.STAGES[2], "generate, kmlite"
+    listed = list(evaluations(out))
+    sources: list[tuple[Both, str, str, Path]] = [(e["name"], e["split"], e["how"], e["predictions"]) for e in listed if not e["final"]]
+    sources.append((("before stage 2", "2단계 전"), "dev", usual, stage2 / paths.DEV_BEFORE))
     for folder in sorted(stage2.glob("loop_*"), key=lambda path: (len(path.name), path.name)):
         number = folder.name.removeprefix("loop_")
-        sources.append(((f"loop {number}", f"반복 {number}"), "dev", plain, folder / "dev_predictions.jsonl"))
-    if done:
-        sources += [(after, "dev", plain, stage2 / paths.DEV_AFTER), (after, "test", plain, stage2 / "test_predictions.jsonl")]
-    for evaluation in evaluations(out):
-        if evaluation["final"]:
-            english, korean = f"{after[0]}, {evaluation['command']}", f"{after[1]}, {evaluation['command']}"
-            sources.append(((english, korean), evaluation["split"], evaluation["how"], evaluation["predictions"]))
+        sources.append(((f"loop {number}", f"반복 {number}"), "dev", usual, folder / "dev_predictions.jsonl"))
+    sources.append((AFTER, "dev", usual, stage2 / paths.DEV_AFTER))
+    sources += [(e["name"], e["split"], e["how"], e["predictions"]) for e in listed if e["final"]]
 
     kept: list[Answers] = []
     problems = []
@@ -73,43 +64,38 @@ def evaluations(out: Path) -> Iterator[dict]:
     """Each record of an evaluation below `out`, those of stage 2's final model first.
 
     Yields:
-        {"name" (of the model), "final" (stage 2's), "command", "record", "summary", "split", "how" (it was asked: scorer,
-        permute, prompt in words), "predictions" (their file), "openings" of the model's test split}.
+        {"name" (of the model), "final" (stage 2's), "record", "results", "split", "how" (it was asked, in words), "predictions" (their
+        file), "openings" of the model's test split}.
     """
     final = out / paths.STAGES[2]
     for folder in [final, final / paths.ON_DEV, *sorted(path for path in (out / "eval").rglob("*") if path.is_dir())]:
-        for file, predictions, command in (
-            (paths.EVALUATION, paths.PREDICTIONS, "make eval"),
-            (paths.HARNESS, paths.HARNESS_PREDICTIONS, "lm-eval"),
-        ):
+        for file, predictions in ((paths.EVALUATION, paths.PREDICTIONS), (paths.HARNESS, paths.HARNESS_PREDICTIONS)):
             record = read_record(folder / file)
-            if not record:
+            if not record or not record.get("results"):
                 continue
-            settings = record["plan"]["settings"]
+            first = record["results"][0]
             model = folder.parent if folder.name == paths.ON_DEV else folder
             named = "" if model == final else str(model.relative_to(out / "eval")).replace("--", "/")
             log = model / paths.TEST_LOG
             yield {
-                "name": (named, named) if named else ("after stage 2", "2단계 뒤"),
+                "name": (named, named) if named else AFTER,
                 "final": not named,
-                "command": command,
                 "record": record,
-                "summary": record["summary"],
-                "split": settings.get("split", "test"),
-                "how": {
-                    "scorer": command if command == "lm-eval" else settings.get("scorer", "generate"),
-                    "permute": settings.get("permute", 1),
-                    "prompt": in_words(record.get("prompt") or {"name": "kmlite"}),
-                },
+                "results": record["results"],
+                "split": first["data"],
+                "how": in_words(first["how"]),
                 "predictions": folder / predictions,
                 "openings": len(read_lines(log)) if log.exists() else 0,
             }
 
 
-def in_words(prompt: dict) -> str:
-    """The name of a prompt with what changes its figures: `kmlite`, `lm-eval, 5-shot`."""
-    shots = f", {prompt['shots']}-shot" if "shots" in prompt else ""
-    return prompt["name"] + shots + (", chat template" if prompt.get("chat_template") else "")
+def in_words(how: dict) -> str:
+    """What a figure was asked by: `generate, kmlite`, `generate, lm-eval, 5-shot`."""
+    parts = [how.get("scorer", "generate"), how.get("prompt", "kmlite")]
+    parts += [f"{how['shots']}-shot"] if "shots" in how else []
+    parts += ["chat template"] if how.get("chat_template") else []
+    parts += [f"{how['orders']} orders"] if how.get("orders", 1) != 1 else []
+    return ", ".join(parts)
 
 
 def together(predictions: list[dict]) -> list[dict]:

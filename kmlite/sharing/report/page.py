@@ -1,17 +1,22 @@
-"""One page for a whole OUT: what there is of it is read from the records, and what there is not is named."""
+"""One page for a whole OUT: a loop over the results that its records hold, with the curves and answers behind them."""
 
 import base64
 import hashlib
+import json
 import shlex
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
-from kmlite import paths
+from kmlite import paths, results
 from kmlite.evaluation import published
 from kmlite.files import read_record
 from kmlite.models import folders
-from kmlite.sharing.report import answers, curves, examples, figures, words
+from kmlite.sharing.report import answers, plots, words
+from kmlite.training.callbacks import last_checkpoint
 
 PAGE = Path(__file__).parent  # where the template, its style and its script are
+EXAMPLES, SHOWN = 3, 400  # rejected records shown of each reason, and characters of one
 
 
 def build(refined: Path, out: Path, language: str, defaults: dict[str, dict]) -> str:
@@ -27,10 +32,9 @@ def build(refined: Path, out: Path, language: str, defaults: dict[str, dict]) ->
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"count": count, "signed": signed, "size": size, "duration": duration}
+    environment.filters |= {"count": "{:,}".format, "size": size, "duration": duration}
     given = gather(refined, out)
     script = (PAGE / "report.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = environment.get_template("report.html.j2").render(
         **given,
         language=language,
@@ -38,19 +42,11 @@ def build(refined: Path, out: Path, language: str, defaults: dict[str, dict]) ->
         words=words,
         style=Markup((PAGE / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
-        script_digest=digest,
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         questions=Markup(answers.as_json({**given["browser"], "subjects": words.SUBJECTS})),
         svg=Markup,
     )
     return page.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair in some model's answer is no character
-
-
-def count(value: float) -> str:
-    return f"{value:,}"
-
-
-def signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def size(value: float) -> str:
@@ -64,133 +60,170 @@ def duration(seconds: float) -> str:
 
 def gather(refined: Path, out: Path) -> dict:
     """Everything that the template shows."""
-    stages = [curves.stage(out, number) for number in range(3)]
+    stages = [stage(out, number) for number in range(3)]
     evaluations = list(answers.evaluations(out))
-    found, problems = answers.found(out)
+    own = [e for e in evaluations if e["final"]]
     funnel = read_record(refined / paths.REFINE_RECORD)
-    final = next((e for e in evaluations if e["final"] and e["split"] == "test"), None)
+    found = [one for s in stages for one in s["results"]]
+    asked = found + [one for e in own for one in e["results"]]
+    given, problems = answers.found(out)
     return {
         "out": str(out),
         "refined": str(refined),
-        "steps": steps(refined, out, funnel, stages, evaluations),
+        "steps": steps(refined, out, funnel, stages, own),
         "stages": stages,
         "stand_in": is_stand_in(out, stages, evaluations),
         "funnel": funnel,
-        "examples": {kind: examples.rejected(refined, kind) for kind in words.KINDS},
-        "vocabulary": examples.vocabulary(refined, out, stages[0]["metrics"]),
-        "learned": learned(stages[1]["metrics"]),
-        "evaluations": evaluations,
-        "exam": exam(stages[2], final),
-        "published": beside_published(evaluations, stages[2]["metrics"]),
-        "comparisons": answers.comparisons(found),
-        "browser": answers.browser(found, refined),
+        "examples": {kind: rejected(refined, kind) for kind in words.KINDS},
+        "cards": list(cards(asked)),
+        "vocabulary": stages[0]["record"].get("vocabulary"),
+        "loops": plots.by_loop([one for one in found if (one["measure"], one["data"]) == ("accuracy", "dev")], stages[2]["plan"]),
+        "subjects": plots.by_subject([one for one in asked if one["measure"] == "accuracy" and not one["when"].startswith("loop ")]),
+        "evaluations": [{**e, "table": table(e["results"])} for e in evaluations],
+        "published": beside_published(evaluations),
+        "comparisons": answers.comparisons(given),
+        "browser": answers.browser(given, refined),
         "problems": problems,
     }
 
 
-def is_stand_in(out: Path, stages: list[dict], evaluations: list[dict]) -> bool:
-    """Whether any model here descends from the embedded base: by its record, or by the folder it was made in or from."""
-    if any(s["metrics"].get("stand_in") for s in stages) or any(e["record"].get("stand_in") for e in evaluations):
-        return True
-    bases_named = [Path(s["plan"].get("base", {}).get("name", "")) for s in stages]
-    named = [*(out / name / paths.FINAL for name in paths.STAGES), *bases_named]
-    return any((folder / "config.json").is_file() and folders.is_stand_in(folder) for folder in named)
+# ---- stages, finished or not
 
 
-# ---- the dictionary
-
-
-def learned(metrics: dict) -> list[tuple[str, dict | float, dict | float]]:
-    """(measure, before, after) of stage 1, for what was measured at both ends; a score where it has an interval, else a number."""
-    rows = []
-    flat = [flattened(metrics.get(when) or {}) for when in ("before", "after")]
-    for name in words.LEARNED:
-        before, after = (part.get(name) for part in flat)
-        if before is not None and after is not None:
-            rows.append((name, before, after))
-    return rows
-
-
-def flattened(measured: dict) -> dict:
-    """Stage 1's measures by the names of words.LEARNED; recall was one number before it had two."""
-    recall, choice = measured.get("recall"), measured.get("choice") or {}
-    both = {"recall": recall["f1"], "chrf": recall["chrf"]} if isinstance(recall, dict) else {"recall": recall}
-    return {**measured, **both, "choice taught": choice.get("taught"), "choice heldout": choice.get("heldout")}
-
-
-# ---- accuracy
-
-
-def exam(stage2: dict, final: dict | None) -> dict | None:
-    """Accuracy by loop and by subject, as numbers and figures; None where nothing was asked yet."""
-    metrics = stage2["metrics"]
-    before, after, loops = metrics.get("before") or {}, metrics.get("after") or {}, metrics.get("loops") or []
-    points = [(("before", "학습 전"), before.get("dev")), *(((str(loop["loop"]),) * 2, loop.get("dev")) for loop in loops)]
-    if "dev" in after:
-        points.append((("final", "최종"), after["dev"]))
-    test = final["summary"] if final else after.get("test")
-    asked = ((("dev before", "dev 학습 전"), before.get("dev")), (("dev after", "dev 학습 뒤"), after.get("dev")), (("test", "test"), test))
-    series = [(name, part) for name, part in asked if part]
-    if not series:
-        return None
-    names = sorted({subject for _, part in series for subject in part.get("by_subject", {})})
-    rows = [(("all", "전체"), [part for _, part in series])]
-    rows += [(words.both(words.SUBJECTS, name), [part.get("by_subject", {}).get(name) for _, part in series]) for name in names]
-    target = (stage2["plan"].get("settings") or {}).get("target")
+def stage(out: Path, number: int) -> dict:
+    """What is known of a stage: its record if it is done, else its plan and what it has measured and trained so far."""
+    folder = out / paths.STAGES[number]
+    record = read_record(folder / paths.RECORD) or {}
+    plan = record.get("plan") or read_record(folder / paths.PLAN) or {}
+    found = record or so_far(folder)
+    measured, training = found.get("results", []), found.get("training", [])
     return {
-        "before": before,
-        "after": after,
-        "points": points,
-        "target": target,
-        "series": [name for name, _ in series],
-        "rows": rows,
-        "loops_svg": figures.by_loop("loops", [name for name, _ in points], [part for _, part in points], target),
-        "subjects_svg": figures.by_name("subjects", rows, len(series), left=0.2),
+        "key": f"stage{number}",
+        "state": "done" if record else "unfinished" if plan else "missing",
+        "record": record,
+        "plan": plan,
+        "settings": {**plan.get("settings", {}), **plan.get("cosmetic", {})},
+        "results": measured,
+        "training": training,
+        "reached": found.get("reached"),
+        "table": table(measured),
+        "loss": plots.loss(f"loss{number}", training),
+        "measured": plots.measured(f"measured{number}", measured, sum(part.get("steps", 0) for part in training)),
     }
 
 
-def beside_published(evaluations: list[dict], metrics: dict) -> dict | None:
+def so_far(folder: Path) -> dict:
+    """What a stage that has not finished has kept: {"results", "training", "reached": {"step", "of"} or None}."""
+    kept = folder / paths.CHECKPOINTS
+    journal = read_record(kept / "results.json") or {}
+    found = [one for part in journal.values() for one in part["results"]]
+    loops = {loop["loop"]: loop for loop in read_record(kept / "loops.json") or []}
+    loops |= {loop["loop"]: loop for path in folder.glob(f"loop_*/{paths.RECORD}") if (loop := read_record(path))}
+    found += [one for number in sorted(loops) for one in loops[number]["results"]]
+    training = [loops[number]["training"] for number in sorted(loops)]
+    checkpoints = [last_checkpoint(place) for place in (kept, *sorted(kept.glob("loop_*")))]
+    state = next((json.loads((path / "trainer_state.json").read_text()) for path in reversed(checkpoints) if path), None)
+    if state:
+        training.append({"curve": state.get("log_history", []), "steps": state["global_step"]})
+    return {
+        "results": found,
+        "training": training,
+        "reached": state and {"step": state["global_step"], "of": state.get("max_steps")},
+    }
+
+
+def table(found: list[dict]) -> dict:
+    """Results as the rows of a table: {"columns": moments in words, "rows": [{"name", "cells", "change", "sign", "n"}]}."""
+    columns = results.moments(found)
+    rows = []
+    for (_, measure, data, how), at in results.rows(found).items():
+        subject = dict(how).get("subject")
+        shown = [at[when] for when in columns if when in at]
+        if not shown:
+            continue
+        change, sign = results.change(shown[0], shown[-1]) if len(shown) > 1 else ("", 0)
+        names = zip(results.MEASURES[measure].name, words.both(results.DATA, data), words.both(words.SUBJECTS, subject or ""), strict=True)
+        name = tuple(": ".join(filter(None, parts)) for parts in names)
+        cells = [results.in_words(at.get(when)) for when in columns]
+        rows.append({"name": name, "cells": cells, "change": change, "sign": sign, "n": shown[-1]["n"], "by": bool(subject)})
+    return {"columns": [words.both(words.MOMENTS, when) for when in columns], "rows": rows}
+
+
+def cards(found: list[dict]) -> Iterator[dict]:
+    """The headlines: {"name", "value", "before", "note"} of each that was measured."""
+    for measure, data in words.HEADLINES:
+        after = results.find(found, measure, data) or results.find(found, measure, data, "extended")
+        before = results.find(found, measure, data, "before")
+        if after:
+            value, _, interval = results.in_words(after).partition(" ")
+            was = results.in_words(before).partition(" ")[0] if before else ""
+            change, sign = results.change(before, after) if before else ("", 0)
+            name = tuple(": ".join(parts) for parts in zip(results.MEASURES[measure].name, words.both(results.DATA, data), strict=True))
+            told = {"value": value, "before": was, "interval": interval.strip("()"), "change": change, "sign": sign}
+            yield {"name": name, "n": after["n"], **told}
+
+
+def is_stand_in(out: Path, stages: list[dict], evaluations: list[dict]) -> bool:
+    """Whether any model here descends from the embedded base: by its record, or by the folder it was made in or from."""
+    if any(part["record"].get("stand_in") for part in [*stages, *evaluations]):
+        return True
+    named = [Path(s["plan"].get("base", {}).get("name", "")) for s in stages]
+    return any((folder / "config.json").is_file() and folders.is_stand_in(folder) for folder in named)
+
+
+def beside_published(evaluations: list[dict]) -> dict | None:
     """The models of OUT that answered test among the published figures, best first; None where none did."""
-    ours = [
-        {"name": told_apart(e), "accuracy": e["summary"]["accuracy"], "interval": e["summary"]["interval"], **e["how"]}
-        for e in evaluations
-        if e["split"] == "test"
-    ]
-    if not ours and "test" in (metrics.get("after") or {}):
-        test = metrics["after"]["test"]
-        name = ("after stage 2", "2단계 뒤")
-        ours = [{"name": name, "accuracy": test["accuracy"], "interval": test["interval"], "scorer": "generate", "prompt": "kmlite"}]
+    ours = []
+    for e in evaluations:
+        one = results.find(e["results"], "accuracy", "test")
+        if one:
+            how = answers.in_words(one["how"])
+            name = e["name"] if how == "generate, kmlite" else tuple(f"{part} ({how})" for part in e["name"])
+            ours.append({"name": name, "accuracy": one["value"], "interval": [one["low"], one["high"]], "how": how})
     if not ours:
         return None
     others = [{**row, "name": words.both(words.PUBLISHED, row["model"])} for row in published.PUBLISHED]
     rows = sorted([*ours, *others], key=lambda row: -row["accuracy"])
-    return {"rows": rows, "svg": figures.by_name("published", [(row["name"], [row]) for row in rows])}
+    return {"rows": rows, "svg": plots.by_name("published", [(row["name"], [row]) for row in rows])}
 
 
-def told_apart(evaluation: dict) -> words.Both:
-    """The model's name, with how it was asked where that is not the usual way."""
-    how = ", ".join(value for value in (evaluation["how"]["scorer"], evaluation["how"]["prompt"]) if value not in ("generate", "kmlite"))
-    english, korean = evaluation["name"]
-    return (f"{english} ({how})", f"{korean} ({how})") if how else (english, korean)
-
-
-# ---- where things stand
-
-
-def steps(refined: Path, out: Path, funnel: dict | None, stages: list[dict], evaluations: list[dict]) -> list[dict]:
+def steps(refined: Path, out: Path, funnel: dict | None, stages: list[dict], own: list[dict]) -> list[dict]:
     """Each step of the pipeline with its state and, where it is not done, the command that goes on."""
-    own = next((e for e in evaluations if e["final"]), None)
-    states = {"refine": "done" if funnel else "missing", **{s["key"]: s["state"] for s in stages}, "eval": "done" if own else "missing"}
     refining = {"seconds": sum(part.get("seconds", 0) for part in funnel["funnel"].values())} if funnel else {}
-    records = {s["key"]: s["record"] for s in stages} | {"eval": own["record"] if own else {}, "refine": refining}
-    data, folders = f"REFINED={shlex.quote(str(refined))}", f"REFINED={shlex.quote(str(refined))} OUT={shlex.quote(str(out))}"
+    listed = [("refine", "done" if funnel else "missing", refining, None)]
+    listed += [(s["key"], s["state"], s["record"], s["reached"]) for s in stages]
+    listed.append(("eval", "done" if own else "missing", own[0]["record"] if own else {}, None))
+    data = f"REFINED={shlex.quote(str(refined))}"
     return [
         {
             "key": key,
             "state": state,
-            "record": records[key],
-            "reached": next((s["reached"] for s in stages if s["key"] == key), None),
-            "command": f"make {key} {data if key == 'refine' else folders}",
+            "record": record,
+            "reached": reached,
+            "command": f"make {key} {data}" + ("" if key == "refine" else f" OUT={shlex.quote(str(out))}"),
         }
-        for key, state in states.items()
+        for key, state, record, reached in listed
     ]
+
+
+# ---- what refine set aside
+
+
+def rejected(refined: Path, kind: str) -> dict[str, list[dict]]:
+    """By reason, the first records that refine set aside: {"source", "line", "text"}."""
+    path = refined / paths.REJECTED / f"{kind}.jsonl"
+    shown: dict[str, list[dict]] = defaultdict(list)
+    if not path.exists():
+        return shown
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+                reason, record = row["reason"], row["record"]
+            except (ValueError, KeyError, TypeError):
+                continue  # half a line of a folder that was copied while it was written
+            if len(shown[reason]) < EXAMPLES:
+                text = record if isinstance(record, str) else json.dumps(record, ensure_ascii=False, indent=1) if record else ""
+                cut = text[:SHOWN] + "…" if len(text) > SHOWN else text
+                shown[reason].append({"source": row.get("source", ""), "line": row.get("line", 0), "text": cut})
+    return shown

@@ -1,8 +1,7 @@
-"""What the report calls things, in English and in Korean. Whole sentences stand in page/report.html.j2."""
+"""What the report calls things, in English and in Korean; kmlite/results.py names the measures, the template holds whole sentences."""
 
 from kmlite.evaluation import published
-
-Both = tuple[str, str]  # (English, Korean)
+from kmlite.results import Both
 
 KINDS: dict[str, Both] = {"text": ("plain text", "일반 글"), "dictionary": ("dictionary", "사전"), "exam": ("exam questions", "시험 문제")}
 
@@ -50,41 +49,20 @@ STEPS: dict[str, Both] = {
 
 STATES: dict[str, Both] = {"done": ("done", "마침"), "unfinished": ("begun, not finished", "하다가 멈춤"), "missing": ("not yet", "아직")}
 
-POINTS: dict[str, Both] = {
-    "base": ("before", "학습 전"),
+MOMENTS: dict[str, Both] = {
     "before": ("before", "학습 전"),
     "extended": ("with new tokens, untrained", "새 토큰만 더한 뒤"),
     "after": ("after", "학습 뒤"),
 }
 
-GAUGED: dict[str, Both] = {
-    "korean": ("Korean, held out", "떼어 둔 한국어 글"),
-    "dictionary": ("dictionary", "사전"),
-    "english": ("English medicine", "영어 의학 글"),
-}
-
-GAINED_ON: dict[str, Both] = {
-    "held-out Korean": ("held-out Korean", "떼어 둔 한국어 글"),
-    "dictionary": ("dictionary", "사전"),
-    "exam": ("exam questions", "시험 문제"),
-}
-
-LEARNED: dict[str, Both] = {  # stage 1
-    "taught": ("bits per character, taught definitions", "글자당 비트, 배운 뜻풀이"),
-    "heldout": ("bits per character, held-out definitions", "글자당 비트, 떼어 둔 뜻풀이"),
-    "recall": ("definitions from memory, character F1 (0–1)", "외워 쓴 뜻풀이, 글자 F1 (0–1)"),
-    "chrf": ("definitions from memory, chrF (0–100)", "외워 쓴 뜻풀이, chrF (0–100)"),
-    "choice taught": ("right definition of five, taught", "다섯 가운데 맞는 뜻풀이, 배운 것"),
-    "choice heldout": ("right definition of five, held out", "다섯 가운데 맞는 뜻풀이, 떼어 둔 것"),
-}
-
-SPLITS: dict[str, Both] = {
-    "taught": ("taught questions", "배운 문제"),
-    "dev": ("dev", "dev"),
-    "test": ("test", "test"),
-    "train": ("train", "train"),
-    "fewshot": ("few-shot", "few-shot"),
-}
+HEADLINES = (  # (measure, data) of the cards, where they were measured
+    ("accuracy", "test"),
+    ("accuracy", "dev"),
+    ("bits_per_character", "korean"),
+    ("bits_per_character", "seen definitions"),
+    ("definition_choice", "held-out definitions"),
+    ("tokens_per_character", "korean"),
+)
 
 PUBLISHED: dict[str, Both] = {  # model, how and source of kmlite/evaluation/published.py
     "people": ("people", "사람"),
@@ -106,19 +84,6 @@ SUBJECTS: dict[str, Both] = {  # of KorMedMCQA
     "nurse": ("nurse", "간호사"),
     "pharm": ("pharm", "약사"),
     "dentist": ("dentist", "치과의사"),
-}
-
-MEMORY: dict[str, Both] = {  # parts of a plan, kmlite/models/memory.py
-    "weights": ("weights", "가중치"),
-    "embedding": ("embedding", "임베딩"),
-    "vision tower and norms": ("vision tower and norms", "비전 타워와 정규화 층"),
-    "LoRA, gradients, optimizer": ("LoRA, gradients, optimizer", "LoRA, 기울기, 옵티마이저"),
-    "new rows, gradients, optimizer": ("new rows, gradients, optimizer", "새 행, 기울기, 옵티마이저"),
-    "trained embedding, gradient, optimizer": ("trained embedding, gradient, optimizer", "학습하는 임베딩, 기울기, 옵티마이저"),
-    "copies of the embedding for a moment": ("copies of the embedding for a moment", "잠깐 생기는 임베딩 사본"),
-    "activations": ("activations", "활성값"),
-    "loss": ("loss", "손실"),
-    "CUDA": ("CUDA", "CUDA"),
 }
 
 

@@ -6,16 +6,20 @@ Korean needs no font here; the page's language switch shows one of the two.
 
 import html
 import io
+import math
 import re
 from collections.abc import Sequence
 
-from kmlite.sharing.report.words import Both
+from kmlite import results
+from kmlite.results import Both
+from kmlite.sharing.report.words import SUBJECTS, both
 
 TEXT, GRID = "#010101", "#010102"  # stand for the page's colours until `finished` names them
 SERIES = ("#010111", "#010112", "#010113", "#010114")
 COLOURS = {TEXT: "currentColor", GRID: "var(--line)"} | {colour: f"var(--series-{i})" for i, colour in enumerate(SERIES, 1)}
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
+POINTS = 600  # of a loss curve: a longer one is drawn as the means of its neighbours
 WIDTH, HEIGHT = 5.4, 3.0  # inches of 72 units; the page stretches it
 
 Points = Sequence[tuple[float, float]]
@@ -69,70 +73,115 @@ def in_both(words: Both) -> str:
     return english if english == korean else f'<tspan class="en">{english}</tspan><tspan class="ko">{korean}</tspan>'
 
 
-def curve(
-    name: str,
-    lines: Sequence[Points],
-    *,
-    y: Both,
-    checkpoints: Sequence[int] = (),
-    breaks: Sequence[int] = (),
-    marked: bool = False,
-) -> str:
+def loss(name: str, training: list[dict]) -> dict | None:
+    """The loss of a stage's training runs one behind the other: {"svg", "steps", "first", "last", "watched": the last on held-out data}."""
+    trained: list[tuple[float, float]] = []
+    watched: list[tuple[float, float]] = []
+    begins, start = [], 0
+    for part in training:
+        begins.append(start)
+        for key, line in (("loss", trained), ("eval_loss", watched)):
+            line += [(start + row["step"], row[key]) for row in part.get("curve", []) if is_number(row.get(key))]
+        start += part.get("steps", 0)
+    if not trained:
+        return None
+    svg = curve(name, [thin(trained), thin(watched)], y=("loss, nats a token", "손실, 토큰당 내트"), breaks=begins[1:])
+    last = watched[-1][1] if watched else None
+    return {"svg": svg, "steps": start, "first": trained[0][1], "last": trained[-1][1], "watched": last, "runs": len(begins)}
+
+
+def measured(name: str, found: list[dict], steps: int) -> dict | None:
+    """Bits per character while training, where a stage measured them on the way: {"svg", "data": names in the order of the lines}."""
+    at = {"before": 0, "extended": 0, "after": steps}
+    lines: dict[str, dict[int, float]] = {}
+    for one in found:
+        if one["measure"] == "bits_per_character":
+            step = int(one["when"].split()[1]) if one["when"].startswith("step ") else at.get(one["when"])
+            if step is not None:
+                lines.setdefault(one["data"], {})[step] = one["value"]  # the extended model's in the base's place
+    if not any(one["when"].startswith("step ") for one in found):
+        return None
+    lines = {data: line for data, line in lines.items() if len(line) > 2}
+    svg = curve(name, [sorted(line.items()) for line in lines.values()], y=("bits per character", "글자당 비트"), marked=True)
+    return {"svg": svg, "data": [both(results.DATA, data) for data in lines]}
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def thin(points: Points) -> Points:
+    """At most POINTS points: means of neighbours."""
+    width = -(-len(points) // POINTS)
+    groups = [points[i : i + width] for i in range(0, len(points), width or 1)]
+    return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups] if width > 1 else points
+
+
+def curve(name: str, lines: Sequence[Points], *, y: Both, breaks: Sequence[int] = (), marked: bool = False) -> str:
     """Lines over training steps, in the order of the series colours.
 
     Args:
-        checkpoints: steps marked by a triangle on the axis.
-        breaks: steps with an upright line, where a loop began.
+        breaks: steps with an upright line, where a training run began.
         marked: a dot at each point of a line.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes, words = canvas(name)
-    for i, points in enumerate(lines):
+    for i, points in enumerate(lines[: len(SERIES)]):
         if points:
-            dots = marked or len(points) < 3
-            axes.plot(
-                *zip(*points, strict=True), color=SERIES[i], linestyle=DASHES[i], linewidth=1.8, marker=MARKERS[i] if dots else None, ms=4
-            )
+            marker = MARKERS[i] if marked or len(points) < 3 else None
+            axes.plot(*zip(*points, strict=True), color=SERIES[i], linestyle=DASHES[i], linewidth=1.8, marker=marker, ms=4)
     for step in breaks:
         axes.axvline(step, color=TEXT, linewidth=0.8, alpha=0.5)
-    if checkpoints:
-        low = [0.025] * len(checkpoints)
-        axes.plot(checkpoints, low, "^", color=TEXT, ms=5, transform=axes.get_xaxis_transform(), clip_on=False, alpha=0.7)
     axes.set_xlabel(words("optimizer step", "옵티마이저 스텝"), color=TEXT)
     axes.set_title(words(*y), color=TEXT, fontsize=9, loc="left", pad=6)
-    whole_numbers(axes.xaxis)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     return finished(figure, words)
 
 
-def whole_numbers(axis) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axis.set_major_locator(MaxNLocator(nbins=7, integer=True))
-
-
-def by_loop(name: str, labels: list[Both], parts: list[dict | None], target: float | None) -> str:
-    """Accuracy in percent with its interval at each point of stage 2, from left to right; the level of guessing below."""
-    figure, axes, words = canvas(name)
-    places = [(i, part) for i, part in enumerate(parts) if part]
-    axes.errorbar(
-        [i for i, _ in places],
-        [part["accuracy"] for _, part in places],
-        yerr=whiskers([part for _, part in places]),
-        color=SERIES[0],
-        marker="o",
-        ms=5,
-        linewidth=1.6,
-        elinewidth=1.2,
-        capsize=3,
-    )
+def by_loop(found: list[dict], plan: dict) -> dict | None:
+    """Accuracy with its interval before, after each loop and of the model handed over: {"svg", "target"}; None without loops."""
+    order = sorted(found, key=lambda one: (one["when"] == "after", one["when"] != "before", len(one["when"]), one["when"]))
+    points = [one for one in order if not one["how"].get("subject")]
+    if len(points) < 2:
+        return None
+    figure, axes, words = canvas("loops")
+    places, parts = range(len(points)), [as_score(one) for one in points]
+    labels = [both({"before": ("before", "학습 전"), "after": ("final", "최종")}, one["when"].removeprefix("loop ")) for one in points]
+    bars = {"color": SERIES[0], "marker": "o", "ms": 5, "linewidth": 1.6, "elinewidth": 1.2, "capsize": 3}
+    axes.errorbar(places, [part["accuracy"] for part in parts], yerr=whiskers(parts), **bars)
     axes.axhline(20, color=TEXT, linewidth=0.9, linestyle=":")
+    target = plan.get("settings", {}).get("target")
     if target is not None:
         axes.axhline(target, color=SERIES[1], linewidth=1.2, linestyle="--")
-    axes.set_xticks(range(len(labels)), [words(*label) for label in labels])
+    axes.set_xticks(places, [words(*label) for label in labels])
     axes.set_xlim(-0.4, len(labels) - 0.6)
     axes.set_ylim(0, 100)
     axes.set_xlabel(words("loop", "반복"), color=TEXT)
     axes.set_title(words("% right", "정답률 %"), color=TEXT, fontsize=9, loc="left", pad=6)
-    return finished(figure, words)
+    return {"svg": finished(figure, words), "target": target}
+
+
+def by_subject(found: list[dict]) -> dict | None:
+    """Accuracy by subject for each split and moment it was measured at: {"svg", "series": names in the order of the marks}."""
+    moments: dict[str, Both] = {"before": ("before", "전"), "after": ("after", "뒤")}
+    series: dict[tuple, dict[str, dict]] = {}
+    for one in found:
+        if one["data"] in ("dev", "test") and one["when"] in moments:
+            key = (one["data"], one["when"], one["stage"])
+            series.setdefault(key, {}).setdefault(one["how"].get("subject", ""), as_score(one))
+    series = {key: parts for key, parts in series.items() if len(parts) > 1}
+    if not series:
+        return None
+    shown = list(series.items())[: len(SERIES)]
+    names = list(dict.fromkeys(name for _, parts in shown for name in parts))
+    rows = [(both(SUBJECTS, name) if name else ("all", "전체"), [parts.get(name) for _, parts in shown]) for name in names]
+    labels = [tuple(f"{data} {word}" for word in moments[when]) for (data, when, _), _ in shown]
+    return {"svg": by_name("subjects", rows, len(shown), left=0.2), "series": labels}
+
+
+def as_score(one: dict) -> dict:
+    return {"accuracy": one["value"], "interval": [one["low"], one["high"]]}
 
 
 def whiskers(parts: list[dict]) -> tuple[list[float], list[float]]:

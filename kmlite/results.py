@@ -1,0 +1,163 @@
+"""What was measured: one flat list, run.json["results"] and eval.json["results"]. Every reader loops over it and knows no stage.
+
+A result is {"stage", "when": "before" | "extended" | "step 500" | "loop 2" | "after", "measure", "data", "value", "low", "high" (95%
+interval, None where there is none), "n", "unit", "how": what else decides the figure (scorer, prompt, precision, orders, subject)}.
+A new measure is one `result(…)` where it is measured and one line in MEASURES.
+"""
+
+from typing import Any, NamedTuple
+
+Both = tuple[str, str]  # (English, Korean)
+
+RISE = 0.02  # bits per character of held-out text from which a loss is reported: less is within what a few hundred texts can tell
+
+
+class Measure(NamedTuple):
+    name: Both
+    unit: str
+    digits: int
+    less: bool = False  # less is better
+
+
+MEASURES = {
+    "bits_per_character": Measure(("bits per character", "글자당 비트"), "bits", 4, less=True),
+    "accuracy": Measure(("accuracy", "정답률"), "%", 1),
+    "definition_choice": Measure(("right definition of five (chance 20%)", "다섯 가운데 맞는 뜻풀이 (찍으면 20%)"), "%", 1),
+    "character_f1": Measure(("definitions from memory, character F1", "외워 쓴 뜻풀이, 글자 F1"), "%", 1),
+    "chrf": Measure(("definitions from memory, chrF (0–100)", "외워 쓴 뜻풀이, chrF (0–100)"), "", 1),
+    "tokens_per_character": Measure(("tokens per character", "글자당 토큰"), "tokens", 3, less=True),
+    "mean_of_subjects": Measure(("mean of subjects", "과목 평균"), "%", 1),
+    "unreadable": Measure(("unreadable answers", "읽지 못한 답"), "%", 1, less=True),
+    "calibration_error": Measure(("calibration error", "보정 오차"), "", 3, less=True),
+    "letter_mass": Measure(("probability of the five letters", "다섯 글자의 확률 합"), "%", 1),
+    "consistency": Measure(("same option in every order", "순서를 바꾸어도 같은 선택"), "%", 1),
+}
+
+KEY_MEASURES = ("bits_per_character", "accuracy", "definition_choice", "character_f1")  # what a summary shows
+
+DATA: dict[str, Both] = {
+    "korean": ("Korean, held out", "떼어 둔 한국어 글"),
+    "english": ("English medicine", "영어 의학 글"),
+    "dictionary": ("dictionary", "사전"),
+    "seen definitions": ("definitions, seen", "뜻풀이, 배운 것"),
+    "held-out definitions": ("definitions, held out", "뜻풀이, 떼어 둔 것"),
+    "exam": ("exam questions", "시험 문제"),
+    "seen": ("train questions, seen", "train 문제, 배운 것"),
+    "dev": ("dev", "dev"),
+    "test": ("test", "test"),
+}
+
+
+def result(measure: str, data: str, value: float, n: int, low: float | None = None, high: float | None = None, **how: Any) -> dict:
+    """One result, still without the stage and the moment, which `stamped` adds."""
+    return {"measure": measure, "data": data, "value": value, "low": low, "high": high, "n": n, "unit": MEASURES[measure].unit, "how": how}
+
+
+def of_score(score: dict, measure: str, data: str, **how: Any) -> dict:
+    """The result of a score with its interval, {"accuracy", "interval", "n"}; of several answers a question "n" counts questions."""
+    low, high = score["interval"]
+    return result(measure, data, score["accuracy"], score.get("questions", score["n"]), low, high, **how)
+
+
+def of_answers(summary: dict, data: str, **how: Any) -> list[dict]:
+    """The results of a summary of predictions: over all, by subject, and what else it holds."""
+    n = summary.get("questions", summary["n"])
+    found = [of_score(summary, "accuracy", data, **how)]
+    if len(summary["by_subject"]) > 1:
+        found.append(result("mean_of_subjects", data, summary["macro"], n, **how))
+        found += [of_score(part, "accuracy", data, **how, subject=subject) for subject, part in summary["by_subject"].items()]
+    found.append(result("unreadable", data, round(100 * summary["unreadable"] / max(1, summary["n"]), 2), n, **how))
+    for name, scale in (("calibration_error", 1), ("letter_mass", 100), ("consistency", 100)):
+        if name in summary:
+            found.append(result(name, data, round(scale * summary[name], 4), n, **how))
+    return found
+
+
+def stamped(found: list[dict], stage: str, when: str, **how: Any) -> list[dict]:
+    return [{"stage": stage, "when": when, **one, "how": {**one["how"], **how}} for one in found]
+
+
+# ---- read
+
+
+def find(results: list[dict], measure: str, data: str, when: str = "after") -> dict | None:
+    """The result over all subjects of a measure at a moment; the first where there are several."""
+    wanted = {"measure": measure, "data": data, "when": when}
+    return next((one for one in results if not one["how"].get("subject") and wanted.items() <= one.items()), None)
+
+
+def rows(results: list[dict]) -> dict[tuple, dict[str, dict]]:
+    """{what was measured: {when: result}}, in the order in which they were measured."""
+    out: dict[tuple, dict[str, dict]] = {}
+    for one in results:
+        how = tuple(sorted((key, str(value)) for key, value in one["how"].items() if key != "precision"))
+        out.setdefault((one["stage"], one["measure"], one["data"], how), {})[one["when"]] = one
+    return out
+
+
+def moments(results: list[dict]) -> list[str]:
+    """The moments of a table, in order: steps and loops, which plots show, left out."""
+    found = dict.fromkeys(one["when"] for one in results)
+    return [when for when in found if not when.startswith(("step ", "loop "))]
+
+
+def in_words(one: dict | None) -> str:
+    """`3.1234`, or `24.0% (12.3–40.1)` with its 95% interval."""
+    if one is None:
+        return "–"
+    digits, percent = MEASURES[one["measure"]].digits, "%" if one["unit"] == "%" else ""
+    value = f"{one['value']:.{digits}f}{percent}"
+    return value if one["low"] is None else f"{value} ({one['low']:.{digits}f}–{one['high']:.{digits}f})"
+
+
+def change(before: dict, after: dict) -> tuple[str, int]:
+    """(the difference in words, 1 where it is for the better, -1 for the worse, 0): relative for bits and tokens, else in points."""
+    measure = MEASURES[after["measure"]]
+    difference = after["value"] - before["value"]
+    relative = measure.unit in ("bits", "tokens") and before["value"]
+    told = f"{100 * difference / before['value']:+.1f}%" if relative else f"{difference:+.{measure.digits}f}"
+    better = (difference < 0) if measure.less else (difference > 0)
+    return told.replace("-", "−"), 0 if not difference else 1 if better else -1
+
+
+def show(results: list[dict], title: str) -> None:
+    """One table: a row for each measure, a column for each moment."""
+    from rich.table import Table
+
+    from kmlite.cli import console
+
+    columns = moments(results)
+    table = Table("", *columns, "change", "n", title=title)
+    for (_, measure, data, how), found in rows(results).items():
+        if any(key == "subject" for key, _ in how):
+            continue
+        first, last = found.get(columns[0]), found.get(columns[-1])
+        told = change(first, last)[0] if first and last and first is not last else ""
+        n = next(iter(found.values()))["n"]
+        table.add_row(
+            f"{MEASURES[measure].name[0]}: {DATA.get(data, (data,))[0]}", *(in_words(found.get(w)) for w in columns), told, f"{n:,}"
+        )
+    console.print(table)
+
+
+def losses(results: list[dict], taught: set[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    """What a stage made worse between "before" and "after": (of what it teaches, of what it does not).
+
+    Worse is an accuracy below the interval it began with, or more bits per character: any more of what is taught, else over RISE.
+    Seen data of another stage and what depends on how one is asked (unreadable answers, calibration) say nothing of this.
+    """
+    worse: list[str] = []
+    price: list[str] = []
+    for (_, measure, data, how), found in rows(results).items():
+        before, after = found.get("before"), found.get("after")
+        if not before or not after or any(key == "subject" for key, _ in how) or measure not in ("accuracy", "bits_per_character"):
+            continue
+        is_taught = (measure, data) in taught
+        if measure == "accuracy":
+            fell = after["value"] < before["low"]
+        else:
+            fell = after["value"] > before["value"] * (1 if is_taught else 1 + RISE)
+        if fell:
+            told = f"{MEASURES[measure].name[0]}, {DATA.get(data, (data,))[0]}: {in_words(before)} → {in_words(after)}"
+            (worse if is_taught else price).append(f"{told} ({change(before, after)[0]})" if measure != "accuracy" else told)
+    return worse, price

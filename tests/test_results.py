@@ -1,0 +1,81 @@
+"""The list of results: read back without knowing the stage, compared, and what counts as a loss."""
+
+import pytest
+
+from kmlite import results
+
+
+def point(when: str, korean: float, dev: float, low: float) -> list[dict]:
+    found = [
+        results.result("bits_per_character", "korean", korean, 100),
+        results.result("bits_per_character", "english", 1.0, 16),
+        results.result("accuracy", "dev", dev, 40, low, 99.0, scorer="generate"),
+    ]
+    return results.stamped(found, "stage0", when, precision="16bit")
+
+
+@pytest.mark.parametrize(
+    ("after", "worse", "price"),
+    [
+        ((3.9, 31, 20), [], []),
+        ((4.001, 40, 30), ["Korean"], []),
+        ((3.9, 29, 20), [], ["dev"]),
+        ((4.2, 10, 0), ["Korean"], ["dev"]),
+    ],
+)
+def test_what_is_taught_must_not_get_worse_and_the_rest_is_a_price(after, worse, price):
+    found = results.losses([*point("before", 4.0, 40, 30), *point("after", *after)], {("bits_per_character", "korean")})
+    assert [len(part) for part in found] == [len(worse), len(price)]
+    assert all(name in told for name, told in zip([*worse, *price], [*found[0], *found[1]], strict=True))
+
+
+def test_bits_of_what_is_not_taught_may_rise_by_two_percent():
+    for value, told in ((4.07, []), (4.12, ["bits per character, Korean, held out: 4.0000 → 4.1200 (+3.0%)"])):
+        found = [*point("before", 4.0, 40, 30), *point("after", value, 60, 50)]
+        assert results.losses(found, {("accuracy", "dev")}) == ([], told)
+
+
+def test_what_was_measured_once_is_no_loss():
+    assert results.losses(point("after", 4.0, 40, 30), {("accuracy", "dev")}) == ([], [])
+
+
+def test_find_takes_the_result_over_all_subjects():
+    summary = {"n": 3, "accuracy": 33.3, "interval": [6.1, 79.2], "macro": 25.0, "unreadable": 1, "consistency": 0.5, "by_subject": {}}
+    one = {"n": 2, "accuracy": 50.0, "interval": [9.5, 90.5]}
+    other = {"n": 1, "accuracy": 0.0, "interval": [0.0, 79.3]}
+    summary["by_subject"] = {"doctor": one, "nurse": other}
+    found = results.stamped(results.of_answers(summary, "test", scorer="letter"), "eval", "after")
+    assert results.find(found, "accuracy", "test")["n"] == 3
+    assert results.find(found, "accuracy", "dev") is None
+    assert {one["how"].get("subject") for one in found if one["measure"] == "accuracy"} == {None, "doctor", "nurse"}
+    assert results.find(found, "unreadable", "test")["value"] == 33.33
+    assert results.find(found, "consistency", "test")["value"] == 50.0
+    assert all(one["how"]["scorer"] == "letter" for one in found)
+
+
+def test_rows_bring_the_moments_of_one_measure_together():
+    found = [*point("before", 4.0, 40, 30), *point("loop 1", 3.9, 41, 31), *point("after", 3.8, 42, 32)]
+    rows = results.rows(found)
+    assert len(rows) == 3
+    assert all(list(at) == ["before", "loop 1", "after"] for at in rows.values())
+    assert results.moments(found) == ["before", "after"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (results.result("bits_per_character", "korean", 4.0, 1), results.result("bits_per_character", "korean", 3.0, 1), ("−25.0%", 1)),
+        (results.result("accuracy", "dev", 20.0, 1), results.result("accuracy", "dev", 24.5, 1), ("+4.5", 1)),
+        (results.result("accuracy", "dev", 20.0, 1), results.result("accuracy", "dev", 20.0, 1), ("+0.0", 0)),
+        (results.result("unreadable", "dev", 0.0, 1), results.result("unreadable", "dev", 5.0, 1), ("+5.0", -1)),
+        (results.result("bits_per_character", "dev", 0.0, 1), results.result("bits_per_character", "dev", 1.0, 1), ("+1.0000", -1)),
+    ],
+)
+def test_a_change_is_relative_for_bits_and_in_points_for_shares(before, after, told):
+    assert results.change(before, after) == told
+
+
+def test_in_words():
+    assert results.in_words(results.result("accuracy", "dev", 24.0, 50, 12.34, 40.06)) == "24.0% (12.3–40.1)"
+    assert results.in_words(results.result("bits_per_character", "korean", 3.12343, 50)) == "3.1234"
+    assert results.in_words(None) == "–"
