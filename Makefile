@@ -15,9 +15,13 @@ STAMP := .venv/.done
 EXTRAS := .venv/.extras
 LOCK ?= requirements/$(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu).txt
 INSTALL = $(if $(UV),uv pip install --python $(PY) --quiet,$(PY) -m pip install -qq) --no-deps
+# A variable as one word of the shell, whatever is in it: blanks, quotes, $. ARGS holds several words, quoted as in a shell.
+# Not exported: make would expand the $ in them for that.
+unexport RAW REFINED OUT BASE MODEL A B ARGS
+quoted = '$(subst ','\'',$(value $(1)))'
 # BASE is passed on only where it was given: each recipe knows its own default
-BASE_ARG = $(if $(BASE),--base "$(BASE)")
-FOLDERS = --refined "$(REFINED)" --out "$(OUT)"
+BASE_ARG = $(if $(value BASE),--base $(call quoted,BASE))
+FOLDERS = --refined $(call quoted,REFINED) --out $(call quoted,OUT)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup extras lock demo doctor data refine stage0 stage1 stage2 eval compare report chat export pipeline bench bench-gpu test-gpu rehearse-gpu test test-docs docs check format clean
@@ -27,7 +31,7 @@ help: ## this page
 	@echo
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "  Variables: RAW=$(RAW)  REFINED=$(REFINED)  OUT=$(OUT)  BASE=a model (default google/medgemma-4b-it)"
+	@echo "  Variables: RAW="$(call quoted,RAW)"  REFINED="$(call quoted,REFINED)"  OUT="$(call quoted,OUT)"  BASE=a model (default google/medgemma-4b-it)"
 	@echo "             MODEL=the one to chat with  GPUS=cards for stage0  HARNESS=1 evaluates by lm-eval  LLAMA_CPP=its folder, for export"
 	@echo "  ARGS=… goes to the recipe; .venv/bin/python -m recipes.stage0 --help lists what it takes, with the reasons"
 	@echo "  Example: make stage0 OUT=model/try ARGS=\"--max-steps 20\""
@@ -52,67 +56,67 @@ $(EXTRAS): $(STAMP) requirements/eval.txt requirements/web.txt
 	@touch $(EXTRAS)
 
 lock: $(STAMP) ## write requirements/*.txt anew from the .in files
-	$(PY) requirements/lock.py $(ARGS)
+	$(PY) requirements/lock.py $(value ARGS)
 
 demo: $(STAMP) ## the whole pipeline on sample data and an embedded base, on any machine
-	$(PY) -m recipes.demo $(ARGS)
+	$(PY) -m recipes.demo $(value ARGS)
 
 doctor: $(STAMP) ## what this machine can do, what is missing, and the plan of each stage
-	$(PY) -m recipes.doctor $(BASE_ARG) --raw "$(RAW)" $(FOLDERS) $(ARGS)
+	$(PY) -m recipes.doctor $(BASE_ARG) --raw $(call quoted,RAW) $(FOLDERS) $(value ARGS)
 
 data: $(STAMP) ## fetch public Korean data into RAW (recipes/data.py has the table)
-	$(PY) -m recipes.data --raw "$(RAW)" $(ARGS)
+	$(PY) -m recipes.data --raw $(call quoted,RAW) $(value ARGS)
 
 refine: $(STAMP) ## clean the raw data in RAW, write REFINED
-	$(PY) -m recipes.refine --raw "$(RAW)" --refined "$(REFINED)" $(ARGS)
+	$(PY) -m recipes.refine --raw $(call quoted,RAW) --refined $(call quoted,REFINED) $(value ARGS)
 
 stage0: $(STAMP) ## teach BASE Korean text: new tokens, embeddings, LoRA (GPUS=N shares it among cards)
-	$(PY) $(if $(filter-out 1,$(GPUS)),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m recipes.stage0 $(BASE_ARG) $(FOLDERS) $(ARGS)
+	$(PY) $(if $(filter-out 1,$(GPUS)),-m torch.distributed.run --standalone --nproc-per-node $(GPUS)) -m recipes.stage0 $(BASE_ARG) $(FOLDERS) $(value ARGS)
 
 stage1: $(STAMP) ## teach the medical dictionary
-	$(PY) -m recipes.stage1 $(BASE_ARG) $(FOLDERS) $(ARGS)
+	$(PY) -m recipes.stage1 $(BASE_ARG) $(FOLDERS) $(value ARGS)
 
 stage2: $(STAMP) ## teach exam questions until the target accuracy on dev
-	$(PY) -m recipes.stage2 $(BASE_ARG) $(FOLDERS) $(ARGS)
+	$(PY) -m recipes.stage2 $(BASE_ARG) $(FOLDERS) $(value ARGS)
 
 eval: $(STAMP) ## score the final model (or BASE) on the test questions; HARNESS=1: by lm-eval itself
-	$(PY) -m recipes.$(if $(HARNESS),harness,evaluate) $(BASE_ARG) $(FOLDERS) $(ARGS)
+	$(PY) -m recipes.$(if $(HARNESS),harness,evaluate) $(BASE_ARG) $(FOLDERS) $(value ARGS)
 
 compare: $(STAMP) ## compare two evaluations, A=folder B=folder: the paired difference and what flipped
-	$(PY) -m recipes.compare --a "$(A)" --b "$(B)" $(ARGS)
+	$(PY) -m recipes.compare --a $(call quoted,A) --b $(call quoted,B) $(value ARGS)
 
 report: $(STAMP) ## write OUT/report.html: what every step did, on one page that opens from disk
-	$(PY) -m recipes.report $(FOLDERS) $(ARGS)
+	$(PY) -m recipes.report $(FOLDERS) $(value ARGS)
 
 chat: $(STAMP) ## talk to MODEL (default: the newest stage in OUT); ARGS=--web in the browser
-	@$(PY) -m recipes.chat $(if $(MODEL),--model "$(MODEL)") $(FOLDERS) $(ARGS)
+	@$(PY) -m recipes.chat $(if $(value MODEL),--model $(call quoted,MODEL)) $(FOLDERS) $(value ARGS)
 
 pipeline: $(STAMP) ## refine, stage 0, 1, 2 and eval, skipping what is done and unchanged
-	$(PY) -m recipes.pipeline --raw "$(RAW)" $(FOLDERS) $(BASE_ARG) $(ARGS)
+	$(PY) -m recipes.pipeline --raw $(call quoted,RAW) $(FOLDERS) $(BASE_ARG) $(value ARGS)
 
 export: $(STAMP) ## write a stage's model for others: merged, adapter or gguf; --push puts it on the Hub
-	$(PY) -m recipes.export $(FOLDERS) $(ARGS)
+	$(PY) -m recipes.export $(FOLDERS) $(value ARGS)
 
 bench: $(STAMP) ## how fast and how exact refine is (minutes)
-	$(PY) -m benchmarks.refine $(ARGS)
+	$(PY) -m benchmarks.refine $(value ARGS)
 	$(PY) -m benchmarks.quality
 
 bench-gpu: $(STAMP) ## what a CUDA card makes of each stage: fits or not, tokens/s (8 minutes)
-	$(PY) -m benchmarks.gpu $(ARGS)
+	$(PY) -m benchmarks.gpu $(value ARGS)
 
 test-gpu: $(STAMP) ## the tests that need a CUDA card
-	$(PY) -m pytest tests/gpu $(ARGS)
+	$(PY) -m pytest tests/gpu $(value ARGS)
 
 rehearse-gpu: $(STAMP) ## Unsloth's GPU code, computed on a CPU: the stages' tests and those of test-gpu (slow)
 	test -d .venv/triton || $(PY) -m pip install -q --no-deps --target .venv/triton triton==3.7.1
-	KMLITE_REHEARSE=1 $(PY) -m pytest -p tests.gpu.unsloth_on_cpu tests/gpu tests/test_stages.py tests/training/test_loss.py tests/models/test_new_rows.py $(ARGS)
+	KMLITE_REHEARSE=1 $(PY) -m pytest -p tests.gpu.unsloth_on_cpu tests/gpu tests/test_stages.py tests/training/test_loss.py tests/models/test_new_rows.py $(value ARGS)
 
 test: $(EXTRAS) ## run the tests
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(value ARGS)
 
 test-docs: $(EXTRAS) ## run the tutorial, the notebook, the Dockerfile's steps and uv in empty folders (slow)
 	$(INSTALL) --require-hashes -r requirements/docs.txt
-	KMLITE_RUN_DOCS=1 $(PY) -m pytest tests/test_docs_run.py tests/test_ways_in.py $(ARGS)
+	KMLITE_RUN_DOCS=1 $(PY) -m pytest tests/test_docs_run.py tests/test_ways_in.py $(value ARGS)
 
 docs: $(STAMP) ## write docs/settings.md from the recipes
 	$(PY) -m docs.settings

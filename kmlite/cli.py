@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable
 from dataclasses import MISSING, field, fields
 from pathlib import Path
@@ -15,6 +16,34 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.text import Text
+
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # characters that turn the direction of writing
+TAGS = re.compile(r"\[(bold red|bold|red|green)\](.*?)\[/\]", re.DOTALL)  # all the markup that recipes use
+
+
+def printable(text: str) -> str:
+    """Text of a model or of data for a terminal: without control characters, which could move its cursor or set its title."""
+    return "".join(c for c in text if c in "\n\t" or (unicodedata.category(c) != "Cc" and c not in TURNING))
+
+
+class PlainConsole(Console):
+    """A console that shows names and data as they are: no markup but TAGS, no :emoji: codes, no control characters."""
+
+    def render_str(self, text: str, *, style: Any = "", markup: bool | None = None, **how: Any) -> Text:
+        out, at, text = Text(style=style, justify=how.get("justify"), overflow=how.get("overflow")), 0, printable(text)
+        for tag in TAGS.finditer(text) if markup is not False else ():
+            out.append(text[at : tag.start()]).append(tag[2], tag[1])
+            at = tag.end()
+        return out.append(text[at:])
+
+
+# A closed stream is as good as none; what a console can't show (a CP949 or an ASCII one: ✓, █) becomes "?" in place of a traceback.
+for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    if getattr(sys, name) is None:
+        setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the end
+    elif hasattr(getattr(sys, name), "reconfigure"):
+        getattr(sys, name).reconfigure(errors="replace")
 
 
 def open_streams() -> None:
@@ -37,7 +66,7 @@ open_streams()
 
 # A log file or a pipe has no width of its own: 160 columns keep a table's row on one line there.
 # Where several processes train together, the first one speaks.
-console = Console(
+console = PlainConsole(
     highlight=False,
     soft_wrap=not sys.stdout.isatty(),
     width=None if sys.stdout.isatty() else 160,
@@ -108,6 +137,10 @@ def with_plain_errors(work: Callable, *args: Any) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         work(*args)
+    except click.ClickException as error:
+        if printable(error.message) == error.message:
+            raise
+        raise click.ClickException(printable(error.message)) from error  # it quotes data
     except KeyboardInterrupt:
         raise click.ClickException("stopped. What was finished is kept; run the same command to go on.") from None
     except OSError as error:

@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 
-from kmlite.cli import console, recipe, setting
+from kmlite.cli import console, printable, recipe, setting
 from kmlite.models.loading import PRECISIONS
 from kmlite.sharing.terminal import WIDEST, Flow, note, piped, show_probabilities, stoppable, text_width, typed
 
@@ -184,7 +184,7 @@ def exam(session: Session, argument: str) -> None:
     found = chat.ask_exam(session.speaker, question)
     subject = f" · {question['subject']}" if question.get("subject") else ""
     note(f"dev question {question['number']} of {len(session.drawn)}{subject}", "dim")
-    console.print(chat.printable(question["question"]), markup=False, emoji=False, width=text_width())
+    console.print(question["question"], markup=False, width=text_width())
     show_probabilities(question, {session.speaker.name: found})
     session.last = {"question": question, "found": found}
 
@@ -203,6 +203,8 @@ def dev_questions(settings: Settings) -> list[dict]:
 
 def compare(session: Session, argument: str) -> None:
     """let another model answer the last message or exam question"""
+    from rich.markup import escape
+
     from kmlite.sharing import chat
 
     if not argument:
@@ -213,7 +215,7 @@ def compare(session: Session, argument: str) -> None:
     if folder.resolve() == session.speaker.folder.resolve():
         raise click.ClickException(f"{name} is the model that you talk to. Others: {', '.join(comparable(session)) or 'none yet'}")
     if folder not in session.others:
-        with console.status(f"loading {name}"):
+        with console.status(escape(f"loading {name}")):
             session.others[folder] = chat.load(name, folder, session.settings.precision, session.settings.length)
         if session.others[folder].stand_in and not session.speaker.stand_in:
             note(f"{name}: {chat.BABBLE[0]}", "yellow")
@@ -250,7 +252,7 @@ def beside(session: Session, other, asked: list[dict], known: str) -> None:
         table = Table(width=min(console.width, 2 * WIDEST))
         for name in (session.speaker.name, other.name):
             table.add_column(Text(name), ratio=1)
-        table.add_row(Text(chat.printable(known), overflow="fold"), Text(chat.printable("".join(said)), overflow="fold"))
+        table.add_row(Text(printable(known), overflow="fold"), Text(printable("".join(said)), overflow="fold"))
         return table
 
     with (
@@ -277,14 +279,13 @@ def comparable(session: Session) -> list[str]:
 def history(session: Session, _: str) -> None:
     """the conversation, and how much of its room it takes"""
     from kmlite import prompts
-    from kmlite.sharing import chat
 
     if not session.messages:
         note("nothing was said yet")
         return
     for said in session.messages:
         mark = "> " if said["role"] == "user" else ""
-        console.print(f"{mark}{chat.printable(said['content'])}", markup=False, emoji=False, width=text_width())
+        console.print(f"{mark}{said['content']}", markup=False, width=text_width())
     tokens = len(prompts.dialogue_ids(session.speaker.tokenizer, session.messages))
     room = session.speaker.length - session.settings.max_new_tokens
     note(f"{len(session.messages) // 2} turns, {tokens:,} of {room:,} tokens", "dim")

@@ -1,7 +1,7 @@
 """Talk to a model: find it, keep a conversation within its length, stream an answer, ask it an exam question."""
 
 import time
-import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +22,6 @@ BABBLE = (
     "This is the embedded base, a stand-in thousands of times smaller than MedGemma: it can only babble.",
     "MedGemma가 아니라 수천 배 작은 연습용 모델입니다. 뜻 없는 말만 합니다.",
 )
-TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # the direction of writing
 GEMMA_POSITIONS = 131_072  # what transformers takes for Gemma 3 where a configuration does not say
 
 
@@ -167,13 +166,21 @@ def fit(tokenizer, messages: list[dict], room: int) -> tuple[list[int], int]:
     Raises:
         click.ClickException: not even the last message fits.
     """
-    for start in range(0, len(messages), 2):
-        ids = prompts.dialogue_ids(tokenizer, messages[start:])
-        if len(ids) <= room:
-            return ids, start // 2
-    raise click.ClickException(
-        f"that message is {len(ids):,} tokens long, and {room:,} is what there is room for. Shorten it, or start with a larger --length."
-    )
+    turns = (len(messages) + 1) // 2
+
+    def latest(kept: int) -> list[int]:
+        return prompts.dialogue_ids(tokenizer, messages[2 * (turns - kept) :])
+
+    most = 1
+    while most < turns and len(latest(most)) <= room:  # from the end: a conversation of thousands of turns costs no more than its room
+        most = min(2 * most, turns)
+    kept = bisect_right(range(1, most + 1), room, key=lambda kept: len(latest(kept)))
+    if not kept:
+        raise click.ClickException(
+            f"that message is {len(latest(1)):,} tokens long, and {room:,} is what there is room for. "
+            "Shorten it, or start with a larger --length."
+        )
+    return latest(kept), turns - kept
 
 
 def answer(
@@ -247,8 +254,3 @@ def ask_exam(speaker: Speaker, question: dict) -> dict:
     asked = prompts.exam_prompt(question)
     fit(speaker.tokenizer, [{"role": "user", "content": asked}], speaker.length)
     return scoring.letter_answers(speaker.model, speaker.tokenizer, [asked], batch=1)[0]
-
-
-def printable(text: str) -> str:
-    """Text of a model or of data for a terminal: without control characters, which could move its cursor or set its title."""
-    return "".join(c for c in text if c in "\n\t" or (unicodedata.category(c) != "Cc" and c not in TURNING))

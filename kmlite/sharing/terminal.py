@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from kmlite.cli import console
+from kmlite.cli import console, printable
 
 WIDEST = 100  # columns of running text: longer lines are hard to read
 
@@ -16,8 +16,6 @@ WIDEST = 100  # columns of running text: longer lines are hard to read
 def note(text: str, style: str = "") -> None:
     """A line of our own, indented; in a terminal broken between words."""
     from rich.text import Text
-
-    from kmlite.sharing.chat import printable
 
     whole = Text(printable(text), style)
     for line in whole.wrap(console, min(console.width, WIDEST) - 2) if console.is_terminal else [whole]:
@@ -33,11 +31,9 @@ def text_width() -> int | None:
 
 def piped() -> Iterator[str]:
     """The lines of standard input, shown as they are taken."""
-    from kmlite.sharing import chat
-
     for line in sys.stdin:
         if line.strip():
-            console.print(f"\n> {chat.printable(line.strip())}", markup=False, emoji=False)
+            console.print(f"\n> {line.strip()}", markup=False)
         yield line
 
 
@@ -143,8 +139,6 @@ class Flow:
         self.column, self.word = 0, ""
 
     def write(self, text: str) -> None:
-        from kmlite.sharing.chat import printable
-
         text = printable(text)
         if not self.width:
             console.out(text, end="", highlight=False)
@@ -191,7 +185,6 @@ def show_probabilities(question: dict, found: dict[str, dict]) -> None:
     from rich.text import Text
 
     from kmlite import prompts
-    from kmlite.sharing import chat
 
     size = 20 if len(found) == 1 else 10
     table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=len(found) > 1)
@@ -201,7 +194,7 @@ def show_probabilities(question: dict, found: dict[str, dict]) -> None:
     table.add_column("", ratio=1, overflow="fold")
     for i, letter in enumerate(prompts.LETTERS):
         shares = [prediction["probabilities"][i] for prediction in found.values()]
-        table.add_row(Text(letter), *(bar(share, size) for share in shares), Text(chat.printable(question[letter])))
+        table.add_row(Text(letter), *(bar(share, size) for share in shares), Text(printable(question[letter])))
     console.print(table)
     truth = question["answer"]
     for name, prediction in found.items():

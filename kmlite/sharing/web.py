@@ -1,275 +1,233 @@
-"""`make chat ARGS=--web`: the same conversation on a page that this machine alone can open.
+"""`make chat ARGS=--web`: the same conversation on a Gradio page that this machine alone can open.
 
-Bound to 127.0.0.1; every request must carry the random token that stands in the page's address, and name this machine as
-its host, so that neither another user's program nor a page of another site (DNS rebinding) can talk to the model.
+Bound to 127.0.0.1; the page's address holds a random password, every request must carry it and name this machine as its host, and
+a browser is told to load nothing from elsewhere. Messages are shown as plain text: what a model writes is never markup.
 """
 
-import asyncio
 import contextlib
 import functools
-import json
+import os
 import secrets
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from queue import SimpleQueue
+from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
 from kmlite import prompts
-from kmlite.cli import console
+from kmlite.cli import console, printable
 from kmlite.sharing import chat
+from kmlite.sharing.terminal import bar
 
 ADDRESS = "127.0.0.1"
 HOSTS = {ADDRESS, "localhost"}
-LARGEST = 1 << 20  # bytes of a request
-PAGE = Path(__file__).with_name("chat.html")
+POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; frame-ancestors 'none'"  # Gradio needs inline code
+)
+HELP = "/exam draws a question of the dev split, /exam 7 takes the seventh: each option's probability, then which one is right."
 
 
 def require() -> None:
-    """Refuse where the server's packages are missing, before a model is loaded."""
+    """Refuse where Gradio is missing, before a model is loaded."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read on import: it would call its makers
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
+        import gradio  # noqa: F401
     except ImportError as error:
         raise click.ClickException(f"--web needs {error.name}. Run: make extras") from error
 
 
-class Hall:
-    """What the server holds: the models, the questions, and whose turn it is."""
-
-    def __init__(self, speaker: chat.Speaker, others: list[str], draw: Callable[[], list[dict]], settings):
-        self.speaker, self.others, self.settings = speaker, others, settings
-        self.draw = functools.cache(draw)  # read when the first question is asked for
-        self.loaded = {speaker.name: speaker}
-        self.turn = threading.Lock()  # one model call at a time
-        self.closing = threading.Event()
-
-    def named(self, name: str) -> chat.Speaker:
-        """A model by its name in the list of the page, loaded when first asked for. No other name is taken."""
-        if name not in self.loaded:
-            if name not in self.others:
-                raise click.ClickException(f"no model called {name} here")
-            short, folder = chat.find(name, self.settings.out)
-            self.loaded[name] = chat.load(short, folder, self.settings.precision, self.settings.length)
-        return self.loaded[name]
-
-    def take_turn(self, stop: threading.Event) -> bool:
-        """Wait until no other answer is being written; False where the one who asked has gone meanwhile."""
-        while not self.turn.acquire(timeout=0.1):
-            if stop.is_set() or self.closing.is_set():
-                return False
-        return True
-
-
 def serve(speaker: chat.Speaker, others: list[str], draw: Callable[[], list[dict]], settings) -> None:
-    """Serve until Ctrl-C. Raises click.ClickException where the port is taken."""
+    """Serve until Ctrl-C.
+
+    Args:
+        others: names of the models that may answer beside the first.
+        draw: the dev questions, read when the first is asked.
+
+    Raises:
+        click.ClickException: the port is taken.
+    """
+    import gradio
     import uvicorn
+    from fastapi import FastAPI
 
     try:
         listening = socket.create_server((ADDRESS, settings.port))
     except (OSError, OverflowError) as error:
         raise click.ClickException(f"port {settings.port} can't be had ({error}). ARGS='--web --port 0' takes a free one.") from error
-    token = secrets.token_urlsafe(24)
-    hall = Hall(speaker, others, draw, settings)
-    app = guarded(application(hall), token)
-    # no access log: it would write the token down
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off", timeout_graceful_shutdown=1)
+    password = secrets.token_urlsafe(24)
+    app = gradio.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        page(speaker, others, draw, settings),
+        path=f"/{password}",
+        server_name=ADDRESS,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        theme=gradio.themes.Base(font=["sans-serif"], font_mono=["monospace"]),  # no font from another server
+    )
+    # no access log: it would write the password down
+    config = uvicorn.Config(guarded(app, password), log_level="warning", access_log=False, timeout_graceful_shutdown=1)
     console.print("  Open this address in a browser of this machine; Ctrl-C closes it.")
     console.print("  Whoever holds the address gets in: keep it to yourself.")
-    console.print(f"\n  http://{ADDRESS}:{listening.getsockname()[1]}/{token}/\n", soft_wrap=True)
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listening])
-    finally:
-        hall.closing.set()
-        with hall.turn:  # an answer that is being written ends with its next token
-            listening.close()
+    console.print(f"\n  http://{ADDRESS}:{listening.getsockname()[1]}/{password}/\n", soft_wrap=True)
+    with listening, contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])
     console.print("  closed")
 
 
-def guarded(app, token: str):
-    """`app` behind the checks that every request must pass; it sees the path without the token.
-
-    The token is the first part of the path. It is compared in constant time, and no-referrer keeps it from leaving the page.
-    """
+def guarded(app, password: str):
+    """`app` for requests that name this machine as host and origin and carry the password as the first part of their path."""
     from starlette.responses import PlainTextResponse
 
     async def guard(scope, receive, send):
-        async def answered(reply):
+        async def with_headers(reply):
             if reply["type"] == "http.response.start":
-                reply = {**reply, "headers": [*reply["headers"], *FIXED_HEADERS]}
+                fixed = [
+                    (b"content-security-policy", POLICY.encode()),
+                    (b"referrer-policy", b"no-referrer"),
+                    (b"cache-control", b"no-store"),
+                ]
+                reply = {**reply, "headers": [*reply["headers"], *fixed]}
             await send(reply)
 
-        if scope["type"] != "http":  # no page of ours opens a websocket
-            return
-        hosts = [value for name, value in scope["headers"] if name == b"host"]
-        host = hosts[0].decode("latin-1").rsplit(":", 1)[0] if len(hosts) == 1 else ""
-        given, slash, rest = scope["path"].removeprefix("/").partition("/")
-        if host not in HOSTS or not secrets.compare_digest(given.encode(), token.encode()) or not slash:
+        if scope["type"] == "lifespan":
+            await app(scope, receive, send)
+        elif scope["type"] == "http":  # the page opens no websocket
+            named = {urlsplit(f"//{value.decode('latin-1')}").hostname for name, value in scope["headers"] if name == b"host"}
+            named |= {urlsplit(value.decode("latin-1")).hostname for name, value in scope["headers"] if name == b"origin"}
+            given = scope["path"].split("/")[1].encode()
+            inside = bool(named) and named <= HOSTS and secrets.compare_digest(given, password.encode())
             refused = PlainTextResponse("403: take the whole address that make chat printed, as it stands.\n", 403)
-            await refused(scope, receive, answered)
-            return
-        await app({**scope, "path": f"/{rest}"}, receive, answered)
+            await (app if inside else refused)(scope, receive, with_headers)
 
     return guard
 
 
-FIXED_HEADERS = [
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-]
+def page(speaker: chat.Speaker, others: list[str], draw: Callable[[], list[dict]], settings):
+    """Gradio's ChatInterface with a second model's answers beside it."""
+    import gradio
+
+    loaded = {speaker.name: speaker}
+    questions = functools.cache(lambda: {question["number"]: question for question in draw()})
+    asked = iter(())  # numbers of the questions in the order in which /exam draws them
+
+    def named(name: str) -> chat.Speaker:
+        if name not in loaded:
+            loaded[name] = chat.load(*chat.find(name, settings.out), settings.precision, settings.length)
+        return loaded[name]
+
+    def question(argument: str) -> dict:
+        nonlocal asked
+        number = int(argument) if argument.isdecimal() else next(asked, None) if not argument else 0
+        if number is None:  # the first, or all were asked
+            asked = iter(questions())
+            number = next(asked)
+        if number not in questions():
+            raise click.ClickException(f"/exam {argument}: a number from 1 to {len(questions())}, or none to draw one.")
+        return questions()[number]
+
+    def reply(message: str, history: list[dict], other: str, beside: list[dict]) -> Iterator[tuple[str, list[dict], list[dict]]]:
+        """What the first model says so far, and the second's conversation so far: as it is shown, and as it is kept."""
+        try:
+            beside = [*(beside if history else []), {"role": "user", "content": message}] if other else []
+            drawn = question(message.removeprefix("/exam").strip()) if is_exam(message) else None
+            said = ""
+            for said in [probabilities(speaker, drawn)] if drawn else written(speaker, history, message, settings):
+                yield said, beside, beside
+            if other:
+                second = named(other)
+                for text in [probabilities(second, drawn)] if drawn else written(second, beside[:-1], message, settings):
+                    answered = [*beside, {"role": "assistant", "content": text}]
+                    yield said, answered, answered
+        except click.ClickException as error:
+            raise gradio.Error(error.message, print_exception=False) from error
+
+    plain: dict[str, Any] = {"render_markdown": False, "sanitize_html": True, "buttons": ["copy"], "height": "65vh"}
+    with gradio.Blocks(title="kmlite", analytics_enabled=False) as blocks:
+        notes = [*chat.WARNING, *(chat.BABBLE if speaker.stand_in else ()), HELP]
+        gradio.Markdown("  \n".join(notes))
+        kept = gradio.State([])
+        name = gradio.Dropdown(["", *others], value="", label="a second model beside it", visible=bool(others))
+        with gradio.Row():
+            second = gradio.Chatbot(label="the second model", visible=False, render=False, **plain)
+            with gradio.Column():
+                gradio.ChatInterface(
+                    reply,
+                    chatbot=gradio.Chatbot(label=speaker.name, **plain),
+                    additional_inputs=[name, kept],
+                    additional_outputs=[second, kept],
+                    concurrency_limit=1,
+                    flagging_mode="never",
+                    analytics_enabled=False,
+                )
+            with gradio.Column(visible=False) as column:
+                second.render()
+        name.change(lambda name: (gradio.update(visible=bool(name)), gradio.update(visible=bool(name), label=name)), name, [column, second])
+    return blocks
 
 
-def content_policy(nonce: str) -> str:
-    """The page's own script and style, its own server, and nothing else."""
-    return (
-        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
+def is_exam(message: str) -> bool:
+    return message.split(maxsplit=1)[:1] == ["/exam"]
 
 
-def application(hall: Hall):
-    """The page and what it asks for: about, exam, chat."""
-    from starlette.applications import Starlette
-    from starlette.requests import Request
-    from starlette.responses import HTMLResponse, JSONResponse, StreamingResponse
-    from starlette.routing import Route
-
-    async def page(_: Request):
-        nonce = secrets.token_urlsafe(16)
-        html = PAGE.read_text(encoding="utf-8").replace("NONCE", nonce)
-        return HTMLResponse(html, headers={"Content-Security-Policy": content_policy(nonce)})
-
-    async def about(_: Request):
-        speaker = hall.speaker
-        return JSONResponse(
-            {
-                "model": speaker.name,
-                "others": hall.others,
-                "warning": {"en": chat.WARNING[0], "ko": chat.WARNING[1]},
-                "babble": {"en": chat.BABBLE[0], "ko": chat.BABBLE[1]} if speaker.stand_in else None,
-            }
-        )
-
-    async def exam(request: Request):
-        asked = await body(request)
-        found = await asyncio.to_thread(ask_exam, hall, asked.get("number"), asked.get("model", hall.speaker.name))
-        return JSONResponse(found)
-
-    async def talk(request: Request):
-        asked = await body(request)
-        messages = conversation(asked.get("messages"))
-        lines = answer_lines(hall, messages, asked.get("model", hall.speaker.name))
-        return StreamingResponse(lines, media_type="application/x-ndjson")
-
-    async def refuse(_: Request, error: Exception):
-        return JSONResponse({"error": str(error)}, 400)
-
-    return Starlette(
-        routes=[
-            Route("/", page),
-            Route("/api/about", about),
-            Route("/api/exam", exam, methods=["POST"]),
-            Route("/api/chat", talk, methods=["POST"]),
-        ],
-        exception_handlers={click.ClickException: refuse},
-    )
+def conversation(history: list[dict]) -> list[dict]:
+    """The answered turns of Gradio's history, without exam questions: those are asked by themselves."""
+    said = [(turn["role"], text_of(turn["content"])) for turn in history]
+    answered = [(a, b) for (asks, a), (answers, b) in pairwise(said) if (asks, answers) == ("user", "assistant") and not is_exam(a)]
+    return [{"role": role, "content": text} for pair in answered for role, text in zip(("user", "assistant"), pair, strict=True)]
 
 
-async def body(request) -> dict:
-    """The JSON object of a request of up to LARGEST bytes."""
-    from starlette.exceptions import HTTPException
-
-    read = b""
-    async for piece in request.stream():
-        read += piece
-        if len(read) > LARGEST:
-            raise HTTPException(413, f"a request is {LARGEST:,} bytes at most")
-    try:
-        asked = json.loads(read)
-    except ValueError as error:
-        raise click.ClickException(f"not JSON: {error}") from error
-    if not isinstance(asked, dict) or not isinstance(asked.get("model", ""), str):
-        raise click.ClickException("not a request that this server knows")
-    return asked
+def text_of(content: str | list[dict]) -> str:
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
-def conversation(messages: object) -> list[dict]:
-    """The messages of a request, or a click error: turns of user and assistant, the user's first and last."""
-    roles = ("user", "assistant")
-    if (
-        not isinstance(messages, list)
-        or len(messages) % 2 == 0
-        or not all(
-            isinstance(m, dict) and m.get("role") == roles[i % 2] and isinstance(m.get("content"), str) for i, m in enumerate(messages)
-        )
-    ):
-        raise click.ClickException("messages must be turns of user and assistant, the user's first and last")
-    return [{"role": m["role"], "content": m["content"]} for m in messages]
-
-
-def ask_exam(hall: Hall, number: object, name: str) -> dict:
-    """A dev question by its number, else the next of the shuffled ones, with the model's probabilities and the truth."""
-    questions = hall.draw()
-    if not hall.take_turn(threading.Event()):
-        raise click.ClickException("the server is closing")
-    try:
-        if number is None:
-            questions.append(question := questions.pop(0))  # the whole split comes before one comes again
-        else:
-            asked = next((q for q in questions if q["number"] == number), None)
-            if asked is None:
-                raise click.ClickException(f"a number from 1 to {len(questions)}, not {number}")
-            question = asked
-        found = chat.ask_exam(hall.named(name), question)
-    finally:
-        hall.turn.release()
-    shown = {key: question.get(key, "") for key in ("number", "subject", "question", *prompts.LETTERS)}
-    return {**shown, **found, "of": len(questions), "truth": question["answer"], "model": name}
-
-
-async def answer_lines(hall: Hall, messages: list[dict], name: str) -> AsyncIterator[str]:
-    """An answer as lines of JSON: {"text"} for each piece, at last the figures, or {"error"}.
-
-    The model works in a thread of its own. Whoever closes the connection stops it.
-    """
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue = asyncio.Queue()
+def written(speaker: chat.Speaker, history: list[dict], message: str, settings) -> Iterator[str]:
+    """The model's answer, longer each time; it ends where the one who listens has gone."""
+    messages = [*conversation(history), {"role": "user", "content": message}]
+    pieces: SimpleQueue = SimpleQueue()
     stop = threading.Event()
 
-    def put(item: dict | None) -> None:
-        if not hall.closing.is_set():
-            loop.call_soon_threadsafe(queue.put_nowait, item)
-
     def work() -> None:
-        if not hall.take_turn(stop):
-            return
+        how = {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature}
         try:
-            found = chat.answer(
-                hall.named(name),
-                messages,
-                max_new_tokens=hall.settings.max_new_tokens,
-                temperature=hall.settings.temperature,
-                said=lambda text: put({"text": text}),
-                stopped=lambda: stop.is_set() or hall.closing.is_set(),
-            )
-            put({key: found[key] for key in ("tokens", "seconds", "ended", "dropped")})
-        except click.ClickException as error:
-            put({"error": error.message})
-        except Exception as error:  # it would end unseen in its thread, and the page would wait for ever
-            put({"error": f"{type(error).__name__}: {error}"})
-            raise
-        finally:
-            hall.turn.release()
-            put(None)
+            chat.answer(speaker, messages, **how, said=pieces.put, stopped=stop.is_set)
+            pieces.put(None)
+        except BaseException as error:  # raised again below, where it is shown
+            pieces.put(error)
 
-    threading.Thread(target=work, daemon=True).start()
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    text = ""
     try:
-        while (item := await queue.get()) is not None:
-            yield json.dumps(item, ensure_ascii=False) + "\n"
+        while isinstance(piece := pieces.get(), str):
+            text += printable(piece)
+            yield text
+        if piece is not None:
+            raise piece
     finally:
         stop.set()
+        thread.join()
+
+
+def probabilities(speaker: chat.Speaker, question: dict) -> str:
+    """An exam question, how likely the model holds each option, and which one is right, as text."""
+    found = chat.ask_exam(speaker, question)
+    subject = f" · {question['subject']}" if question.get("subject") else ""
+    options = zip(prompts.LETTERS, found["probabilities"], strict=True)
+    truth = question["answer"]
+    lines = [
+        f"dev question {question['number']}{subject}",
+        question["question"],
+        "",
+        *(f"{letter}) {question[letter]}\n{bar(share, 20)}" for letter, share in options),
+        "",
+        f"{found['answer']} is {'right ✓' if found['answer'] == truth else 'wrong ✗'}; right is {truth}: {question[truth]}",
+        f"The five letters hold {found['mass']:.0%} of the next token's probability.",
+    ]
+    return printable("\n".join(lines))

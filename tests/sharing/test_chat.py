@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from rich.cells import cell_len
 from rich.console import Console
 
-from kmlite import files, paths, prompts
+from kmlite import cli, files, paths, prompts
 from kmlite.evaluation import generation
 from kmlite.sharing import chat
 from kmlite.sharing import terminal as screen
@@ -399,8 +399,8 @@ def test_two_answers_stand_beside_each_other_where_there_is_room(session, termin
     shown = talked(session, capsys, "안녕", "/compare 00_trained")
     assert re.search(r"02_trained +┃ +00_trained", shown)
     [other] = session.others.values()
-    theirs = chat.printable(say(other, user("안녕"))["text"]).split()[0]
-    ours = chat.printable(session.messages[1]["content"]).split()[0]
+    theirs = cli.printable(say(other, user("안녕"))["text"]).split()[0]
+    ours = cli.printable(session.messages[1]["content"]).split()[0]
     rows = [line for line in shown.splitlines() if line.startswith("│")]
     assert any(ours[:10] in row.split("│")[1] and theirs[:10] in row.split("│")[2] for row in rows)
     terminal(80)
@@ -588,3 +588,57 @@ def test_settings_reach_make():
     asked = ["make", "-n", "chat", "MODEL=model/00_trained", "OUT=x", "ARGS=--web", "STAMP="]
     shown = subprocess.run(asked, cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout
     assert '-m recipes.chat --model "model/00_trained" --refined "data/02_refined" --out "x" --web' in shown
+
+
+def test_a_conversation_of_thousands_of_turns_costs_what_one_of_ten_costs(tokenizer, monkeypatch):
+    encoded = []
+    plain = prompts.dialogue_ids
+
+    def counted(tokenizer, messages):
+        ids = plain(tokenizer, messages)
+        encoded.append(len(ids))
+        return ids
+
+    monkeypatch.setattr(prompts, "dialogue_ids", counted)
+    turns = [{"role": ("user", "assistant")[i % 2], "content": f"{i}번째 말입니다"} for i in range(6001)]
+    ids, dropped = chat.fit(tokenizer, turns, 512)
+    assert sum(encoded) < 20 * 512
+    assert 0 <= 512 - len(ids) < len(plain(tokenizer, turns[:2]))
+    assert ids == plain(tokenizer, turns[2 * dropped :])
+
+
+def run_as(code: str, encoding: str, closed: str = "") -> subprocess.CompletedProcess:
+    """A program in a console of an encoding, or with a stream closed by the shell."""
+    env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    return subprocess.run(
+        ["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code], capture_output=True, env=env, input=b"", check=False
+    )
+
+
+@pytest.mark.parametrize("encoding", ["euc-kr", "cp949", "ascii", "utf-8"])
+def test_a_console_that_lacks_a_character_shows_a_question_mark(encoding):
+    code = "from kmlite.cli import console; console.print('[bold]a[/] 뷁 ✓ █ \\udcff [/x] :smile: \\x1b]0;title\\x07 end')"
+    done = run_as(code, encoding)
+    assert done.returncode == 0, done.stderr
+    expected = "a 뷁 ✓ █ \udcff [/x] :smile: ]0;title end\n".encode(encoding, "replace")
+    assert done.stdout == expected
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
+def test_closed_streams(closed):
+    code = "import click; from kmlite.cli import console; console.print('x'); click.echo('y', err=True)"
+    assert run_as(code, "utf-8", closed).returncode == 0
+
+
+def test_names_and_data_are_shown_as_they_are():
+    from rich.table import Table
+
+    shown = cli.PlainConsole(width=100, highlight=False)
+    table = Table(title="[/] 표")
+    table.add_row("[/x] 의사 :heart:", "[link=file:///x]a")
+    with shown.capture() as capture:
+        shown.print("[bold]model[/]  /tmp/[x]/[bold]a[/bold]/\x1b[2J")
+        shown.print(table)
+    for text in ("model  /tmp/[x]/[bold]a[/bold]/[2J", "[/] 표", "[/x] 의사 :heart:", "[link=file:///x]a"):
+        assert text in capture.get()
+    assert "\x1b" not in capture.get()
