@@ -1,5 +1,6 @@
 """What all recipes share on the command line: settings from a dataclass, one console, errors without a traceback."""
 
+import contextlib
 import errno
 import functools
 import io
@@ -43,7 +44,8 @@ for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
     if getattr(sys, name) is None:
         setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the end
     elif hasattr(getattr(sys, name), "reconfigure"):
-        getattr(sys, name).reconfigure(errors="replace")
+        with contextlib.suppress(OSError):  # a stream that was opened for both ways can't be changed: it keeps its own handling
+            getattr(sys, name).reconfigure(errors="replace")
 
 
 def open_streams() -> None:
