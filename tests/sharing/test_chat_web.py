@@ -121,6 +121,10 @@ def test_gradio_missing(monkeypatch):
         web.require()
 
 
+def user(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
 # ---- what it says
 
 
@@ -145,6 +149,34 @@ def test_who_goes_away_ends_the_answer(speaker, settings):
     assert time.monotonic() - started < 5
 
 
+def test_a_second_model_answers_beside_the_first_and_each_hears_its_own_conversation(monkeypatch):
+    from types import SimpleNamespace
+
+    from kmlite.sharing import web
+
+    web.require()
+    import gradio
+
+    interface, replies = gradio.ChatInterface, []
+    monkeypatch.setattr(gradio, "ChatInterface", lambda reply, **how: (replies.append(reply), interface(reply, **how)))
+    monkeypatch.setattr(chat, "find", lambda name, out: (name, out))
+    monkeypatch.setattr(chat, "load", lambda name, *_: SimpleNamespace(name=name))
+    heard = lambda speaker, messages, said, **_: said(f"{speaker.name} {[m['content'] for m in messages]}")  # noqa: E731
+    monkeypatch.setattr(chat, "answer", heard)
+    web.page(SimpleNamespace(name="first", stand_in=False), ["second"], list, recipe.Settings())
+    [reply] = replies
+    said = ("", [])
+    history: list[dict] = []
+    for message in ("가", "나"):
+        *said, kept = list(reply(message, history, "second", said[1]))[-1]
+        assert kept == said[1]
+        history += [user(message), {"role": "assistant", "content": said[0]}]
+    assert said[0] == "first ['가', \"first ['가']\", '나']"
+    assert said[1][-1]["content"] == "second ['가', \"second ['가']\", '나']"
+    assert list(reply("다", history, "", said[1]))[-1][1] == []
+    assert list(reply("다", [], "second", said[1]))[-1][1][0] == user("다")  # cleared, the second forgets as well
+
+
 # ---- in a browser
 
 
@@ -156,14 +188,13 @@ def send(tab, text: str) -> None:
 
 
 @browser.needed
-def test_a_conversation_an_exam_question_and_a_second_model_and_no_request_leaves_the_machine(served, speaker, settings):
+def test_a_conversation_and_an_exam_question_and_no_request_leaves_the_machine(served, speaker, settings):
     with browser.page(width=1400) as tab:
         tab.open(served.address)
         tab.wait("document.body.innerText.includes('not a doctor')", 60)
         send(tab, "고혈압이란?")
         expected: list[str] = []
-        asked = [{"role": "user", "content": "고혈압이란?"}]
-        chat.answer(speaker, asked, max_new_tokens=12, temperature=0, said=expected.append, stopped=lambda: False)
+        chat.answer(speaker, [user("고혈압이란?")], max_new_tokens=12, temperature=0, said=expected.append, stopped=lambda: False)
         words = "".join(expected).split()[0]
         tab.wait(f"document.querySelector('.bot')?.innerText.includes({words!r})", 60)
         send(tab, "/exam 2")
