@@ -7,6 +7,8 @@ OUT ?= model
 BASE ?=
 HARNESS ?=
 MODEL ?=
+A ?=
+B ?=
 ARGS ?=
 GPUS ?= 1
 
