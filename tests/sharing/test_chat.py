@@ -587,7 +587,7 @@ def test_control_c_twice_in_an_answer_leaves(session):
 def test_settings_reach_make():
     asked = ["make", "-n", "chat", "MODEL=model/00_trained", "OUT=x", "ARGS=--web", "STAMP="]
     shown = subprocess.run(asked, cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout
-    assert '-m recipes.chat --model "model/00_trained" --refined "data/02_refined" --out "x" --web' in shown
+    assert "-m recipes.chat --model 'model/00_trained' --refined 'data/02_refined' --out 'x' --web" in shown
 
 
 def test_a_conversation_of_thousands_of_turns_costs_what_one_of_ten_costs(tokenizer, monkeypatch):
