@@ -187,7 +187,7 @@ def strip_notes(text: str) -> str:
 INLINE = re.compile(r"(?<!`)(``?)(?!`)[^`\n]{1,300}\1(?!`)")
 FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[^`\n]*$")
 MARKED = re.compile(  # what a wiki shows as it stands
-    r"<(math|nowiki|syntaxhighlight|source|pre|code)\b[^<>\n]*>(?:(?!</?\1\b)[\s\S])*+</\1>|\[math\((?:[^)\n]|\)(?!\]))*+\)\]"
+    r"<(math|nowiki|syntaxhighlight|source|pre|code)\b[^<>\n]*>(?:(?!</?\1\b)[\s\S])*+</\1>|\[math\((?:[^)\[\n]|\)(?!\])|\[(?!math\())*+\)\]"
     r"|\{\{\{#!syntax\b(?:[^{}]|\{(?!\{\{)|\}(?!\}\}))*+\}\}\}"
 )
 

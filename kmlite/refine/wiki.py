@@ -236,7 +236,7 @@ def template(content: str, before: str, after: str, page: bool) -> str | None:
 # ---- macros, tables, marks
 
 RUBY = re.compile(r"\[ruby\(([^,()\[\]\n]*)(?:,[^()\[\]\n]*?ruby=([^,()\[\]\n]*))?(?:,[^()\[\]\n]*)?\)\]", re.IGNORECASE)
-MATH = re.compile(r"\[math\(((?:[^)\n]|\)(?!\]))*+)\)\]", re.IGNORECASE)
+MATH = re.compile(r"\[math\(((?:[^)\[\n]|\)(?!\])|\[(?!math\())*+)\)\]", re.IGNORECASE)
 MACRO = re.compile(
     r"\[(?:목차|각주|clearfix|tableofcontents|footnote|pagecount|date|datetime"
     r"|(?:age|dday|include|anchor|youtube|kakaotv|navertv|nicovideo|vimeo|pagecount)\([^\[\]]*\))\]"
@@ -252,7 +252,7 @@ ATTRIBUTE_CELL = re.compile(
     r"""(?:"[^"\n|]{0,200}"|[\w#%]{1,30}+)[ \t]*+)++\|(?!\|)[ \t]*"""
 )
 NAMU_ROW = re.compile(r"^\|\|[^\n]*\|\|[ \t]*$", re.MULTILINE)
-GALLERY = re.compile(r"<gallery\b[^<>\n]*>((?:[^<]|<(?!/gallery>))*+)</gallery>", re.IGNORECASE)
+GALLERY = re.compile(r"<gallery\b[^<>\n]*>((?:[^<]|<(?!/?gallery\b))*+)</gallery>", re.IGNORECASE)
 GALLERY_LINE = re.compile(r"^[^|\n]*\|?", re.MULTILINE)
 DOC = re.compile(r"^</?doc\b[^<>\n]*>[ \t]*$", re.MULTILINE)
 EDIT = re.compile(r"(?<=[^\s\[\]>→])\[(?:(?:원본 )?편집|편집 \| 원본 편집|소스 편집)\](?=[ \t]*$)", re.MULTILINE)
