@@ -60,8 +60,8 @@ $(EXTRAS): $(STAMP) requirements/eval.txt requirements/web.txt
 lock: $(STAMP) ## write requirements/*.txt anew from the .in files
 	$(PY) requirements/lock.py $(value ARGS)
 
-demo: $(STAMP) ## the whole pipeline on sample data and an embedded base, on any machine
-	$(PY) -m recipes.demo $(value ARGS)
+demo: $(STAMP) ## the whole pipeline on sample data and an embedded base, or BASE=a small Gemma 3, on any machine
+	$(PY) -m recipes.demo $(BASE_ARG) $(value ARGS)
 
 doctor: $(STAMP) ## what this machine can do, what is missing, and the plan of each stage
 	$(PY) -m recipes.doctor $(BASE_ARG) --raw $(call quoted,RAW) $(FOLDERS) $(value ARGS)
