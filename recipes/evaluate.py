@@ -91,7 +91,7 @@ def main(settings: Settings) -> None:
         show(result["summary"])
         show_published(result)
         return
-    precision = loading.pick_precision(settings.precision)
+    precision = loading.pick_precision(settings.precision, base)
     stand_in = folders.is_stand_in(base)
     console.print(f"  model        {base}{folders.said_of(base)}")
     console.print(f"  device       {'GPU' if loading.on_gpu() else 'CPU'}, {precision} weights")

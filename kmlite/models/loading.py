@@ -21,7 +21,7 @@ from unittest import mock
 import click
 
 from kmlite.files import fingerprint, put_in_place
-from kmlite.models.memory import LOSS_BUDGET
+from kmlite.models.memory import LOSS_BUDGET, shape_of
 from kmlite.models.new_rows import beside
 
 # LoRA on the text tower alone. By regex: leaf names put it on the vision tower too, and on a CPU Unsloth ignores
@@ -128,15 +128,18 @@ def computing(model):
     return torch.autocast("cpu", torch.bfloat16, enabled=not on_gpu() and compute_dtype(model) == torch.bfloat16)
 
 
-def pick_precision(precision: str) -> str:
-    """Resolve "auto" by free GPU memory, to evaluate in: calculated for a 4B model, 8.0 GiB of weights in 16-bit, 3.6 in 4, and up to 3
-    beside them for the logits of a batch."""
+BESIDE = 4 << 30  # bytes beside the weights to evaluate: the logits of a batch, keys and values, CUDA itself
+
+
+def pick_precision(precision: str, folder: Path) -> str:
+    """Resolve "auto" to evaluate a model in: 16-bit where its weights and BESIDE fit into the free GPU memory, else 4-bit."""
     if precision != "auto" or not on_gpu():
         return "16bit" if precision == "auto" else precision
     import torch
 
-    free = torch.cuda.mem_get_info()[0] / 2**30
-    return "16bit" if free >= 12 else "4bit"
+    fast_model()  # before transformers, which shape_of asks
+    need = 2 * shape_of(folder).parameters + BESIDE
+    return "16bit" if torch.cuda.mem_get_info()[0] >= need else "4bit"
 
 
 def recomputes(setting: str) -> bool:

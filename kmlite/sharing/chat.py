@@ -107,7 +107,7 @@ def load(name: str, folder: Path, precision: str, length: int) -> Speaker:
 
     config = files.read_json(folder / "config.json")
     length = min(length, config.get("text_config", config).get("max_position_embeddings", GEMMA_POSITIONS))
-    precision = loading.pick_precision(precision)
+    precision = loading.pick_precision(precision, folder)
     try:
         loaded, tokenizer = loading.load(folder, precision, length)
     except torch.OutOfMemoryError as error:

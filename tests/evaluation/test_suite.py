@@ -1,5 +1,6 @@
 """What a stage is measured by, what counts as worse, and that a worse stage does not pass unnoticed."""
 
+import dataclasses
 import random
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,7 +9,7 @@ from click.testing import CliRunner
 
 from kmlite import files, paths
 from kmlite.evaluation import suite
-from kmlite.models import loading, merging
+from kmlite.models import loading, memory, merging
 from kmlite.training import stages
 from kmlite.training.settings import TrainingSettings
 from recipes import stage1
@@ -181,14 +182,16 @@ def test_a_loss_that_is_no_number_stops_the_run(base, refined, tmp_path, monkeyp
     assert "the loss is nan at step 1" in result.output
 
 
-def test_auto_precision_follows_the_free_memory(monkeypatch):
+def test_auto_precision_follows_the_free_memory_and_the_model_size(monkeypatch, tmp_path):
     import torch
 
     monkeypatch.setattr(loading, "on_gpu", lambda: True)
-    for free, fresh in ((8, "4bit"), (11, "4bit"), (24, "16bit")):
+    four, large = memory.MEDGEMMA, dataclasses.replace(memory.MEDGEMMA, layers=5 * memory.MEDGEMMA.layers)  # 4.3 and 17 billion parameters
+    for shape, free, fresh in ((four, 8, "4bit"), (four, 11, "4bit"), (four, 13, "16bit"), (large, 24, "4bit"), (large, 80, "16bit")):
+        monkeypatch.setattr(loading, "shape_of", lambda folder, shape=shape: shape)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free * 2**30, 0))
-        assert loading.pick_precision("auto") == fresh
-        assert loading.pick_precision("8bit") == "8bit"
+        assert loading.pick_precision("auto", tmp_path) == fresh
+        assert loading.pick_precision("8bit", tmp_path) == "8bit"
 
 
 def test_a_run_that_goes_on_keeps_its_plan(base, tmp_path, monkeypatch):
