@@ -71,7 +71,6 @@ def train(
     """
     fast_model()  # before trl: unsloth replaces its trainer
     import torch
-    from transformers import TrainerState
 
     note = folder / "batch.json"  # a run that goes on keeps what it had to fall back to
     size = read_record(note, "batch", "accumulation", "out_of_memory") or {
@@ -97,40 +96,8 @@ def train(
             measured=measured,
             answer_weight=answer_weight,
         )
-        checkpoint = last_checkpoint(folder)
-        if checkpoint:
-            console.print(f"  going on from {checkpoint}")
-        if on_gpu():
-            torch.cuda.reset_peak_memory_stats()
         started = time.time()
-        full = False
-        try:
-            with stop:
-                if checkpoint and trained_to_the_end(checkpoint):
-                    # the trainer would take one step more before it looks at how many there are
-                    load_adapter(model, checkpoint)
-                    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-                else:
-                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except torch.OutOfMemoryError:
-            full = True  # handled below, where the error no longer holds the step's tensors
-        except KeyboardInterrupt:
-            kept = last_checkpoint(folder)
-            where = f"the last checkpoint is {kept.name}" if kept else "there is no checkpoint yet"
-            raise click.ClickException(f"stopped at once; {where}. Run the same command to go on from there.") from None
-        except Exception as error:
-            # torch reads a checkpoint's state as weights alone; code in it is not run but ends here
-            if not checkpoint or "Weights only load failed" not in str(error):
-                raise
-            raise click.ClickException(
-                f"{checkpoint} holds something else than weights and numbers, so it is not read. It was damaged, or is not yours.\n"
-                f"  Remove that folder to go on from the one before, or add ARGS=--restart to begin anew."
-            ) from error
-        finally:
-            for callback in trainer.callback_handler.callbacks:
-                if hasattr(callback, "close"):
-                    callback.close()
-        if not full:
+        if run_to_the_end(trainer, stop, folder):
             break
         size = smaller(trainer, size, settings)
         write_json(note, size)
@@ -157,6 +124,45 @@ def train(
     }
 
 
+def run_to_the_end(trainer, stop: Stop, folder: Path) -> bool:
+    """Train from the last whole checkpoint in `folder` to the last step, or to a stop that was asked for; False where memory ran out."""
+    import torch
+    from transformers import TrainerState
+
+    checkpoint = last_checkpoint(folder)
+    if checkpoint:
+        console.print(f"  going on from {checkpoint}")
+    if on_gpu():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        with stop:
+            if checkpoint and trained_to_the_end(checkpoint):
+                # the trainer would take one step more before it looks at how many there are
+                load_adapter(trainer.model, checkpoint)
+                trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            else:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError:
+        return False  # the caller goes on, where the error no longer holds the step's tensors
+    except KeyboardInterrupt:
+        kept = last_checkpoint(folder)
+        where = f"the last checkpoint is {kept.name}" if kept else "there is no checkpoint yet"
+        raise click.ClickException(f"stopped at once; {where}. Run the same command to go on from there.") from None
+    except Exception as error:
+        # torch reads a checkpoint's state as weights alone; code in it is not run but ends here
+        if not checkpoint or "Weights only load failed" not in str(error):
+            raise
+        raise click.ClickException(
+            f"{checkpoint} holds something else than weights and numbers, so it is not read. It was damaged, or is not yours.\n"
+            f"  Remove that folder to go on from the one before, or add ARGS=--restart to begin anew."
+        ) from error
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if hasattr(callback, "close"):
+                callback.close()
+    return True
+
+
 def prepare(
     model,
     tokenizer,
@@ -176,50 +182,13 @@ def prepare(
 ):
     """(trl's trainer, the meter of its tokens, its stop) for one attempt at a batch and accumulation of `size`."""
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
     together = processes()
     if size["accumulation"] % together:
         raise click.ClickException(f"GPUS={together} does not divide the accumulation of {size['accumulation']}: add --accumulation.")
     accumulation = size["accumulation"] // together
-    arguments = SFTConfig(
-        output_dir=str(folder),
-        num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps,
-        per_device_train_batch_size=size["batch"],
-        per_device_eval_batch_size=size["batch"],
-        gradient_accumulation_steps=accumulation,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
-        warmup_steps=settings.warmup,  # below 1 it is a share of all steps
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.clip,
-        optim=settings.optimizer if settings.optimizer != "auto" else "adamw_8bit" if on_gpu() else "adamw_torch",
-        bf16=on_gpu() and bf16(),
-        fp16=on_gpu() and not bf16(),  # cards before Ampere; Unsloth keeps Gemma from overflowing
-        use_cpu=not on_gpu(),
-        gradient_checkpointing=recomputes(settings.checkpointing),
-        logging_steps=1,  # each step's loss is looked at; `thinned` keeps one in log_every
-        save_strategy="steps" if settings.save_every else "epoch",
-        save_steps=settings.save_every or 500,
-        save_total_limit=2,
-        eval_strategy="steps" if eval_rows and settings.eval_every else "no",
-        eval_steps=settings.eval_every or None,
-        prediction_loss_only=True,
-        logging_nan_inf_filter=False,  # else a loss that is no number is logged as the last one that was
-        seed=settings.seed,
-        data_seed=settings.seed,
-        max_length=settings.length,
-        packing=False,  # plain text comes packed; a custom collator turns trl's packing off
-        padding_free=False,
-        dataset_kwargs={"skip_prepare_dataset": True},  # ids and labels are ours, the same on a CPU and a GPU
-        remove_unused_columns=False,
-        train_sampling_strategy=order,
-        dataloader_num_workers=0,
-        ddp_find_unused_parameters=False,  # all that trains is used in each step
-        report_to=settings.report_to,
-        disable_tqdm=True,
-    )
+    arguments = trainers_arguments(settings, folder, size["batch"], accumulation, order, bool(eval_rows))
     for_training(model, tokenizer)
     multiple = 8 if on_gpu() else 1  # tensor cores want multiples of 8
     meter, stop = Meter(accumulation, together), Stop()
@@ -249,6 +218,50 @@ def prepare(
     for callback in callbacks(model, tokenizer, folder, embeddings, settings, meter, stop, every, measured):
         trainer.add_callback(callback)
     return trainer, meter, stop
+
+
+def trainers_arguments(settings: TrainingSettings, folder: Path, batch: int, accumulation: int, order: str, evaluates: bool):
+    """Everything that trl's trainer can be told, from the settings: its own defaults differ from Unsloth's."""
+    from trl import SFTConfig
+
+    return SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps,
+        per_device_train_batch_size=batch,
+        per_device_eval_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup,  # below 1 it is a share of all steps
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip,
+        optim=settings.optimizer if settings.optimizer != "auto" else "adamw_8bit" if on_gpu() else "adamw_torch",
+        bf16=on_gpu() and bf16(),
+        fp16=on_gpu() and not bf16(),  # cards before Ampere; Unsloth keeps Gemma from overflowing
+        use_cpu=not on_gpu(),
+        gradient_checkpointing=recomputes(settings.checkpointing),
+        logging_steps=1,  # each step's loss is looked at; `thinned` keeps one in log_every
+        save_strategy="steps" if settings.save_every else "epoch",
+        save_steps=settings.save_every or 500,
+        save_total_limit=2,
+        eval_strategy="steps" if evaluates and settings.eval_every else "no",
+        eval_steps=settings.eval_every or None,
+        prediction_loss_only=True,
+        logging_nan_inf_filter=False,  # else a loss that is no number is logged as the last one that was
+        seed=settings.seed,
+        data_seed=settings.seed,
+        max_length=settings.length,
+        packing=False,  # plain text comes packed; a custom collator turns trl's packing off
+        padding_free=False,
+        dataset_kwargs={"skip_prepare_dataset": True},  # ids and labels are ours, the same on a CPU and a GPU
+        remove_unused_columns=False,
+        train_sampling_strategy=order,
+        dataloader_num_workers=0,
+        ddp_find_unused_parameters=False,  # all that trains is used in each step
+        report_to=settings.report_to,
+        disable_tqdm=True,
+    )
 
 
 def on_a_cpu(trainer_class: type) -> type:
