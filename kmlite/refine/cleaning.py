@@ -177,7 +177,8 @@ def strip_markup(text: str, needs: int) -> str:
     if needs & TAG:
         text = strip_notes(text)
     if needs & WIKI:
-        text = shielded(text, MARKED, strip_wiki)
+        marked = any(sign in text for sign in ("<math", "<nowiki", "<syntax", "<source", "<pre", "<code", "[math(", "{{{#!syntax"))
+        text = shielded(text, MARKED, strip_wiki) if marked else strip_wiki(text)
         text = MATH.sub(r"\1", text) if "[math(" in text else text
     if needs & FORUM:
         text = strip_forum_tags(text)

@@ -26,9 +26,27 @@ TABLE = re.compile(r"^\{\|[^|\n]*$", re.MULTILINE)
 ITEM = re.compile(r"^[*#:;]+ ?(?:\[\[|''')", re.MULTILINE)
 
 
+NAMU_SIGNS = (
+    "[목차",
+    "[각주",
+    "[*",
+    "{{{",
+    "[include(",
+    "[anchor(",
+    "[youtube(",
+    "[ruby(",
+    "[math(",
+    "[age(",
+    "[dday(",
+    "[pagec",
+    "[table",
+    "[clear",
+)
+
+
 def kinds_of_sign(text: str) -> tuple[bool, int]:
     """(whether it has NamuWiki's own, how many kinds of MediaWiki's)."""
-    namu = ("[" in text or "{{{" in text or "||" in text) and NAMU.search(text) is not None
+    namu = ("||" in text or any(sign in text for sign in NAMU_SIGNS)) and NAMU.search(text) is not None
     kinds = 0
     if "[[" in text:
         kinds += (NO_TEXT_LINK.search(text) is not None) * 2 + (KOREAN_LINK.search(text) is not None)
@@ -300,7 +318,7 @@ def strip_left_overs(text: str) -> str:
         text = DOC.sub("", text)
     if "<gallery" in text:
         text = GALLERY.sub(lambda found: GALLERY_LINE.sub("", found[1]), text)
-    if "[" in text:
+    if "[ruby(" in text.lower():
         text = RUBY.sub(lambda found: f"{found[1]}({found[2]})" if found[2] else found[1], text)
     if "[" in text or "__" in text:
         text = MACRO.sub("", text)
