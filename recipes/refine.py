@@ -184,19 +184,23 @@ def refine_exam(files: list[Path], settings: Settings, out: Path, funnel: dict) 
     for _, file in [pair for pair in known if not pair[0]]:
         source = printable(file.relative_to(settings.raw))
         counts.reject("unknown_split", Raw(source, 0, "name it, or a folder above it, after one split: train, dev, test or fewshot", None))
-    for split, file in sorted([pair for pair in known if pair[0]], key=lambda pair: order[pair[0]]):
+    for split, file in sorted([pair for pair in known if pair[0]], key=lambda pair: (order[pair[0]], len(pair[1].parts))):
         answers = (raw.value.get("answer") for raw in read_raw(file, settings.raw) if raw.problem is None)
+        by_text = {question["question"]: question for question in splits[split]}
         first = exam.check_counting(answers, printable(file), settings.zero_based)
         for raw in read_raw(file, settings.raw):
             counts.read += 1
             question, reason = (None, raw.problem) if raw.problem else exam.check(raw.value, first, file.relative_to(folder))
             found = guard.find(question, split) if question else None
+            if question and found and found.reason == "duplicate":
+                exam.take_reasoning(by_text, question)
             if question is None or found:
                 counts.reject(found.reason if found else str(reason), raw, found.where if found else "")
                 continue
             guard.add(question, split, f"{raw.source}, line {raw.line}")
             counts.keep(sum(len(question[k]) for k in ("question", *"ABCDE")))
             splits[split].append(question)
+            by_text.setdefault(question["question"], question)
     for split, questions in splits.items():
         if questions:
             write_lines(out / paths.EXAM / f"{split}.jsonl", questions)

@@ -171,3 +171,14 @@ def checked(record: dict, first: int, path: Path) -> tuple[dict | None, str]:
     if cot and prompts.conclusion_letter(cot) in (None, letter) and prompts.reasoning_sentences(cot):
         question["cot"] = cot
     return question, ""
+
+
+def take_reasoning(kept: dict[str, dict], again: dict) -> None:
+    """Give the reasoning of a repeated question to the one that was kept, if that has none: some sets are reasonings of another.
+
+    Args:
+        kept: questions by their text.
+    """
+    question = kept.get(again["question"])
+    if question and "cot" in again and "cot" not in question and all(question[key] == again[key] for key in (*prompts.LETTERS, "answer")):
+        question["cot"] = again["cot"]

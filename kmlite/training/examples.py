@@ -238,6 +238,28 @@ def without_leaks(questions: list[dict], *others: list[dict]) -> tuple[list[dict
     return kept, len(questions) - len(kept)
 
 
+def mixed(questions: list[dict], sources: str, shares: str, seed: int) -> list[dict]:
+    """The questions in the proportion asked for, as many as there are of the scarcest, in their old order.
+
+    Args:
+        sources: values of `origin` or `source`, apart by colons: "native:translated". A question without an origin is native.
+        shares: as many whole numbers: "3:1" is three native ones for each translated. 0 leaves a source out.
+
+    Raises:
+        ValueError: not as many shares as sources, or a source of which there is no question.
+    """
+    names, parts = sources.split(":"), [int(share) for share in shares.split(":")]
+    if len(names) != len(parts) or min(parts) < 0 or not any(parts):
+        raise ValueError(f"{shares} is not a share for each of {sources}")
+    found = {name: [i for i, q in enumerate(questions) if name in (q.get("origin", "native"), q.get("source"))] for name in names}
+    if missing := [name for name, part in zip(names, parts, strict=True) if part and not found[name]]:
+        raise ValueError(f"no question of {', '.join(missing)} among those of train")
+    unit = min(len(found[name]) / part for name, part in zip(names, parts, strict=True) if part)
+    chance = random.Random(seed)
+    taken = {i for name, part in zip(names, parts, strict=True) for i in chance.sample(found[name], int(unit * part))}
+    return [questions[i] for i in sorted(taken)]
+
+
 def reasoned_rows(questions: list[dict], share: float) -> int:
     """How many reasoned rows beside the short rows of all questions make `share` of the whole."""
     return round(len(questions) * share / (1 - share)) if share < 1 else len(questions)

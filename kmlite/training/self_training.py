@@ -52,6 +52,19 @@ def names_another_answer(written: str, question: dict) -> bool:
     return False
 
 
+def why_unverified(question: dict) -> str:
+    """Why the reasoning of a question is not one to learn from, or "": it must be Korean, end in the right letter if it ends in
+    one, and name no other option as the answer."""
+    cot = question.get("cot", "")
+    if not cot or not prompts.reasoning_sentences(cot):
+        return "no reasoning"
+    if prompts.conclusion_letter(cot) not in (None, question["answer"]):
+        return "wrong letter"
+    if not is_korean(cot):
+        return "not Korean"
+    return "names another answer" if names_another_answer(cot, question) else ""
+
+
 def repeats_itself(written: str) -> bool:
     """A sentence stands in it twice, or its runs of eight characters are too few different ones."""
     sentences = [" ".join(sentence.split()) for sentence in prompts.SENTENCE_END.split(written) if len(sentence.strip()) > 9]

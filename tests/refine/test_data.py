@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from kmlite import paths
-from kmlite.refine import readers
+from kmlite.refine import exam, readers
 from recipes import data
 
 PAGES = [{"title": f"{i}", "text": f"글 {i}"} for i in range(50)]
@@ -109,3 +109,44 @@ def test_a_set_of_unknown_name(tmp_path, hub):
     assert result.exit_code == 1
     assert "nothing" in result.output
     assert "namuwiki" in result.output
+
+
+LETTERS = dict(zip("ABCDE", "가나다라마", strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "expected"),
+    [
+        ("kormedmcqa", QUESTION, QUESTION),
+        ("reasoning", QUESTION | {"thinking": "Let me see", "response": "까닭이다."}, QUESTION | {"cot": "까닭이다."}),
+        (
+            "clinicalqa",
+            {"question": "진단은?", "exam": "혈압 90/60", "options": str(LETTERS), "answer": "B", "explanation": "까닭.", "source": "쪽"},
+            {"question": "진단은?\n혈압 90/60", **LETTERS, "answer": "B", "cot": "까닭."},
+        ),
+        (
+            "medexpqa",
+            {"question": "치료는?", "options": dict(zip("12345", "가나다라마", strict=True)), "correct_option": 3},
+            {"question": "치료는?", **LETTERS, "answer": 3},
+        ),
+    ],
+)
+def test_every_set_of_questions_comes_in_the_columns_that_refine_reads_with_its_source(name, row, expected):
+    got = data.exam_record(row, name, "default")
+    assert {key: got[key] for key in expected} == expected
+    assert (got["source"], got["origin"]) == (name, data.SOURCES[name].origin)
+    question, reason = exam.check(got)
+    assert (reason, question["source"], question["origin"]) == ("", name, data.SOURCES[name].origin)
+
+
+@pytest.mark.parametrize("options", [None, "nonsense", "{'A': 1", ["가"] * 4, {"A": "가", "B": None}, "[" * 300, 5])
+def test_a_question_without_five_options_stays_as_it_is(options):
+    row = {"question": "진단은?", "options": options, "answer": "A"}
+    assert "A" not in data.exam_record(row, "clinicalqa", "default")
+
+
+def test_licence_columns_revision_and_what_is_not_verified_are_said(tmp_path, hub):
+    said = " ".join(run(tmp_path, "--sets", "kormedmcqa,reasoning").output.split())
+    for part in ("licence CC BY-NC 2.0", "answer (1 to 5)", "revision abc123", "not verified: the licence", "ChuGyouk/medical-reasoning"):
+        assert part in said
+    assert all(source.licence and source.columns for source in data.SOURCES.values())
