@@ -6,7 +6,6 @@ that the prompt of an evaluation is a prefix of the training text, token for tok
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain, pairwise
 
@@ -20,7 +19,7 @@ REASONED = "Reasoning 후 정답 알파벳 하나만 답하세요."
 STEPS = ("첫째", "둘째", "셋째", "넷째")
 
 # ---- the ways to ask an exam question, and the tokens that an answer may take
-TOKENS = {"kmlite": 32, "kmlite-reasoned": 500, "lm-eval": 1024}
+TOKENS = {"kmlite": 32, "kmlite-reasoned": 500}
 PROMPTS = tuple(TOKENS)
 
 
@@ -64,41 +63,6 @@ def conclusion_letter(cot: str) -> str | None:
     """The letter that a written-out reasoning ends in, or None."""
     found = CONCLUSION.search(cot.strip())
     return found.group(1) if found else None
-
-
-# The task kormedmcqa of lm-eval 0.4.13, word for word (lm_eval/tasks/kormedmcqa/): its version, its stops, its way to read an
-# answer, which is appendix B of the paper (arXiv 2403.01469). tests/evaluation/test_harness.py holds them against the package itself.
-HARNESS = {"package": "lm-eval 0.4.13", "task": "kormedmcqa", "version": "3.0"}
-HARNESS_STOPS = ("Q:", "</s>", "<|im_end|>", ".", "\n\n")
-HARNESS_CHOICES = [
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (r"정답[:\s]*([ABCDE])", r"정답은\s*([ABCDE])\s*입니다", r"\b([ABCDE])\.", r"\b([ABCDE])\b")
-]
-
-
-def harness_prompt(question: dict, examples: Sequence[dict] = ()) -> str:
-    """lm-eval's text for a question, behind the answered `examples` of its subject."""
-
-    def asked(one: dict) -> str:
-        options = "\n".join(f"{letter}. {one[letter]}" for letter in LETTERS)
-        return f"{one['question'].strip()}\n{options}\n정답："
-
-    return "".join(f"{asked(example)} {example['answer']}\n\n" for example in examples) + asked(question)
-
-
-def harness_output(text: str) -> str:
-    """A continuation up to the first stop: what lm-eval reads."""
-    for stop in HARNESS_STOPS:
-        text = text.split(stop)[0]
-    return text
-
-
-def harness_answer(output: str) -> str | None:
-    """The letter that lm-eval reads: the last match of the first pattern that matches; None where none does (it counts as wrong)."""
-    for pattern in HARNESS_CHOICES:
-        if found := pattern.findall(output):
-            return found[-1].upper()
-    return None
 
 
 RESERVED = re.compile(r"<unused\d+>|<mask>|\[multimodal\]")  # Gemma's control tokens that its tokenizer.json does not mark as special

@@ -3,10 +3,11 @@
 \b
     make eval OUT=model                        stage 2's final model on the test split
     make eval OUT=model BASE=some/model        any other model, for comparison
-    make eval OUT=model ARGS="--prompt lm-eval --shots 5"    asked and read as lm-eval's kormedmcqa does it
+    make eval OUT=model ARGS="--vote 5"        each question in five orders of its options
     make eval OUT=model HARNESS=1              lm-eval itself (recipes/harness.py)
 """
 
+import hashlib
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,15 +33,14 @@ class Settings:
     scorer: str = setting(
         "generate", "generate writes and reads the answer; letter compares the likelihoods of A to E, far faster", SCORERS
     )
-    permute: int = setting(1, "cyclic orders of the options to ask each question in, 1 to 5: shows a pull towards a letter")
-    prompt: str = setting(
-        "kmlite",
-        "kmlite asks for a letter; kmlite-reasoned for a reasoning before it; lm-eval is its kormedmcqa task, word for word",
-        PROMPTS,
+    vote: int = setting(
+        1, "orders of the options to ask each question in, 1 to 5, and average: what a letter draws by its place cancels out"
     )
-    shots: int = setting(0, "few-shot examples before the question, with the lm-eval prompt; 0 or 5 in published figures")
-    chat: bool = setting(False, "put the lm-eval prompt into the chat template, which lm-eval does only with --apply_chat_template")
-    max_new_tokens: int = setting(0, "tokens of an answer at the most; 0 takes 32, 500 reasoned, 1024 with the lm-eval prompt as it does")
+    prior: int = setting(
+        0, "dev questions on which to estimate the pull of each letter, to divide it out: cheaper than a vote; letter scorer"
+    )
+    prompt: str = setting("kmlite", "kmlite asks for a letter; kmlite-reasoned for a reasoning before it", PROMPTS)
+    max_new_tokens: int = setting(0, "tokens of an answer at the most; 0 takes 32, or 500 reasoned")
     batch: int = setting(0, "questions answered at once; 0 chooses by device and free memory")
     restart: bool = setting(False, "evaluate again where nothing changed")
 
@@ -49,29 +49,17 @@ def main(settings: Settings) -> None:
     from kmlite import records
 
     console.print(f"[bold]eval[/]  {settings.split} split")
-    if not 1 <= settings.permute <= 5:
-        raise click.ClickException(f"--permute {settings.permute}: five options have 1 to 5 cyclic orders.")
-    if settings.scorer == "letter" and settings.prompt != "kmlite":
-        why = (
-            "where a reasoned answer has no letter yet" if settings.prompt == "kmlite-reasoned" else "while lm-eval reads a written answer"
-        )
-        raise click.ClickException(f"--scorer letter looks at the first token, {why}. Leave it out, or take --prompt kmlite.")
-    if (settings.shots or settings.chat) and settings.prompt != "lm-eval":
-        raise click.ClickException("--shots and --chat belong to lm-eval's prompt; add --prompt lm-eval.")
-    if settings.shots < 0:
-        raise click.ClickException(f"--shots {settings.shots}: 0 or more examples.")
+    check(settings)
     questions = records.read_exam(settings.refined, settings.split)
     if not questions:
         raise click.ClickException(f"{paths.exam_split(settings.refined, settings.split)} is empty.")
-    fewshot = records.read_exam(settings.refined, "fewshot") if settings.shots else []
+    among = prior_questions(settings)
 
     from kmlite import files, prompts, results, runs
-    from kmlite.evaluation import generation, scoring
+    from kmlite.evaluation import generation, scoring, voting
     from kmlite.models import folders, loading
 
-    questions, examples, among = without_examples(questions, fewshot, settings.shots)
     max_new_tokens = settings.max_new_tokens or prompts.TOKENS[settings.prompt]
-
     base, folder = model_and_folder(settings.base, settings.out, settings.split)
     check_writable(folder)
     plan: dict = {
@@ -79,48 +67,49 @@ def main(settings: Settings) -> None:
             **{k: v for k, v in asdict(settings).items() if k not in ("refined", "out", "restart", "batch")},
             "max_new_tokens": max_new_tokens,
         },
-        "prompt": prompt_record(settings),
+        "prompt": {"name": settings.prompt, "version": prompts.VERSION},
         "model": {"folder": str(base), "fingerprint": files.model_fingerprint(base)},
         "data": files.fingerprint(paths.exam_split(settings.refined, settings.split)),
-        **({"fewshot": files.fingerprint(paths.exam_split(settings.refined, "fewshot"))} if settings.shots else {}),
     }
     result_path = folder / paths.EVALUATION
     if not settings.restart and (files.read_record(result_path, "plan") or {}).get("plan") == runs.as_stored(plan):
         result = files.read_json(result_path)
         console.print("  done before, nothing changed (ARGS=--restart evaluates again)")
         show(result["summary"])
+        show_ways(result["ways"])
         show_published(result)
         return
     precision = loading.pick_precision(settings.precision, base)
     stand_in = folders.is_stand_in(base)
     console.print(f"  model        {base}{folders.said_of(base)}")
     console.print(f"  device       {'GPU' if loading.on_gpu() else 'CPU'}, {precision} weights")
-    console.print(f"  questions    {len(questions):,}, {in_words(plan['prompt'])}, scorer {settings.scorer}")
-    if among:
-        console.print(f"  left out     {among} questions that are few-shot examples themselves")
+    way = voting.in_words(settings.vote, bool(among))
+    console.print(f"  questions    {len(questions):,}, {in_words(plan['prompt'])}, scorer {settings.scorer}, {way}")
     loading.fast_model()  # before transformers, which it changes
     tokenizer = loading.load_tokenizer(base)
-    asked = scoring.exam_prompts(questions, settings.prompt, examples)
+    asked = [prompts.exam_prompt(question, settings.prompt == "kmlite-reasoned") for question in questions]
     tokens = max(len(tokenizer(text)["input_ids"]) for text in asked) + TEMPLATE_TOKENS + max_new_tokens
     loaded, tokenizer = loading.load(base, precision, tokens)
     batch = settings.batch or generation.default_batch(loaded, tokens)
     console.print(f"  batch        {batch} questions at once, the longest {tokens:,} tokens with its answer")
     started = time.time()
-    how: dict = {"scorer": settings.scorer, "max_new_tokens": max_new_tokens, "batch": batch}
-    how |= {"prompt": settings.prompt, "examples": examples, "chat": settings.chat}
-    if settings.permute > 1:
-        predictions = scoring.answer_rotated(loaded, tokenizer, questions, settings.permute, **how)
-    else:
-        predictions = scoring.answer_exam(loaded, tokenizer, questions, **how)
+    how: dict = {"max_new_tokens": max_new_tokens, "batch": batch, "prompt": settings.prompt}
+    predictions, ways, prior = answers(loaded, tokenizer, questions, among, settings, how)
     summary = scoring.summarise(predictions)
     openings = scoring.log_opening(folder, "eval", summary) if settings.split == "test" else None
-    files.write_lines(folder / paths.PREDICTIONS, predictions)
+    files.write_lines(folder / paths.PREDICTIONS, [{k: v for k, v in p.items() if k != "logs"} for p in predictions])
+    computes_in = str(loading.compute_dtype(loaded)).removeprefix("torch.")
+    precise = f"{precision}, {computes_in}"
+    found = results.of_answers(summary, settings.split, **how_asked(settings, precise))
+    found += [results.of_score(way, "accuracy", settings.split, way=way["way"], prompt=settings.prompt, precision=precise) for way in ways]
     record = {
         "plan": plan,
         "summary": summary,
-        "results": results.stamped(results.of_answers(summary, settings.split, **how_asked(settings, precision)), "eval", "after"),
+        "results": results.stamped(found, "eval", "after"),
+        "ways": ways,
+        "prior": prior,
         "prompt": plan["prompt"],
-        "precision": f"{precision}, {str(loaded.dtype).removeprefix('torch.')}",  # of the weights, and what they compute in
+        "precision": precise,
         "test_openings": openings,
         "stand_in": stand_in,
         "seconds": round(time.time() - started, 1),
@@ -128,12 +117,65 @@ def main(settings: Settings) -> None:
     }
     files.write_json(result_path, record)
     show(summary)
+    show_ways(ways)
     console.print(f"  {len(predictions) / max(time.time() - started, 1e-9):.1f} questions/s; every answer: {folder / paths.PREDICTIONS}")
     if openings:
         console.print(f"  test has been scored {openings} {'time' if openings == 1 else 'times'} for this model")
     show_published(record)
     if stand_in:
         console.print(f"  {scoring.OF_THIS_SIZE}")
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings that make no sense together."""
+    if not 1 <= settings.vote <= 5:
+        raise click.ClickException(f"--vote {settings.vote}: five options have 1 to 5 cyclic orders.")
+    if settings.scorer == "letter" and settings.prompt == "kmlite-reasoned":
+        raise click.ClickException(
+            "--scorer letter looks at the first token, where a reasoned answer has no letter yet. Leave it out, or take --prompt kmlite."
+        )
+    if settings.prior < 0 or (settings.prior and (settings.vote > 1 or settings.scorer != "letter")):
+        raise click.ClickException(
+            f"--prior {settings.prior}: a number of dev questions, with --scorer letter and without --vote, which needs no prior."
+        )
+
+
+def prior_questions(settings: Settings) -> list[dict]:
+    """The dev questions that the prior is estimated on, chosen by a hash of their text: the same ones whatever else dev holds."""
+    from kmlite import records
+
+    if not settings.prior:
+        return []
+    dev = records.read_exam(settings.refined, "dev")
+    if len(dev) < settings.prior:
+        raise click.ClickException(f"--prior {settings.prior}: dev has {len(dev)} questions.")
+    return sorted(dev, key=lambda question: hashlib.blake2b(question["question"].encode()).digest())[: settings.prior]
+
+
+def answers(
+    model, tokenizer, questions: list[dict], among: list[dict], settings: Settings, how: dict
+) -> tuple[list[dict], list[dict], list]:
+    """(predictions in the way that was asked for, all ways side by side where there are several, the prior).
+
+    A vote on written answers asks for the letters' probabilities too, in the same orders: a small part of the time.
+    """
+    from kmlite.evaluation import voting
+
+    prior = voting.estimated_prior(model, tokenizer, among, batch=how["batch"]) if among else []
+    predictions = voting.answer(model, tokenizer, questions, orders=settings.vote, scorer=settings.scorer, prior=prior, **how)
+    if settings.vote == 1 and not prior:
+        return predictions, [], prior
+    found, passes = {}, {}
+    scorers = {"letter": predictions} if settings.scorer == "letter" else {"written": predictions}
+    if settings.scorer == "generate" and settings.prompt == "kmlite":
+        scorers = {"letter": voting.answer(model, tokenizer, questions, orders=settings.vote, scorer="letter", **how), **scorers}
+    for scorer, given in scorers.items():
+        found[f"{scorer}, single"], passes[f"{scorer}, single"] = voting.single(given), 1.0
+        if prior:
+            found["letter, prior"], passes["letter, prior"] = given, 1 + voting.ORDERS * len(among) / len(questions)
+        else:
+            found[f"{scorer}, voted"], passes[f"{scorer}, voted"] = given, sum(len(p["chosen_in"]) for p in given) / len(given)
+    return predictions, voting.side_by_side(found, passes), prior
 
 
 def model_and_folder(base: str, out: Path, split: str) -> tuple[Path, Path]:
@@ -148,33 +190,10 @@ def model_and_folder(base: str, out: Path, split: str) -> tuple[Path, Path]:
     return found, folder / paths.ON_DEV if split == "dev" else folder
 
 
-def without_examples(questions: list[dict], fewshot: list[dict], shots: int) -> tuple[list[dict], dict[str, list[dict]], int]:
-    """(questions, the examples of each subject, how many questions were left out because they are examples themselves).
-
-    KorMedMCQA's few-shot rows stand in its dev split; in test there are none, and nothing is left out.
-    """
-    from kmlite.evaluation import scoring
-    from kmlite.refine.leakage import exact_key
-
-    examples = scoring.examples_of(fewshot, questions, shots)
-    shown = {exact_key(row) for rows in examples.values() for row in rows}
-    kept = [question for question in questions if exact_key(question) not in shown]
-    return kept, examples, len(questions) - len(kept)
-
-
 def how_asked(settings: Settings, precision: str) -> dict:
     """What decides the figure besides the model and the questions, for the results."""
-    how = {"scorer": settings.scorer, "prompt": settings.prompt, "orders": settings.permute, "precision": precision}
-    return {**how, "shots": settings.shots, "chat_template": settings.chat} if settings.prompt == "lm-eval" else how
-
-
-def prompt_record(settings: Settings) -> dict:
-    """What stands beside every figure: the name and version of its prompt."""
-    from kmlite import prompts
-
-    if settings.prompt == "lm-eval":
-        return {"name": "lm-eval", **prompts.HARNESS, "shots": settings.shots, "chat_template": settings.chat}
-    return {"name": settings.prompt, "version": prompts.VERSION}
+    how = {"scorer": settings.scorer, "prompt": settings.prompt, "orders": settings.vote, "precision": precision}
+    return {**how, "prior": settings.prior} if settings.prior else how
 
 
 def in_words(prompt: dict) -> str:
@@ -189,12 +208,31 @@ def show_published(record: dict) -> None:
     """The published figure nearest to this one, and why the two may not be compared."""
     from kmlite.evaluation import published
 
-    settings = record["plan"]["settings"]
-    if settings["split"] != "test":
+    settings, summary = record["plan"]["settings"], record["summary"]
+    if settings["split"] != "test" or summary["n"] < published.LEAST:
         return
-    row = published.nearest(record["summary"]["accuracy"])
-    console.print(f"  nearest published on KorMedMCQA test: {row['model']} {row['accuracy']:.1f}% ({row['how']}; {row['source']})")
+    row = published.nearest(summary["accuracy"])
+    console.print(f"  nearest published on KorMedMCQA test: {row['model']} {row['accuracy']:.1f}% ({published.in_words(row)})")
     console.print(f"  this one: {in_words(record['prompt'])}, scorer {settings['scorer']}; unlike prompts and scorers don't compare")
+
+
+def show_ways(ways: list[dict]) -> None:
+    """The ways of answering side by side, each with its difference to the first, question by question."""
+    from rich.table import Table
+
+    if not ways:
+        return
+    table = Table("way", "passes", "accuracy", "95% interval", "against the first, points", "p", "pull of A to E, points")
+    for way in ways:
+        difference = way.get("difference")
+        paired = (
+            f"{difference['difference']:+.1f} ({difference['interval'][0]:+.1f} to {difference['interval'][1]:+.1f})" if difference else ""
+        )
+        pull = " ".join(f"{100 * share:+.1f}" for share in way["pull"].values())
+        low, high = way["interval"]
+        p = f"{difference['p']:.3g}" if difference else ""
+        table.add_row(way["way"], f"{way['passes']:g}", f"{way['accuracy']:.1f}%", f"{low:.1f}–{high:.1f}%", paired, p, pull)
+    console.print(table)
 
 
 def show(summary: dict) -> None:
@@ -217,11 +255,13 @@ def show(summary: dict) -> None:
         console.print(
             f"  calibration error {summary['calibration_error']:.3f}; the five letters hold {mass:.1%} of the next token's probability"
         )
-    if "pull" in summary:
-        pull = ", ".join(f"{letter} {100 * share:+.1f}" for letter, share in summary["pull"].items())
-        console.print(
-            f"  over {summary['orders']} orders: the same option {summary['consistency']:.1%} of the time; pull in points: {pull}"
-        )
+    pull = ", ".join(f"{letter} {100 * share:+.1f}" for letter, share in summary["pull"].items())
+    console.print(f"  answered more often than right, in points: {pull}")
+    letter, most = max(summary["letters"].items(), key=lambda item: item[1])
+    if most > 0.9 * summary["n"]:
+        console.print(f"  [bold]{most} of {summary['n']} answers are {letter}[/]: a habit, not knowledge. ARGS='--vote 5' averages it out.")
+    if "consistency" in summary:
+        console.print(f"  over {summary['orders']} orders: the same option {summary['consistency']:.1%} of the time")
 
 
 command = recipe(Settings)(main)

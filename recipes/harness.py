@@ -34,7 +34,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    from kmlite import prompts, records
+    from kmlite import records
     from kmlite.evaluation import harness, scoring
 
     console.print("[bold]lm-eval[/]  test split")
@@ -47,7 +47,7 @@ def main(settings: Settings) -> None:
         raise click.ClickException(f"{test} is empty.")
     fewshot = records.read_exam(settings.refined, "fewshot") if questions and (settings.shots or examples.exists()) else []
     if questions is not None:
-        scoring.examples_of(fewshot, questions, settings.shots)
+        harness.require_examples(fewshot, questions, settings.shots)
 
     from kmlite import files, results, runs
     from kmlite.models import folders
@@ -56,7 +56,14 @@ def main(settings: Settings) -> None:
     check_writable(folder)
     plan: dict = {
         "settings": {"split": "test", "scorer": "generate", **{k: asdict(settings)[k] for k in ("base", "shots", "chat")}},
-        "prompt": {"name": "lm-eval", **prompts.HARNESS, "shots": settings.shots, "chat_template": settings.chat},
+        "prompt": {
+            "name": "lm-eval",
+            "package": f"lm-eval {harness.PINNED}",
+            "task": harness.TASK,
+            "version": harness.VERSION,
+            "shots": settings.shots,
+            "chat_template": settings.chat,
+        },
         "model": {"folder": str(base), "fingerprint": files.model_fingerprint(base)},
         "data": files.fingerprint(*(path for path in (test, examples) if path.exists())) if questions else "sean0042/KorMedMCQA",
     }

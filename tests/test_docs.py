@@ -205,8 +205,10 @@ def test_both_readmes_show_the_same_figures():
 
 def test_the_published_table_is_the_one_in_code():
     page = (paths.ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (.+?) \| ([\d.]+) \| (.+?) \| (.+?) \|$", page.split("## Published figures")[1], re.MULTILINE)
-    assert rows == [(row["model"], f"{row['accuracy']:.1f}", row["how"], row["source"]) for row in PUBLISHED]
+    rows = re.findall(r"^\| (.+?) \| ([\d.]+) \| (.+?) \| (\d+) \| (.+?) \| (.+?) \|$", page.split("## Published figures")[1], re.MULTILINE)
+    assert rows == [
+        (row["model"], f"{row['accuracy']:.1f}", row["prompt"], str(row["shots"]), row["scorer"], row["source"]) for row in PUBLISHED
+    ]
 
 
 @pytest.mark.parametrize("page", [*PAGES, NOTEBOOK], ids=name_of)

@@ -173,18 +173,6 @@ def continued(model, tokenizer, heads: list[list[int]], *, max_new_tokens: int, 
     return [tokenizer.decode(turn) for turn in turns]
 
 
-def generate_plain(model, tokenizer, asked: list[str], *, max_new_tokens: int, batch: int, chat: bool = False) -> list[str]:
-    """What the model writes behind each text, as lm-eval has it written: without a chat template unless `chat`, ended by the
-    model's own generation_config, cut at the first of the harness's stops, special tokens left out."""
-    in_chat = [prompts.conversation_ids(tokenizer, text)[0] for text in asked] if chat else None
-    heads = in_chat or [tokenizer(text)["input_ids"] for text in asked]  # the tokenizer writes <bos> itself
-    ends = model.generation_config.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
-    stops = prompts.HARNESS_STOPS
-    turns = continued_ids(model, tokenizer, heads, max_new_tokens=max_new_tokens, batch=batch, ends=ends, stops=stops)
-    return [prompts.harness_output(tokenizer.decode(turn, skip_special_tokens=True)) for turn in turns]
-
-
 def continued_ids(
     model,
     tokenizer,

@@ -17,7 +17,9 @@ from kmlite import prompts
 from kmlite.evaluation import scoring
 from kmlite.evaluation.generation import default_batch
 
-PINNED = prompts.HARNESS["package"].split()[1]
+PINNED = "0.4.13"
+TASK, VERSION = "kormedmcqa", "3.0"  # v2.0 scored whole families of models 0: the version stands beside every figure
+LONGEST_ANSWER = 1024  # tokens, the task's limit
 
 
 def require() -> None:
@@ -32,7 +34,18 @@ def shipped() -> Path:
     """The folder of the task in the package."""
     import lm_eval
 
-    return Path(str(lm_eval.__file__)).parent / "tasks" / prompts.HARNESS["task"]
+    return Path(str(lm_eval.__file__)).parent / "tasks" / TASK
+
+
+def require_examples(fewshot: list[dict], questions: list[dict], shots: int) -> None:
+    """A click error where a subject that is asked has fewer few-shot rows than `shots`."""
+    for subject in sorted({scoring.subject_of(question) for question in questions}):
+        rows = sum(scoring.subject_of(row) == subject for row in fewshot)
+        if rows < shots:
+            raise click.ClickException(
+                f"--shots {shots}: {subject} has {rows} few-shot rows. KorMedMCQA has five a subject: put its\n"
+                f"  fewshot.jsonl under RAW/02_kor_med_test and run make refine again, or leave --shots out."
+            )
 
 
 def write_tasks(folder: Path, questions: list[dict], fewshot: list[dict]) -> list[str]:
@@ -48,7 +61,7 @@ def write_tasks(folder: Path, questions: list[dict], fewshot: list[dict]) -> lis
             mine = [as_shipped(row, place) for place, row in enumerate(rows, 1) if scoring.subject_of(row) == subject]
             # without few-shot examples lm-eval still opens their split: then the questions stand in, unused
             Path(files[split]).write_text("\n".join(mine) if mine else Path(files["test"]).read_text("utf-8"), "utf-8")
-        name = f"{prompts.HARNESS['task']}_{re.sub(r'[^0-9A-Za-z]+', '_', subject)}"
+        name = f"{TASK}_{re.sub(r'[^0-9A-Za-z]+', '_', subject)}"
         data = {"dataset_path": "json", "dataset_kwargs": {"data_files": files, "cache_dir": str(folder / "cache")}}
         (folder / f"{number}.yaml").write_text(json.dumps({"include": str(shipped() / "_template_yaml"), "task": name, **data}), "utf-8")
         names.append(name)
@@ -87,7 +100,7 @@ def run(
 
     datasets.disable_progress_bars()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every setting that it was given
-    names = [prompts.HARNESS["task"]] if questions is None else write_tasks(work, questions, list(fewshot))
+    names = [TASK] if questions is None else write_tasks(work, questions, list(fewshot))
     manager = TaskManager(include_path=shipped() if questions is None else work, include_defaults=False)
     try:
         loaded = manager.load(names)
@@ -105,7 +118,7 @@ def run(
         lm.generate_until = partial(lm.generate_until, disable_tqdm=True)
     if not batch:
         longest = max(len(lm.tok_encode(task.doc_to_text(doc))) for task in loaded["tasks"].values() for doc in task.test_docs())
-        lm.batch_size_per_gpu = default_batch(lm.model, longest * (1 + shots) + prompts.TOKENS["lm-eval"])
+        lm.batch_size_per_gpu = default_batch(lm.model, longest * (1 + shots) + LONGEST_ANSWER)
     found = lm_eval.simple_evaluate(
         model=lm,
         tasks=list((loaded.get("groups") or loaded["tasks"]).values()),

@@ -9,7 +9,7 @@ import click
 
 from kmlite import paths, prompts
 from kmlite.evaluation import statistics
-from kmlite.evaluation.generation import generate, generate_plain, left_padded
+from kmlite.evaluation.generation import generate, left_padded
 from kmlite.models.loading import computing, for_inference
 
 SCORERS = ("generate", "letter")
@@ -29,25 +29,18 @@ def answer_exam(
     max_new_tokens: int = 32,
     batch: int,
     prompt: str = "",
-    examples: dict[str, list[dict]] | None = None,
-    chat: bool = False,
 ) -> list[dict]:
     """One prediction a question: {"number", "question", "subject", "expected", "answer" (None where unreadable), "right", …}.
 
     Args:
         scorer: "generate" writes greedily and reads the answer ("output"); "letter" compares the next-token probabilities of
-            A to E in one forward pass ("probabilities" of the five, and the "mass" of the whole vocabulary that they hold).
-        prompt: one of prompts.PROMPTS; empty: "kmlite-reasoned" where `reasoned`, else "kmlite". "lm-eval" is asked, cut and
-            read as by lm-eval's task.
-        examples: answered questions by subject that stand before the question, with the lm-eval prompt.
-        chat: put the lm-eval prompt into the chat template, which lm-eval itself does only when told to.
+            A to E in one forward pass ("probabilities" of the five, "logs" unrounded, and the "mass" of the whole vocabulary that
+            they hold).
+        prompt: one of prompts.PROMPTS; empty: "kmlite-reasoned" where `reasoned`, else "kmlite".
     """
-    asked = exam_prompts(questions, prompt or ("kmlite-reasoned" if reasoned else "kmlite"), examples)
+    asked = [prompts.exam_prompt(question, reasoned or prompt == "kmlite-reasoned") for question in questions]
     if scorer == "letter":
         found = letter_answers(model, tokenizer, asked, batch)
-    elif prompt == "lm-eval":
-        turns = generate_plain(model, tokenizer, asked, max_new_tokens=max_new_tokens, batch=batch, chat=chat)
-        found = [{"answer": prompts.harness_answer(turn), "output": turn} for turn in turns]
     else:
         turns = generate(model, tokenizer, asked, max_new_tokens=max_new_tokens, batch=batch)
         found = [{"answer": prompts.read_answer(turn), "output": turn} for turn in turns]
@@ -65,35 +58,12 @@ def answer_exam(
     ]
 
 
-def exam_prompts(questions: list[dict], prompt: str, examples: dict[str, list[dict]] | None = None) -> list[str]:
-    if prompt == "lm-eval":
-        return [prompts.harness_prompt(question, (examples or {}).get(subject_of(question), ())) for question in questions]
-    return [prompts.exam_prompt(question, prompt == "kmlite-reasoned") for question in questions]
-
-
 def subject_of(question: dict) -> str:
     return question.get("subject", "unknown")
 
 
-def examples_of(fewshot: list[dict], questions: list[dict], shots: int) -> dict[str, list[dict]]:
-    """The first `shots` few-shot rows of each subject that is asked, as lm-eval takes them.
-
-    Raises:
-        click.ClickException: a subject has fewer.
-    """
-    found = {}
-    for subject in sorted({subject_of(question) for question in questions}):
-        found[subject] = [row for row in fewshot if subject_of(row) == subject][:shots]
-        if len(found[subject]) < shots:
-            raise click.ClickException(
-                f"--shots {shots}: {subject} has {len(found[subject])} few-shot rows. KorMedMCQA has five a subject: put its\n"
-                f"  fewshot.jsonl under RAW/02_kor_med_test and run make refine again, or leave --shots out."
-            )
-    return found
-
-
 def letter_answers(model, tokenizer, asked: list[str], batch: int) -> list[dict]:
-    """The likeliest of A to E as the next token of each prompt."""
+    """The likeliest of A to E as the next token of each prompt; under "logs" their unrounded log-probabilities."""
     import torch
 
     for_inference(model, tokenizer)
@@ -105,18 +75,23 @@ def letter_answers(model, tokenizer, asked: list[str], batch: int) -> list[dict]
     def work(chosen: list[int], ids, mask) -> None:
         with torch.no_grad(), computing(model):
             logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=1, use_cache=False).logits[:, -1].float()
-        whole = logits.softmax(-1)[:, [ids[0] for ids in letters]]
+        places = [ids[0] for ids in letters]
+        whole, logs = logits.softmax(-1)[:, places], logits.log_softmax(-1)[:, places]
         share = whole / whole.sum(-1, keepdim=True)
-        if not torch.isfinite(share).all():  # the largest of five NaNs would be A
+        if not torch.isfinite(logs).all():  # the largest of five NaNs would be A
             raise click.ClickException(
                 "the model's probabilities are not numbers (NaN): its weights are damaged, or overflow in this precision."
             )
-        for i, five, mass in zip(chosen, share.tolist(), whole.sum(-1).tolist(), strict=True):
+        for i, five, mass, exact in zip(chosen, share.tolist(), whole.sum(-1).tolist(), logs.tolist(), strict=True):
             best = max(range(5), key=lambda k: five[k])
-            out[i] = {"answer": prompts.LETTERS[best], "probabilities": [round(p, 6) for p in five], "mass": round(mass, 6)}
+            out[i] = {"answer": prompts.LETTERS[best], "probabilities": rounded(five), "mass": round(mass, 6), "logs": exact}
 
     left_padded(heads, tokenizer.pad_token_id, batch, model.device, work, "scoring")
     return out
+
+
+def rounded(probabilities: list[float]) -> list[float]:
+    return [round(share, 6) for share in probabilities]
 
 
 def rotated(question: dict, by: int) -> dict:
@@ -124,17 +99,6 @@ def rotated(question: dict, by: int) -> dict:
     letters = prompts.LETTERS
     moved = {letters[i]: question[letters[(i + by) % 5]] for i in range(5)}
     return {**question, **moved, "answer": letters[(letters.index(question["answer"]) - by) % 5]}
-
-
-def answer_rotated(model, tokenizer, questions: list[dict], orders: int, **how) -> list[dict]:
-    """Predictions over `orders` cyclic orders of the options; each also says its "order" and the "chosen" option's own letter."""
-    out = []
-    for by in range(orders):
-        for prediction in answer_exam(model, tokenizer, [rotated(question, by) for question in questions], **how):
-            letter = prediction["answer"]
-            chosen = letter and prompts.LETTERS[(prompts.LETTERS.index(letter) + by) % 5]
-            out.append({**prediction, "order": by, "chosen": chosen})
-    return out
 
 
 def score(right: int, n: int) -> dict:
@@ -158,8 +122,8 @@ def in_percent(share: float, interval: tuple[float, float]) -> dict:
 def summarise(predictions: list[dict]) -> dict:
     """Accuracy over all (micro), the mean of the subjects' (macro), by subject and, where it is known, by year, with 95% intervals.
 
-    An unreadable answer is wrong. With probabilities also the calibration error; with several orders of the options also
-    consistency and pull. Intervals count each question once, in however many orders it was asked.
+    An unreadable answer is wrong. With probabilities also the calibration error; where each question was asked in several orders
+    of its options also the share of questions with the same option chosen in all of them ("consistency").
     """
     by_subject = scores_by(predictions, "subject")
     letters = Counter(prediction["answer"] or "unreadable" for prediction in predictions)
@@ -170,12 +134,14 @@ def summarise(predictions: list[dict]) -> dict:
         **({"by_year": scores_by(predictions, "year")} if any("year" in p for p in predictions) else {}),
         "unreadable": letters["unreadable"],
         "letters": {letter: letters[letter] for letter in prompts.LETTERS},
+        "pull": pull(predictions),
     }
     if predictions and "probabilities" in predictions[0]:
         summary["calibration_error"] = round(calibration_error(predictions), 4)
         summary["letter_mass"] = round(sum(p["mass"] for p in predictions) / len(predictions), 4)
-    if predictions and "order" in predictions[0]:
-        summary |= position_bias(predictions)
+    if predictions and "chosen_in" in predictions[0]:
+        same = sum(len(set(p["chosen_in"])) == 1 and None not in p["chosen_in"] for p in predictions)
+        summary |= {"orders": max(len(p["chosen_in"]) for p in predictions), "consistency": round(same / len(predictions), 4)}
     return summary
 
 
@@ -196,16 +162,10 @@ def calibration_error(predictions: list[dict], bins: int = 10) -> float:
     return sum(gaps) / len(predictions)
 
 
-def position_bias(predictions: list[dict]) -> dict:
-    """{"consistency": share of questions with the same option chosen in every order, "pull": by letter, how much more often it
-    was answered than it was right, as a share of all answers}."""
-    chosen = defaultdict(set)
-    for prediction in predictions:
-        chosen[prediction["number"]].add(prediction["chosen"])
-    same = sum(len(options) == 1 and None not in options for options in chosen.values())
-    answered, right = (Counter(p[key] for p in predictions) for key in ("answer", "expected"))
-    pull = {letter: round((answered[letter] - right[letter]) / len(predictions), 4) for letter in prompts.LETTERS}
-    return {"orders": len(predictions) // len(chosen), "consistency": round(same / len(chosen), 4), "pull": pull}
+def pull(predictions: list[dict], answer: str = "answer") -> dict[str, float]:
+    """By letter, how much more often it was answered than it was right, as a share of all answers."""
+    answered, right = (Counter(p.get(key) for p in predictions) for key in (answer, "expected"))
+    return {letter: round((answered[letter] - right[letter]) / max(1, len(predictions)), 4) for letter in prompts.LETTERS}
 
 
 def in_words(part: dict) -> str:

@@ -1,7 +1,6 @@
 """Scores: independent of batches and order, intervals as published, sums that agree."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,14 +55,6 @@ def test_a_stop_ends_its_own_row_only(loaded):
     for long, short in zip(free, stopped, strict=True):
         assert long[: len(short)] == short
         assert len(short) == 12 or stop in tokenizer.decode(short)
-
-
-def test_lm_evals_text_holds_no_special_tokens(tokenizer, monkeypatch):
-    """As lm-eval decodes: a letter that the model ends its turn behind is a letter alone."""
-    turn = tokenizer("B", add_special_tokens=False)["input_ids"] + prompts.stop_ids(tokenizer)
-    monkeypatch.setattr(generation, "continued_ids", lambda *arguments, **how: [turn])
-    network = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[1, 106]))
-    assert generation.generate_plain(network, tokenizer, ["가"], max_new_tokens=2, batch=1) == ["B"]
 
 
 def test_a_batch_that_does_not_fit_is_halved():

@@ -1,4 +1,4 @@
-"""The lm-eval prompt against lm-eval itself: the same texts, the same generations, the same scores, question by question."""
+"""lm-eval itself on a small model: its own task word for word on local questions, and its figures in kmlite's records."""
 
 import itertools
 from importlib.util import find_spec
@@ -8,39 +8,16 @@ import pytest
 from click.testing import CliRunner
 
 from kmlite import files, paths, prompts, records
+from kmlite.evaluation import harness as package
 from kmlite.models import loading, tiny
-from recipes import evaluate, harness
+from recipes import harness
 
 needs_lm_eval = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed (extra `eval`): make extras")
 
-QUESTION = {"question": " 옳은 것은?\n", **{letter: f"보기 {letter}" for letter in "ABCDE"}, "answer": "B"}
-WRITTEN = [
-    *("B", " b", "정답: C", "정답 : c", "정답은 D 입니다", "정답은 D입니다", "답은 A", "A. 혈압", "E) 열", "B형 간염", "A와 B", "", "모름"),
-    *("정답: A 아니고 정답: B", "C. 그리고 D. ", "vitamin C", "Because", "a patient", "정답\nE", "정답은 B입니다", "(C)", "ABC", "정답：D"),
-]
 
-
-def test_prompt_and_examples_as_the_task_writes_them():
-    body = "옳은 것은?\nA. 보기 A\nB. 보기 B\nC. 보기 C\nD. 보기 D\nE. 보기 E\n정답："
-    assert prompts.harness_prompt(QUESTION) == body
-    assert prompts.harness_prompt(QUESTION, [QUESTION, {**QUESTION, "answer": "E"}]) == f"{body} B\n\n{body} E\n\n{body}"
-
-
-@pytest.mark.parametrize(
-    ("text", "output"),
-    [("B.\nC", "B"), ("B\n\nQ: 다음", "B"), ("값은 2.5", "값은 2"), ("B\nC", "B\nC"), ("가</s>나<|im_end|>", "가"), ("", "")],
-)
-def test_output_ends_before_the_first_stop(text, output):
-    assert prompts.harness_output(text) == output
-
-
-@needs_lm_eval
-def test_letters_are_read_as_lm_eval_reads_them():
-    from lm_eval.tasks.kormedmcqa.utils import CHOICE_PATTERNS, extract_choice
-
-    assert [(p.pattern, p.flags) for p in prompts.HARNESS_CHOICES] == [(p.pattern, p.flags) for p in CHOICE_PATTERNS]
-    assert {text: prompts.harness_answer(text) for text in WRITTEN} == {text: extract_choice(text) or None for text in WRITTEN}
-    assert len({prompts.harness_answer(text) for text in WRITTEN}) == 6
+def in_its_words(question: dict) -> str:
+    options = "\n".join(f"{letter}. {question[letter]}" for letter in prompts.LETTERS)
+    return f"{question['question'].strip()}\n{options}\n정답："
 
 
 @needs_lm_eval
@@ -51,10 +28,9 @@ def test_the_task_is_the_one_that_lm_eval_ships():
         pass
 
     Loader.add_constructor("!function", lambda loader, node: node.value)
-    task = yaml.load((Path(find_spec("lm_eval").origin).parent / "tasks/kormedmcqa/_template_yaml").read_text("utf-8"), Loader)
-    assert str(task["metadata"]["version"]) == prompts.HARNESS["version"]
-    assert tuple(task["generation_kwargs"]["until"]) == prompts.HARNESS_STOPS
-    assert task["generation_kwargs"]["max_gen_toks"] == prompts.TOKENS["lm-eval"]
+    task = yaml.load((package.shipped() / "_template_yaml").read_text("utf-8"), Loader)
+    assert str(task["metadata"]["version"]) == package.VERSION
+    assert task["generation_kwargs"]["max_gen_toks"] == package.LONGEST_ANSWER
     assert task["fewshot_config"]["sampler"] == "first_n"
 
 
@@ -77,7 +53,7 @@ def writer(tmp_path_factory, refined) -> Path:
     """A small model that has learned to write a letter behind `정답：`, in some of the ways that a letter is written."""
     loading.fast_model()
     ways = itertools.cycle([" {}\n\n", " {}. {}\n\n", "은 {}입니다.\n\n", " 모름\n\n"])
-    texts = [prompts.harness_prompt(q) + next(ways).format(q["answer"], q[q["answer"]]) for q in records.read_exam(refined, "train")]
+    texts = [in_its_words(q) + next(ways).format(q["answer"], q[q["answer"]]) for q in records.read_exam(refined, "train")]
     folder = tmp_path_factory.mktemp("writer") / "base"
     tiny.build(folder, texts, [("혈압은?", "높다")], pieces=1500, hidden=64, layers=2, steps=60)
     return folder
@@ -128,36 +104,30 @@ def as_on_the_hub(folder: Path, asked: Path) -> None:
 
 @needs_lm_eval
 @pytest.mark.parametrize("way", WAYS)
-def test_every_question_as_lm_eval_itself(writer, asked, by_lm_eval, way):
-    arguments = WAYS[way]
-    common = ["--base", str(writer), "--refined", str(asked), "--out", str(by_lm_eval / way), *arguments]
-    mine = CliRunner().invoke(evaluate.command, [*common, "--prompt", "lm-eval", "--batch", "3"])
-    assert mine.exit_code == 0, mine.output
-    folder = next((by_lm_eval / way).rglob(paths.EVALUATION)).parent
-
+def test_every_question_is_asked_and_scored_by_lm_eval_as_shipped(asked, by_lm_eval, way):
+    folder = next((by_lm_eval / way).rglob(paths.HARNESS)).parent
     theirs = files.read_lines(folder / paths.HARNESS_PREDICTIONS)
-    ours = files.read_lines(folder / paths.PREDICTIONS)
     questions, fewshot = (records.read_exam(asked, split) for split in ("test", "fewshot"))
-    examples = {s: [row for row in fewshot if row["subject"] == s] if "--shots" in arguments else [] for s in ("nurse", "doctor")}
-    for question, their, our in zip(questions, theirs, ours, strict=True):
-        text = prompts.harness_prompt(question, examples[question["subject"]])
-        if "--chat" in arguments:
+    shots = 5 if "--shots" in WAYS[way] else 0
+    for question, their in zip(questions, theirs, strict=True):
+        examples = [row for row in fewshot if row["subject"] == question["subject"]][:shots]
+        text = "".join(f"{in_its_words(row)} {row['answer']}\n\n" for row in examples) + in_its_words(question)
+        if "--chat" in WAYS[way]:
             text = f"<bos><start_of_turn>user\n{text}<end_of_turn>\n<start_of_turn>model\n"
-        assert their.pop("prompt") == text
-        assert our == their
+        assert their["prompt"] == text
+        assert (their["expected"], their["subject"], their["year"]) == (question["answer"], question["subject"], question["year"])
+        assert their["right"] == (their["answer"] == question["answer"])
     if way == "0-shot":  # the only way in which the small model has learned to answer
-        assert len({one["answer"] for one in ours}) > 2
-        assert 0 < sum(one["right"] for one in ours) < len(ours)
-    assert len({one["output"] for one in ours}) > 1
+        assert len({one["answer"] for one in theirs}) > 2
+        assert 0 < sum(one["right"] for one in theirs) < len(theirs)
 
-    record, own = (files.read_json(folder / name) for name in (paths.HARNESS, paths.EVALUATION))
-    assert record["summary"] == own["summary"]
-    assert record["prompt"] == own["prompt"]
+    record = files.read_json(folder / paths.HARNESS)
     results = record["lm_eval"]["results"].values()
     assert sum(r["exact_match,extract_answer"] * r["sample_len"] for r in results) == pytest.approx(record["summary"]["right"])
-    assert {str(v) for v in record["lm_eval"]["versions"].values()} == {prompts.HARNESS["version"]}
+    assert {str(v) for v in record["lm_eval"]["versions"].values()} == {package.VERSION}
+    assert record["prompt"]["shots"] == shots
     assert set(record["summary"]["by_year"]) == {"2022", "2023", "2024"}
-    assert len((folder / paths.TEST_LOG).read_text().splitlines()) == 2
+    assert len((folder / paths.TEST_LOG).read_text().splitlines()) == 1
 
 
 @needs_lm_eval
@@ -176,20 +146,10 @@ def test_the_task_untouched_gives_the_same(by_lm_eval):
     assert group["exact_match,extract_answer"] == pytest.approx(hub["summary"]["right"] / hub["summary"]["n"])
 
 
-def test_few_shot_rows_of_dev_are_not_asked(writer, asked, tmp_path):
-    """Five of the six dev questions are the examples themselves, as KorMedMCQA's are: their answers would stand before them."""
-    arguments = ["--base", writer, "--refined", asked, "--out", tmp_path, "--split", "dev", "--prompt", "lm-eval", "--shots", "5"]
-    done = CliRunner().invoke(evaluate.command, [str(a) for a in [*arguments, "--max-new-tokens", "4"]])
-    assert done.exit_code == 0, done.output
-    assert "5 questions that are few-shot examples" in done.output
-    assert files.read_json(next(tmp_path.rglob(paths.EVALUATION)))["summary"]["n"] == 1
-
-
-@pytest.mark.parametrize("recipe", [evaluate, pytest.param(harness, marks=needs_lm_eval)])
-def test_too_few_examples_are_named(recipe, base, refined, tmp_path):
+@needs_lm_eval
+def test_too_few_examples_are_named(base, refined, tmp_path):
     arguments = ["--base", base, "--refined", refined, "--out", tmp_path, "--shots", "5"]
-    arguments += ["--prompt", "lm-eval"] if recipe is evaluate else []
-    done = CliRunner().invoke(recipe.command, [str(a) for a in arguments])
+    done = CliRunner().invoke(harness.command, [str(a) for a in arguments])
     assert done.exit_code == 1
     assert "dentist has 1 few-shot rows" in done.output
     assert not list(tmp_path.rglob(paths.TEST_LOG))
@@ -199,8 +159,6 @@ def test_too_few_examples_are_named(recipe, base, refined, tmp_path):
 def test_without_a_network_the_hub_error_says_what_to_do(base, tmp_path, monkeypatch):
     import lm_eval.tasks
     from click import ClickException
-
-    from kmlite.evaluation import harness as package
 
     class Manager:
         def __init__(self, **how):
@@ -216,8 +174,6 @@ def test_without_a_network_the_hub_error_says_what_to_do(base, tmp_path, monkeyp
 
 
 def test_a_missing_lm_eval_names_the_command(monkeypatch):
-    from kmlite.evaluation import harness as package
-
     monkeypatch.setattr(package, "find_spec", lambda name: None)
     done = CliRunner().invoke(harness.command, [])
     assert done.exit_code == 1

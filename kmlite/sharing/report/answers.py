@@ -44,7 +44,7 @@ def found(out: Path) -> tuple[list[Answers], list[str]]:
     problems = []
     for name, split, how, path in sources:
         try:
-            predictions = together(read_lines(path))
+            predictions = read_lines(path)
             given = outcome(predictions)
         except FileNotFoundError:
             continue
@@ -96,16 +96,6 @@ def in_words(how: dict) -> str:
     parts += ["chat template"] if how.get("chat_template") else []
     parts += [f"{how['orders']} orders"] if how.get("orders", 1) != 1 else []
     return ", ".join(parts)
-
-
-def together(predictions: list[dict]) -> list[dict]:
-    """One prediction a question. Where each was asked in several orders of its options: that of the options as they stand, with
-    the option chosen in each order under "chosen_in"."""
-    chosen: dict[int, list] = {}
-    for prediction in predictions:
-        if "order" in prediction:
-            chosen.setdefault(prediction["number"], []).append(prediction["chosen"])
-    return [{**p, "chosen_in": chosen[p["number"]]} if "order" in p else p for p in predictions if p.get("order", 0) == 0]
 
 
 def keyed(predictions: list[dict]) -> dict[tuple[str, int], dict]:

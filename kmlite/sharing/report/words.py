@@ -65,17 +65,13 @@ HEADLINES = (  # (measure, data) of the cards, where they were measured
 )
 
 PUBLISHED: dict[str, Both] = {  # model, how and source of kmlite/evaluation/published.py
-    "people": ("people", "사람"),
     "Qwen3-8B with a LoRA": ("Qwen3-8B with a LoRA", "LoRA를 더한 Qwen3-8B"),
     "always answering D": ("always answering D", "늘 D라고 답하기"),
-    published.ASKED_IN_PAPER: (published.ASKED_IN_PAPER, "논문 자체의 프롬프트; 글자는 부록 B의 방식(lm-eval v3.0부터와 같음)으로 읽음"),
-    published.NOT_KNOWN: (published.NOT_KNOWN, "프롬프트와 채점법이 함께 밝혀져 있지 않음"),
-    published.COLLECTED: (published.COLLECTED, "공개된 보고에서 모음; 원출처는 적혀 있지 않음"),
-    published.PAPER: (published.PAPER, "KorMedMCQA 논문, arXiv 2403.01469v3"),
     published.LORA_CARD: (published.LORA_CARD, "dhkim0324/WeIN_bio_Qwen3-8B의 모델 카드"),
-    "those who sat the exams": ("those who sat the exams", "시험을 치른 사람들"),
-    "direct answer, 0-shot, its own prompt": ("direct answer, 0-shot, its own prompt", "바로 답하기, 0-shot, 자체 프롬프트"),
-    "counted on the test split": ("counted on the test split", "test 문제에서 셈"),
+    published.OWN_PROMPT: (published.OWN_PROMPT, "자체 프롬프트, 바로 답하기"),
+    published.READ: (published.READ, "쓴 답에서 글자를 읽음"),
+    "none": ("none", "없음"),
+    "counted": ("counted", "셈"),
     "KorMedMCQA test": ("KorMedMCQA test", "KorMedMCQA test"),
 }
 
