@@ -9,7 +9,7 @@ import unicodedata
 from functools import lru_cache
 from itertools import chain, pairwise
 
-VERSION = 1  # stands beside every figure: raise it when a word of a prompt or a rule of read_answer changes
+VERSION = 2  # stands beside every figure: raise it when a word of a prompt or a rule of read_answer changes
 LETTERS = "ABCDE"
 WHERE_FROM = ("year", "period", "q_number")  # of an exam question, with its subject; never shown to a model
 IGNORED = -100  # a label that the loss does not count
@@ -176,20 +176,68 @@ LISTED = re.compile(r"^\s*[\[(]?([A-E])[).:\]]", re.MULTILINE)
 SEVERAL = re.compile(r"(?<![A-Za-z])[A-E](?:[)\]]?" + JOINED + r"[A-E])+(?![A-Za-z])")
 ENDS = re.compile(r"<end_of_turn>|<eos>|<start_of_turn>")
 
+# MedGemma 1.5 may think before it answers: `<unused94>thought … <unused95>`. What it thinks is no part of its answer.
+THINKS, THOUGHT = "<unused94>", "<unused95>"
+
+# A first line that holds nothing but the answer is the answer: what a model writes on below it, often the next exam question, is not.
+BARE = re.compile(
+    r"\s*(?:[*\"'`]*([A-E])[*\"'`]*|"
+    r"(?:\*\*)?(?:정답|답|[Aa]nswer)\s*(?:은|는|is)?[\s:*]*[(\[\"']?([A-E])[)\]\"']?\s*번?\s*(?:입니다|이다)?\.?(?:\*\*)?)[ \t]*\n"
+)
+ECHOES = ("정답 알파벳만 답하세요 ", "Reasoning 후 정답 알파벳 ")  # a turn that repeats the instruction goes on to repeat the question
+
+
+def without_thought(text: str) -> str | None:
+    """A model's turn without its thoughts; None where one never ends. A turn that only ends one had it opened by the template."""
+    text = re.sub(f"{THINKS}.*?{THOUGHT}", "", text, flags=re.DOTALL).rsplit(THOUGHT, 1)[-1]
+    return None if THINKS in text else text.lstrip()
+
+
+def opening(text: str) -> str:
+    """A turn up to its end, behind the thoughts that it begins with; a thought that has not ended stays."""
+    text = ENDS.split(text.lstrip(), maxsplit=1)[0]
+    while text.startswith(THINKS) and THOUGHT in text:
+        text = text.split(THOUGHT, 1)[1].lstrip()
+    return text
+
+
+def settled(text: str) -> bool:
+    """Whether `read_answer` finds the same in a turn whatever is written behind `text`: it has ended, or its first line decides."""
+    body = opening(text)
+    return bool(ENDS.search(text.lstrip())) or bool(BARE.match(body)) or body.startswith(ECHOES)
+
+
+def why_unreadable(text: str) -> str:
+    """Why `read_answer` finds no option: `thought never ends`, `reasoning never ends`, `repeats the question` or `no option chosen`."""
+    body = opening(text)
+    answer = without_thought(body)
+    if answer is None:
+        return "thought never ends"
+    if body.startswith(ECHOES):
+        return "repeats the question"
+    return "reasoning never ends" if "<reasoning>" in answer and "</reasoning>" not in answer else "no option chosen"
+
 
 def read_answer(text: str) -> str | None:
     """The option that a model's turn chooses, A to E, or None where it cannot be told.
 
-    Only what stands behind the last </reasoning> counts. In order: the last "정답은 X", the last "X가 정답", a letter that
-    opens the answer, the only letter in it. A guess is never made: several letters and no statement give None, and so does
-    an answer that only says what is wrong.
+    A first line that is nothing but the answer decides, and a turn that repeats the instruction has none. Else only what stands
+    behind the thoughts and the last </reasoning> counts. In order: the last "정답은 X", the last "X가 정답", a letter that opens
+    the answer, the only letter in it. A guess is never made: several letters and no statement give None, and so does an answer
+    that only says what is wrong.
     """
-    text = unicodedata.normalize("NFKC", text)
+    body = opening(text)
+    if bare := BARE.match(body):
+        return bare.group(1) or bare.group(2)
+    answer = without_thought(body)
+    if answer is None or body.startswith(ECHOES):
+        return None
+    text = unicodedata.normalize("NFKC", answer)
     if "</reasoning>" in text:
         text = text.rsplit("</reasoning>", 1)[1]
     elif "<reasoning>" in text:
         return None  # cut off before it came to an answer
-    text = ENDS.split(text.lstrip())[0].strip()
+    text = text.strip()
     if re.fullmatch(r"[(\[]?[a-e][)\].]?", text):
         return text.strip("()[].").upper()
     text = NEGATED_ENGLISH.sub("", NEGATED.sub("", RANGE.sub("", text)))

@@ -249,7 +249,8 @@ def show(summary: dict) -> None:
     console.print(table)
     letters = ", ".join(f"{letter} {n}" for letter, n in summary["letters"].items())
     console.print(f"  [bold]accuracy {scoring.in_words(summary)}[/], mean of subjects {summary['macro']:.1f}%")
-    console.print(f"  answered {letters}, unreadable {summary['unreadable']}")
+    why = ", ".join(f"{reason} {n}" for reason, n in summary["unreadable_because"].items())
+    console.print(f"  answered {letters}, unreadable {summary['unreadable']}" + (f" ({why})" if why else ""))
     if "calibration_error" in summary:
         mass = summary["letter_mass"]
         console.print(

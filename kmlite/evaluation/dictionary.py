@@ -41,7 +41,7 @@ def recall(model, tokenizer, entries: list[dict], *, batch: int, max_new_tokens:
         return None
     asked = [prompts.dictionary_prompt(entry["term"]) for entry in entries]
     turns = generation.generate(model, tokenizer, asked, max_new_tokens=max_new_tokens, batch=batch)
-    written = [prompts.ENDS.split(turn)[0].strip() for turn in turns]
+    written = [prompts.ENDS.split(prompts.without_thought(turn) or "")[0].strip() for turn in turns]
     wanted = [entry["definition"] for entry in entries]
     f1 = sum(character_f1(a, b) for a, b in zip(written, wanted, strict=True)) / len(entries)
     return {"n": len(entries), "f1": f1, "chrf": CHRF().corpus_score(written, [wanted]).score}

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from kmlite.training.loss import tiled_is_faster, token_losses
 # Tokens in one forward pass. The logits of a 262k vocabulary are what fills a small card: 1,024 of them are 1 GiB in float32.
 TOKENS_A_PASS = 1024
 MOST_AT_ONCE = {"cuda": 64, "cpu": 32}  # prompts; a batch waits for its slowest row
-LOOK_BACK = 12  # tokens in which a stop is looked for: the longest stop, <|im_end|>, in single letters
+THOUGHT_MOST = 2048  # tokens of a model's thoughts before its answer
+SETTLED_LATEST = 64  # tokens among which a first line may settle an answer; later ones are not looked through at each step
 
 
 def batches(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> Iterator[tuple]:
@@ -157,20 +158,20 @@ def left_padded(
             free()  # only here, outside the handler, is what the failed batch held let go
 
 
-def generate(model, tokenizer, asked: list[str], *, max_new_tokens: int, batch: int) -> list[str]:
+def generate(
+    model, tokenizer, asked: list[str], *, max_new_tokens: int, batch: int, settled: Callable[[str], bool] | None = None
+) -> list[str]:
     """The model's greedy turn for each prompt, in batches of similar length padded on the left.
 
-    Special tokens stay in the text, so that a reader sees where a turn ended; padding is cut off.
+    Special tokens stay in the text, so that a reader sees where a turn ended; padding is cut off. `settled` as of `continued_ids`.
     """
     heads = [prompts.conversation_ids(tokenizer, prompt)[0] for prompt in asked]
-    return continued(model, tokenizer, heads, max_new_tokens=max_new_tokens, batch=batch)
+    return continued(model, tokenizer, heads, max_new_tokens=max_new_tokens, batch=batch, settled=settled)
 
 
-def continued(model, tokenizer, heads: list[list[int]], *, max_new_tokens: int, batch: int, temperature: float = 0) -> list[str]:
-    """What the model writes as its turn behind each of `heads`, token ids: greedily, or sampled at a temperature above 0."""
-    ends = prompts.stop_ids(tokenizer)
-    turns = continued_ids(model, tokenizer, heads, max_new_tokens=max_new_tokens, batch=batch, ends=ends, temperature=temperature)
-    return [tokenizer.decode(turn) for turn in turns]
+def continued(model, tokenizer, heads: list[list[int]], **how) -> list[str]:
+    """What the model writes as its turn behind each of `heads`, token ids; `how` as of `continued_ids`."""
+    return [tokenizer.decode(turn) for turn in continued_ids(model, tokenizer, heads, ends=prompts.stop_ids(tokenizer), **how)]
 
 
 def continued_ids(
@@ -181,36 +182,37 @@ def continued_ids(
     max_new_tokens: int,
     batch: int,
     ends: list[int],
-    stops: Sequence[str] = (),
+    settled: Callable[[str], bool] | None = None,
     temperature: float = 0,
 ) -> list[list[int]]:
-    """The ids that the model continues each of `heads` with, up to and with one of `ends`, without padding.
+    """The ids that the model continues each of `heads` with, up to and with one of `ends`, without padding; greedily, or sampled at
+    a temperature above 0.
 
-    A continuation may go on for a while behind one of `stops`: it is only worth no more time.
+    Args:
+        max_new_tokens: of what is no thought (`prompts.THINKS`); a thought may take THOUGHT_MOST beside them.
+        settled: ends a row whose text it is true of: what would stand behind it is worth no time.
     """
     import torch
 
     for_inference(model, tokenizer)
     how = {"do_sample": temperature > 0, "temperature": temperature or None}
     pad = tokenizer.pad_token_id
+    thinks = tokenizer.convert_tokens_to_ids([prompts.THINKS, prompts.THOUGHT])
+    may_think = tokenizer.unk_token_id not in thinks and None not in thinks
     out: list[list[int]] = [[]] * len(heads)
 
     def work(chosen: list[int], ids, mask) -> None:
-        def stopped(so_far, scores, **_):
-            latest = tokenizer.batch_decode(so_far[:, ids.shape[1] :][:, -LOOK_BACK:])
-            return torch.tensor([any(stop in text for stop in stops) for text in latest], device=so_far.device)
-
         with torch.no_grad(), computing(model):
             turns = model.generate(
                 input_ids=ids,
                 attention_mask=mask,
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=max_new_tokens + (THOUGHT_MOST if may_think else 0),
                 **how,
                 top_p=None,
                 top_k=None,
                 eos_token_id=ends,
                 pad_token_id=pad,
-                stopping_criteria=[stopped] if stops else None,
+                stopping_criteria=[until(tokenizer, ids.shape, max_new_tokens, thinks if may_think else None, settled)],
                 cache_implementation=None,  # not the static one of Gemma's generation_config
             )
         for i, turn in zip(chosen, turns[:, ids.shape[1] :].tolist(), strict=True):
@@ -218,6 +220,33 @@ def continued_ids(
 
     left_padded(heads, pad, batch, model.device, work)
     return out
+
+
+def until(tokenizer, shape, most: int, thinks: list[int] | None, settled: Callable[[str], bool] | None) -> Callable:
+    """A stopping criterion for a batch of prompts of `shape`: a row ends with `most` tokens outside of thoughts, or as it is settled.
+
+    Args:
+        thinks: the ids that begin and end a thought, where there are such.
+    """
+    import torch
+
+    rows, width = shape
+    inside, written = [False] * rows, [0] * rows
+
+    def ended(so_far, scores, **_):
+        done = []
+        for row, token in enumerate(so_far[:, -1].tolist()):
+            if thinks and token == thinks[0]:
+                inside[row] = True
+            written[row] += not inside[row] and not (thinks and token == thinks[1])
+            if thinks and token == thinks[1]:
+                inside[row] = False
+            full = written[row] >= most
+            short = settled and not inside[row] and not full and so_far.shape[1] - width <= SETTLED_LATEST
+            done.append(full or bool(short and settled and settled(tokenizer.decode(so_far[row, width:]))))
+        return torch.tensor(done, device=so_far.device)
+
+    return ended
 
 
 def default_batch(model=None, tokens: int = 0) -> int:

@@ -42,8 +42,8 @@ def answer_exam(
     if scorer == "letter":
         found = letter_answers(model, tokenizer, asked, batch)
     else:
-        turns = generate(model, tokenizer, asked, max_new_tokens=max_new_tokens, batch=batch)
-        found = [{"answer": prompts.read_answer(turn), "output": turn} for turn in turns]
+        turns = generate(model, tokenizer, asked, max_new_tokens=max_new_tokens, batch=batch, settled=prompts.settled)
+        found = [read(turn) for turn in turns]
     return [
         {
             "number": number,
@@ -56,6 +56,12 @@ def answer_exam(
         }
         for number, (question, answer) in enumerate(zip(questions, found, strict=True), 1)
     ]
+
+
+def read(turn: str) -> dict:
+    """{"answer", "output"} of a written turn, and "unreadable" with the reason where no option is chosen."""
+    answer = prompts.read_answer(turn)
+    return {"answer": answer, "output": turn, **({} if answer else {"unreadable": prompts.why_unreadable(turn)})}
 
 
 def subject_of(question: dict) -> str:
@@ -133,6 +139,7 @@ def summarise(predictions: list[dict]) -> dict:
         "by_subject": by_subject,
         **({"by_year": scores_by(predictions, "year")} if any("year" in p for p in predictions) else {}),
         "unreadable": letters["unreadable"],
+        "unreadable_because": dict(Counter(p["unreadable"] for p in predictions if "unreadable" in p).most_common()),
         "letters": {letter: letters[letter] for letter in prompts.LETTERS},
         "pull": pull(predictions),
     }

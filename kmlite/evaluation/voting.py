@@ -45,7 +45,12 @@ def answer(model, tokenizer, questions: list[dict], *, orders: int = 1, prior: l
 def voted(question: dict, found: list[dict], number: int = 1) -> dict:
     """One prediction of those in the question's cyclic orders 0, 1 …"""
     chosen_in = [one["answer"] and LETTERS[(LETTERS.index(one["answer"]) + by) % ORDERS] for by, one in enumerate(found)]
-    out = {**found[0], "number": number, "single": found[0]["answer"], "chosen_in": chosen_in}
+    out = {
+        **{k: v for k, v in found[0].items() if k != "unreadable"},
+        "number": number,
+        "single": found[0]["answer"],
+        "chosen_in": chosen_in,
+    }
     if "logs" in found[0]:
         out["logs"] = [
             math.fsum(one["logs"][(place - by) % ORDERS] for by, one in enumerate(found)) / len(found) for place in range(ORDERS)
@@ -56,6 +61,8 @@ def voted(question: dict, found: list[dict], number: int = 1) -> dict:
         votes = Counter(letter for letter in chosen_in if letter)
         out["answer"] = best([votes[letter] for letter in LETTERS], question) if votes else None
         out["outputs"] = [one["output"] for one in found[1:]]
+        if not votes:
+            out["unreadable"] = found[0]["unreadable"]
     return {**out, "right": out["answer"] == question["answer"]}
 
 

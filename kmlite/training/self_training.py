@@ -30,8 +30,9 @@ ANSWER_IS = re.compile(r"(?:정답|답)\s*(?:은|는|이)?\s*[:：]?\s*[\"'“�
 
 
 def plain(turn: str) -> str | None:
-    """The reasoning of a model's turn without its tags and the names of its steps; None where it is not there whole."""
-    found = SHAPE.match(turn)
+    """The reasoning of a model's turn without its tags and the names of its steps; None where it is not there whole. A thought before
+    it (`prompts.THINKS`) is never taught."""
+    found = SHAPE.match(prompts.without_thought(turn) or "")
     return STEP.sub("", found.group(1)).strip() if found else None
 
 

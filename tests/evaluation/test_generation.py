@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from kmlite import prompts
+from kmlite import prompts, records
 from kmlite.evaluation import generation, scoring
 from kmlite.models import loading
 
@@ -43,18 +43,48 @@ def test_generation_stops_at_the_end_of_turn(loaded, monkeypatch):
     assert len(cut) < len(whole)
 
 
-def test_a_stop_ends_its_own_row_only(loaded):
-    """Text may run on behind a stop, but only until all rows of a batch are done; what stands before it is the same."""
+def test_a_settled_row_ends_by_itself(loaded):
+    """The others go on to their ends; what stands before it is the same."""
     network, tokenizer = loaded
     heads = [tokenizer(text)["input_ids"] for text in ASKED]
     free = generation.continued_ids(network, tokenizer, heads, max_new_tokens=12, batch=4, ends=[1])
     stop = tokenizer.decode(free[0][1:2])
-    stopped = generation.continued_ids(network, tokenizer, heads, max_new_tokens=12, batch=4, ends=[1], stops=[stop])
+    stopped = generation.continued_ids(network, tokenizer, heads, max_new_tokens=12, batch=4, ends=[1], settled=lambda text: stop in text)
     assert len(stopped[0]) <= 2
     assert len({len(turn) for turn in stopped}) > 1
     for long, short in zip(free, stopped, strict=True):
         assert long[: len(short)] == short
         assert len(short) == 12 or stop in tokenizer.decode(short)
+
+
+def test_thoughts_do_not_count_against_the_limit(tokenizer):
+    """Rows are fed token by token: 94 opens a thought and 95 ends it."""
+    rows = {
+        "says nothing of a thought": ([7] * 3, 3),
+        "thinks first": ([94, 7, 7, 7, 7, 95, 7, 7, 7], 9),
+        "thinks in the middle": ([7, 94, 7, 95, 7, 7], 6),
+        "thinks twice": ([94, 7, 95, 94, 7, 95, 7, 7, 7], 9),
+        "never ends its thought": ([94, *[7] * 30], None),
+    }
+    for name, (tokens, ends) in rows.items():
+        ended = generation.until(tokenizer, (1, 2), 3, [94, 95], None)
+        so_far, when = [5, 5], None
+        for place, token in enumerate(tokens, 1):
+            so_far.append(token)
+            if bool(ended(torch.tensor([so_far]), None)):
+                when = place
+                break
+        assert when == ends, name
+
+
+@pytest.mark.parametrize("prompt", prompts.PROMPTS)
+def test_stopping_early_changes_no_answer(loaded, refined, prompt, monkeypatch):
+    questions = records.read_exam(refined, "dev")[:6]
+    early = scoring.answer_exam(*loaded, questions, max_new_tokens=16, batch=6, prompt=prompt)
+    monkeypatch.setattr(prompts, "settled", lambda text: False)
+    assert [p["answer"] for p in scoring.answer_exam(*loaded, questions, max_new_tokens=16, batch=6, prompt=prompt)] == [
+        p["answer"] for p in early
+    ]
 
 
 def test_a_batch_that_does_not_fit_is_halved():

@@ -1,6 +1,8 @@
 """What is said to a model, and how its answer is read back."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kmlite import prompts
 from kmlite.prompts import read_answer
@@ -149,6 +151,133 @@ OPTIONS = "A) 폐렴\nB) 결핵\nC) 천식\nD) 기흉\nE) 폐암"
 )
 def test_read_answer(text, letter):
     assert read_answer(text) == letter
+
+
+TABLE = [case[0] for case in test_read_answer.pytestmark[0].args[1]]
+
+
+THOUGHT = "<unused94>thought\n환자는 열이 있다. A는 아니다. 정답은 C로 보인다.\n<unused95>"
+WITH_THOUGHTS = [
+    # read past it
+    (THOUGHT + "B", "B", ""),
+    (THOUGHT + "\nB<end_of_turn>", "B", ""),
+    (THOUGHT + "정답은 D입니다.", "D", ""),
+    (THOUGHT + "**E**", "E", ""),
+    (THOUGHT + "B) 항문열창", "B", ""),
+    (THOUGHT + "<reasoning>\n첫째: A는 아니다.\n</reasoning>B", "B", ""),
+    (THOUGHT + THOUGHT + "B", "B", ""),
+    (" \n" + THOUGHT + "B", "B", ""),
+    ("<unused94><unused95>A", "A", ""),
+    ("<unused94>thought<end_of", None, "thought never ends"),
+    ("생각해 보겠습니다.\n" + THOUGHT + "정답은 B", "B", ""),
+    ("환자는 열이 있다. 정답은 C로 보인다.\n<unused95>B", "B", ""),  # the template opened it
+    ("B\n" + THOUGHT, "B", ""),
+    ("B\n<unused94>thought\n다시", "B", ""),
+    # nothing behind it
+    (THOUGHT, None, "no option chosen"),
+    (THOUGHT + "모르겠습니다", None, "no option chosen"),
+    (THOUGHT + "A와 B", None, "no option chosen"),
+    (THOUGHT + "<reasoning>\n첫째: A", None, "reasoning never ends"),
+    (THOUGHT + prompts.SHORT + "\n\n금기인", None, "repeats the question"),
+    # never ends
+    ("<unused94>", None, "thought never ends"),
+    ("<unused94>thought\n정답은 B입니다", None, "thought never ends"),
+    ("<unused94>thought\nB<end_of_turn>", None, "thought never ends"),
+    ("<unused94>thought\nB<eos>\n<unused95>B", None, "thought never ends"),
+    (THOUGHT + "<unused94>thought\nB", None, "thought never ends"),
+    ("정답은 A<unused94>thought\n아니, B", None, "thought never ends"),
+]
+
+
+@pytest.mark.parametrize(("text", "letter", "why"), WITH_THOUGHTS)
+def test_a_thought_is_read_past_and_one_that_never_ends_is_said(text, letter, why):
+    assert read_answer(text) == letter
+    if letter is None:
+        assert prompts.why_unreadable(text) == why
+
+
+def test_what_a_model_thought_does_not_stand_in_what_it_said():
+    assert prompts.without_thought(THOUGHT + "\n혈압이 높습니다.") == "혈압이 높습니다."
+    assert prompts.without_thought("혈압이 높습니다.") == "혈압이 높습니다."
+    assert prompts.without_thought("<unused94>thought\n혈압") is None
+
+
+FIRST_LINE = [
+    ("B\n정답은 C입니다.", "B"),
+    ("정답: B\n\n문제 2. …\n정답: D", "B"),
+    ("정답은 (B)입니다.\n정답: D", "B"),
+    ("**B**\nA, C는 틀렸다", "B"),
+    ("Answer: E\nQ: next", "E"),
+    ("B)\nC)\nD)", None),  # a list
+    ("(A)\n(B)", None),
+    ("정답은 A라고 생각했으나\n정답은 D입니다.", "D"),  # a sentence that goes on
+    ("A는 아니다.\nB가 정답", "B"),
+    (prompts.SHORT + "\n\n옳은 것은?\nA", None),  # cut off before the other options: no answer A
+    ("정답 알파벳만 답하세요 (A", None),
+    ("정답 알파벳은 B입니다", "B"),
+]
+
+
+@pytest.mark.parametrize(("text", "letter"), FIRST_LINE)
+def test_a_first_line_that_is_nothing_but_the_answer_decides(text, letter):
+    assert read_answer(text) == letter
+
+
+def test_an_answer_is_settled_by_its_end_its_first_line_or_its_echo():
+    """Nor is one settled that could still become another: a letter, a statement, a thought, an unfinished reasoning."""
+    settled = ["B\n", "정답: B\n", "B<end_of_turn>", "모름<start_of_turn>", prompts.SHORT, THOUGHT + "B\n", "<unused94>생각<eos>"]
+    open_ended = [
+        "",
+        "B",
+        "B)",
+        "정답은 B",
+        "정답은 B입니다.",
+        "정답 알파벳만 답하세요",
+        "A)\n",
+        THOUGHT,
+        "<unused94>thought\nB\n",
+        "<reasoning>\nB\n",
+    ]
+    assert [prompts.settled(text) for text in settled] == [True] * len(settled)
+    assert [prompts.settled(text) for text in open_ended] == [False] * len(open_ended)
+
+
+PARTS = [
+    "A",
+    "B",
+    "E",
+    ")",
+    ".",
+    "\n",
+    "\n\n",
+    " ",
+    "정답은 ",
+    "정답: ",
+    "입니다",
+    "아니라 ",
+    "**",
+    "<reasoning>",
+    "</reasoning>",
+    "<end_of_turn>",
+]
+PARTS += ["<start_of_turn>", "<unused94>", "<unused95>", "\u0338", "\u0307", "\u11a8", "형 간염", "가 정답", *prompts.ECHOES]
+
+
+@settings(deadline=None, max_examples=600)
+@given(st.lists(st.sampled_from(PARTS), max_size=7), st.lists(st.one_of(st.sampled_from(PARTS), st.text(max_size=4)), max_size=7))
+def test_nothing_behind_a_settled_answer_changes_its_reading(before, behind):
+    text = "".join(before)
+    if prompts.settled(text):
+        longer = text + "".join(behind)
+        assert read_answer(longer) == read_answer(text)
+        assert prompts.settled(longer)
+
+
+@pytest.mark.parametrize("text", [*(case[0] for case in WITH_THOUGHTS), *(case[0] for case in FIRST_LINE), *TABLE])
+def test_each_answer_of_the_tables_may_stop_where_it_is_settled(text):
+    for end in range(len(text)):
+        if prompts.settled(text[:end]):
+            assert read_answer(text[:end]) == read_answer(text)
 
 
 QUESTION = {"question": "금기인 약물은?\n혈압 < 90", "A": "가", "B": "나 다", "C": "다", "D": "라", "E": "마", "answer": "B"}
