@@ -19,7 +19,7 @@ from kmlite.evaluation import scoring, voting
 from kmlite.models import loading
 
 KEPT, RESULTS = Path("model/benchmarks/voting"), Path("benchmarks/results/voting.jsonl")
-GROUP, PRIOR, ORDERS = 8, 50, 5
+GROUP, PRIOR, ORDERS = 4, 20, 5
 
 
 def sample(questions: list[dict], count: int) -> list[dict]:
@@ -39,7 +39,10 @@ def asked(network, tokenizer, questions: list[dict], scorer: str, kept: Path) ->
         group = questions[start : start + GROUP]
         orders = [[scoring.rotated(q, by) for by in range(1 if voting.names_places(q) else ORDERS)] for q in group]
         started = time.perf_counter()
-        found = iter(scoring.answer_exam(network, tokenizer, [q for one in orders for q in one], scorer=scorer, batch=GROUP * ORDERS))
+        every = [q for one in orders for q in one]
+        found = iter(
+            scoring.answer_exam(network, tokenizer, every, scorer=scorer, batch=ORDERS)
+        )  # a question's orders are as long: no padding
         answers = [[next(found) for _ in one] for one in orders]
         seconds = (time.perf_counter() - started) / len(group)
         done += [{"answers": one, "seconds": seconds} for one in answers]
