@@ -117,3 +117,13 @@ def test_the_table_in_the_docs_is_the_planners():
             words = f"{plan.total / memory.GIB:.1f}: {plan.precision.replace('bit', '-bit')}, {plan.batch} × {plan.accumulation}"
             assert cell.startswith(words)
             assert ("new rows" in cell) == (plan.embeddings == "new")
+
+
+def test_both_bases_and_what_differs_are_named(refined, tmp_path):
+    said = (
+        CliRunner()
+        .invoke(doctor.command, ["--base", "google/medgemma-1.5-4b-it", "--refined", str(refined), "--out", str(tmp_path)])
+        .output
+    )
+    assert "google/medgemma-4b-it" in said and "may think before it answers" in said
+    assert "BASE=google/medgemma-4b-it" in said

@@ -127,6 +127,13 @@ def side_by_side(ways: dict[str, list[dict]], passes: dict[str, float]) -> list[
     ]
 
 
+def ask(model, tokenizer, question: dict, orders: int = 1) -> dict:
+    """One question by letter, for whoever shows it: {"answer", "probabilities", "mass", "way" in words}."""
+    [found] = answer(model, tokenizer, [question], orders=orders, scorer="letter", batch=orders)
+    asked = len(found.get("chosen_in", [None]))
+    return {**{key: found[key] for key in ("answer", "probabilities", "mass")}, "way": in_words(asked)}
+
+
 def single(predictions: list[dict]) -> list[dict]:
     """What the options as they stand were answered, of predictions in several orders."""
     return [{**p, "answer": p["single"], "right": p["single"] == p["expected"]} if "single" in p else p for p in predictions]
