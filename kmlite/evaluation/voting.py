@@ -62,7 +62,7 @@ def voted(question: dict, found: list[dict], number: int = 1) -> dict:
         out["answer"] = best([votes[letter] for letter in LETTERS], question) if votes else None
         out["outputs"] = [one["output"] for one in found[1:]]
         if not votes:
-            out["unreadable"] = found[0]["unreadable"]
+            out["unreadable"] = prompts.why_unreadable(found[0]["output"])
     return {**out, "right": out["answer"] == question["answer"]}
 
 
