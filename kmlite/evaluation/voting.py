@@ -11,7 +11,7 @@ from collections import Counter
 
 from kmlite import prompts
 from kmlite.evaluation import scoring, statistics
-from kmlite.training.shuffling import names_places
+from kmlite.training.examples import names_places
 
 LETTERS = prompts.LETTERS
 ORDERS = len(LETTERS)
