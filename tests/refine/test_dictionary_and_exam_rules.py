@@ -1,5 +1,7 @@
 """The rules for dictionary entries and for exam questions."""
 
+from decimal import Decimal
+
 import pytest
 
 from kmlite.refine import dictionary, exam, leakage
@@ -36,6 +38,17 @@ from kmlite.refine import dictionary, exam, leakage
         ("제1형 당뇨병", "제1형 당뇨병"),
         ("2.5차 병원", "2.5차 병원"),
         ("2,3-DPG", "2,3-DPG"),
+        ("척수, 뇌신경 및 중추신경계통의 악성 신생물", "척수, 뇌신경 및 중추신경계통의 악성 신생물"),
+        ("N,N-디메틸트립타민", "N,N-디메틸트립타민"),
+        ("당뇨병, 제2형", "당뇨병, 제2형"),
+        ("빈혈, 재생불량성", "빈혈, 재생불량성"),
+        ("Anemia, aplastic", "Anemia, aplastic"),
+        ("허파,폐", "허파/폐"),
+        ("A/G 비", "A/G 비"),
+        ("1. 심방 세동 2. 조동", "심방 세동/조동"),
+        ("(1) 가슴 (2) 흉곽", "가슴/흉곽"),
+        ("1) 가슴 2) 흉곽", "가슴/흉곽"),
+        ("2. 둘", "2. 둘"),
         ("①", ""),
         ("", ""),
     ],
@@ -128,6 +141,16 @@ def test_several_senses_of_a_term_are_numbered_in_one_entry():
         ("b", "B"),
         (" c\n", "C"),
         (3.0, "C"),
+        ("③", "C"),
+        ("Ｃ", "C"),
+        ("３", "C"),
+        ("3번", "C"),
+        ("(3)", "C"),
+        ("정답: C", "C"),
+        ("정답은 3번입니다", "C"),
+        ("C.", "C"),
+        ("Ⓒ", "C"),
+        (Decimal(3), "C"),
         (0, None),
         (6, None),
         (-1, None),
@@ -155,6 +178,24 @@ def test_read_letter(answer, letter):
     assert exam.read_letter(answer) == letter
 
 
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("나", "B"),
+        ("B) 나", "B"),
+        ("2. 나", "B"),
+        ("B) 다", None),
+        ("나 또는 다", None),
+        ("바", None),
+        ("AA", "D"),
+        ("aa", "D"),
+        ("3", "C"),
+    ],
+)
+def test_an_answer_may_be_an_options_own_text(answer, letter):
+    assert exam.read_letter(answer, ["가", "나", "다", "AA", "마"]) == letter
+
+
 RAW = {"question": "금기인 약물은?", "A": "가", "B": "나", "C": "다", "D": "라", "E": "마", "answer": 2}
 REFINED = RAW | {"answer": "B"}
 
@@ -174,6 +215,9 @@ REFINED = RAW | {"answer": "B"}
         ({"answer": None}, "bad_answer"),
         ({"answer": "B, C"}, "bad_answer"),
         ({"B": "가"}, "duplicate_options"),
+        ({"question": "50 \ufffdg을 쓰는 약물은?"}, "broken_character"),
+        ({"year": "9" * 5000}, "bad_number"),
+        ({"year": 10**30}, "bad_number"),
         ({"B": " 가 "}, "duplicate_options"),
         ({"A": "Aspirin", "B": "aspirin"}, "duplicate_options"),
     ],
