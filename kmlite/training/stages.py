@@ -4,6 +4,7 @@ stage = stages.open_stage(1, settings, data)      None where it is done
 stage.measure("before", …)  stage.adapt(…)  stage.train(…)  stage.hand_over(…)  stage.measure("after", …)  stage.finish(…)
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -71,7 +72,8 @@ class Stage:
         """
         journal = self.checkpoints / "results.json"
         sizes = [getattr(self.settings, name, None) for name in SIZES]
-        with runs.first_alone():
+        # by "after", the other processes of a run of several have ended
+        with contextlib.nullcontext() if when == "after" else runs.first_alone():
             kept = files.read_record(journal) or {}
             if kept.get(when, {}).get("sizes") != sizes:
                 found = results.stamped(work(), self.name, when, precision=self.fitted.precision)
