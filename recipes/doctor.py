@@ -96,7 +96,8 @@ def versions(say) -> None:
     wrong = []
     for line in lock.read_text().splitlines():
         name, _, wanted = line.partition("==")
-        if not wanted or line.startswith("#"):
+        wanted = wanted.split(";")[0].rstrip(" \\")  # a marker, or the hashes on the lines below
+        if not wanted or line.startswith(("#", " ")):
             continue
         try:
             found = importlib.metadata.version(name)

@@ -18,6 +18,12 @@ REASONS: dict[str, Both] = {  # of refine, docs/refine.md
     "not_json": ("the line is not JSON", "JSON이 아닌 줄"),
     "not_an_object": ("the record is not an object", "객체가 아닌 기록"),
     "missing_field": ("a field is missing", "빠진 항목이 있다"),
+    "nested_too_deep": ("JSON nested deeper than it can be read", "너무 깊이 겹쳐 읽을 수 없는 JSON"),
+    "too_many_cells": ("more cells than columns: commas without quotes", "열보다 칸이 많다: 따옴표 없는 쉼표"),
+    "open_quote": ("a quote that is never closed", "닫히지 않은 따옴표"),
+    "bad_quotes": ("quotes in the middle of a cell", "칸 한가운데의 따옴표"),
+    "broken_character": ("characters that were lost in an encoding", "인코딩에서 잃어버린 글자가 있다"),
+    "bad_number": ("a year or number that is none", "연도나 번호가 숫자가 아니다"),
     "unreadable": ("the file breaks off here", "파일이 여기서 깨졌다"),
     "empty_file": ("an empty file", "빈 파일"),
     "short_term": ("the term has under two characters", "표제어가 두 글자보다 짧다"),
@@ -31,6 +37,10 @@ REASONS: dict[str, Both] = {  # of refine, docs/refine.md
     "exam_leak_test": ("a train question that stands in test", "test에 있는 train 문제"),
     "exam_leak_fewshot": ("a train question that stands in fewshot", "fewshot에 있는 train 문제"),
 }
+
+for _split in ("dev", "test", "fewshot"):
+    REASONS[f"exam_near_{_split}"] = (f"a train question almost the same as one of {_split}", f"{_split} 문제와 거의 같은 train 문제")
+    REASONS[f"exam_translated_{_split}"] = (f"a translation of a {_split} question", f"{_split} 문제를 번역한 것")
 
 REMOVED: dict[str, Both] = {  # from within texts that were kept
     "url": ("web addresses", "웹 주소"),
