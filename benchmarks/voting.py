@@ -34,7 +34,7 @@ def sample(questions: list[dict], count: int) -> list[dict]:
 
 def asked(network, tokenizer, questions: list[dict], scorer: str, kept: Path) -> tuple[list[list[dict]], float]:
     """(each question's predictions in five orders, seconds), group by group; what an earlier run has asked is not asked again."""
-    done = files.read_lines(kept) if kept.exists() else []
+    done = files.read_lines(kept)[: len(questions)] if kept.exists() else []  # the sample of fewer questions begins that of more
     for start in range(len(done), len(questions), GROUP):
         group = questions[start : start + GROUP]
         orders = [[scoring.rotated(q, by) for by in range(1 if voting.names_places(q) else ORDERS)] for q in group]
@@ -82,7 +82,7 @@ def main(model: Path, refined: Path, count: int, written: int) -> None:
     letters: dict[str, list[dict]] = {}
     costs: dict[str, float] = {}
     for scorer, number in (("letter", count), ("generate", min(written, count))):
-        kept = KEPT / f"{result['fingerprint']}-{count}-{prompts.VERSION}-{scorer}.jsonl"
+        kept = KEPT / f"{result['fingerprint']}-{prompts.VERSION}-{scorer}.jsonl"
         found, seconds = asked(network, tokenizer, questions[:number], scorer, kept)
         ways, passes, prior = ways_of(questions[:number], found, scorer)
         # beside what was written the letters of the same questions

@@ -15,8 +15,8 @@ from kmlite.cli import console, recipe, setting
 
 @dataclass(frozen=True)
 class Settings:
-    a: Path = setting(Path("model/eval"), "folder with the eval.json of the first model (the one before)")
-    b: Path = setting(Path("model/02_trained"), "folder with the eval.json of the second")
+    a: Path = setting(Path("model/eval"), "folder with the evaluation of the first model (the one before)")
+    b: Path = setting(Path("model/02_trained"), "folder with the evaluation of the second")
     show: int = setting(5, "flipped questions to print in each direction")
 
 
@@ -24,7 +24,7 @@ def main(settings: Settings) -> None:
     from kmlite import runs
     from kmlite.evaluation import scoring, statistics
 
-    (first, a), (second, b) = read(settings.a), read(settings.b)
+    (first, a), (second, b) = read(settings.a, settings.b)
     unlike = runs.differences(asked_how(first), asked_how(second))
     if not unlike and asked_what(a) != asked_what(b):
         unlike = ["the questions themselves, or their right answers"]
@@ -54,13 +54,15 @@ def main(settings: Settings) -> None:
             console.print(f"    {number:>5}  {letters}  {text}", markup=False)
 
 
-def read(folder: Path) -> tuple[dict, list[dict]]:
-    """(the record of an evaluation, its predictions)."""
+def read(a: Path, b: Path) -> list[tuple[dict, list[dict]]]:
+    """The record of an evaluation and its predictions in each folder: kmlite's own, or lm-eval's where both hold that alone."""
     from kmlite import files
 
     hint = "make eval writes it; name the folder that holds it: make compare A=… B=…"
-    record, answers = (paths.require(folder / name, hint) for name in (paths.EVALUATION, paths.PREDICTIONS))
-    return files.read_json(record), files.read_lines(answers)
+    by_lm_eval = not any((folder / paths.EVALUATION).exists() for folder in (a, b)) and (a / paths.HARNESS).exists()
+    names = (paths.HARNESS, paths.HARNESS_PREDICTIONS) if by_lm_eval else (paths.EVALUATION, paths.PREDICTIONS)
+    found = [[paths.require(folder / name, hint) for name in names] for folder in (a, b)]
+    return [(files.read_json(record), files.read_lines(answers)) for record, answers in found]
 
 
 def asked_how(record: dict) -> dict:

@@ -50,7 +50,7 @@ def main(settings: Settings) -> None:
         harness.require_examples(fewshot, questions, settings.shots)
 
     from kmlite import files, results, runs
-    from kmlite.models import folders
+    from kmlite.models import folders, loading
 
     base, folder = evaluate.model_and_folder(settings.base, settings.out, "test")
     check_writable(folder)
@@ -86,10 +86,12 @@ def main(settings: Settings) -> None:
     summary = scoring.summarise(predictions)
     openings = scoring.log_opening(folder, "lm-eval", summary)
     files.write_lines(folder / paths.HARNESS_PREDICTIONS, predictions)
-    how = {"scorer": "lm-eval", "prompt": "lm-eval", "shots": settings.shots, "chat_template": settings.chat, "precision": "16bit"}
+    precision = f"16bit, {'bfloat16' if loading.on_gpu() else 'float32'}"  # as `harness.run` loads it
+    how = {"scorer": "lm-eval", "prompt": "lm-eval", "shots": settings.shots, "chat_template": settings.chat, "precision": precision}
     record = {
         "plan": plan,
         "summary": summary,
+        "precision": precision,
         "results": results.stamped(results.of_answers(summary, "test", **how), "lm-eval", "after"),
         "lm_eval": told,
         "prompt": plan["prompt"],

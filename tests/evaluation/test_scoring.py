@@ -164,6 +164,17 @@ def test_evaluations_of_other_questions_are_not_compared(other, tmp_path):
     assert CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(a)]).exit_code == 0
 
 
+def test_two_of_lm_evals_figures_are_compared_and_never_with_one_of_ours(tmp_path):
+    ours, a, b = (evaluation(tmp_path / name) for name in ("ours", "a", "b"))
+    for folder in (a, b):
+        (folder / paths.EVALUATION).rename(folder / paths.HARNESS)
+        (folder / paths.PREDICTIONS).rename(folder / paths.HARNESS_PREDICTIONS)
+    assert CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(b)]).exit_code == 0
+    for pair in ((a, ours), (ours, b)):
+        done = CliRunner().invoke(compare.command, ["--a", str(pair[0]), "--b", str(pair[1])])
+        assert done.exit_code == 1 and "eval.json does not exist" in done.output
+
+
 def test_probabilities_that_are_not_numbers_are_no_answer(loaded, questions):
     """The largest of five NaNs is the first: an accuracy of about 20% out of nothing."""
     network, tokenizer = loaded
