@@ -80,8 +80,7 @@ def main(settings: Settings) -> None:
     start = dev_accuracy(before, "before")
     console.print(f"  before       dev {start:.1f}%")
     adapted = stage.adapt(model)
-    done = finished(stage.folder)
-    if done:
+    if done := finished(stage.folder):
         loading.load_adapter(adapted, stage.folder / f"loop_{len(done)}")
         console.print(f"  going on after loop {len(done)}")
     while not (reason := why_stop(done, start, settings)):

@@ -9,8 +9,12 @@ import itertools
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kmlite.training.loss import CHUNK, MANY, TILE
+
+if TYPE_CHECKING:
+    from kmlite.training.settings import TrainingSettings
 
 GIB = 2**30
 SIZES = (8, 12, 16, 24, 48, 80)  # GiB of the cards that `make doctor ARGS=--plan` shows
@@ -197,7 +201,7 @@ class Plan:
         return sum(self.parts.values())
 
 
-def choose(shape: Shape, room: float, settings, *, embeddings: str = "none", new_rows: int = 0) -> Plan:
+def choose(shape: Shape, room: float, settings: "TrainingSettings", *, embeddings: str = "none", new_rows: int = 0) -> Plan:
     """The first settings that fit into `room` bytes: a smaller batch gives way first, then precision, trained rows last. Where there
     is room, up to four times the recipe's batch goes through at once: fewer passes over the weights.
 

@@ -75,25 +75,6 @@ def callbacks(
                 check_movement(self.before, weight_sums(model), trained)
                 self.before = {}
 
-    class Losses(TrainerCallback):
-        """Stop at a loss that is no number or that jumps, and write down what the step was made of."""
-
-        def on_train_begin(self, args, state, control, **kwargs):
-            before = [entry["loss"] for entry in state.log_history if "loss" in entry]
-            self.last: deque = deque(before[-JUMP_STEPS:], maxlen=JUMP_STEPS)
-
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            loss = (logs or {}).get("loss", (logs or {}).get("eval_loss"))
-            if loss is None:
-                return
-            usual = statistics.median(self.last) if len(self.last) >= JUMP_LEAST else math.inf
-            if not math.isfinite(loss):
-                stop_at_loss(folder, state.global_step, f"is {loss}", meter.suspects(tokenizer), learned=bool(self.last))
-            if loss > JUMP_FACTOR * usual + JUMP_NATS:
-                stop_at_jump(folder, state.global_step, loss, usual, meter.suspects(tokenizer))
-            if "loss" in logs:
-                self.last.append(loss)
-
     class Measuring(TrainerCallback):
         """Call the measure each `eval_every` steps."""
 
@@ -121,12 +102,38 @@ def callbacks(
 
     return [
         progress(settings.log_every, meter),
-        Losses(),
+        losses(folder, tokenizer, meter),
         Movement(),
         *([Measuring()] if every and settings.eval_every else []),
         Stopping(),
         Room(),
     ]
+
+
+def losses(folder: Path, tokenizer, meter: Meter):
+    """A callback that looks at each step's loss."""
+    from transformers import TrainerCallback
+
+    class Losses(TrainerCallback):
+        """Stop at a loss that is no number or that jumps, and write down what the step was made of."""
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            before = [entry["loss"] for entry in state.log_history if "loss" in entry]
+            self.last: deque = deque(before[-JUMP_STEPS:], maxlen=JUMP_STEPS)
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            loss = (logs or {}).get("loss", (logs or {}).get("eval_loss"))
+            if loss is None:
+                return
+            usual = statistics.median(self.last) if len(self.last) >= JUMP_LEAST else math.inf
+            if not math.isfinite(loss):
+                stop_at_loss(folder, state.global_step, f"is {loss}", meter.suspects(tokenizer), learned=bool(self.last))
+            if loss > JUMP_FACTOR * usual + JUMP_NATS:
+                stop_at_jump(folder, state.global_step, loss, usual, meter.suspects(tokenizer))
+            if "loss" in logs:
+                self.last.append(loss)
+
+    return Losses()
 
 
 def stop_at_loss(folder: Path, step: int, what: str, suspects: list[dict], learned: bool) -> None:
