@@ -131,9 +131,10 @@ def show(results: list[dict], title: str) -> None:
     for (_, measure, data, how), found in rows(results).items():
         if any(key == "subject" for key, _ in how):
             continue
-        first, last = found.get(columns[0]), found.get(columns[-1])
-        told = change(first, last)[0] if first and last and first is not last else ""
-        n = next(iter(found.values()))["n"]
+        shown = [found[when] for when in columns if when in found]
+        if not shown:
+            continue
+        told, n = change(shown[0], shown[-1])[0] if len(shown) > 1 else "", shown[-1]["n"]
         table.add_row(
             f"{MEASURES[measure].name[0]}: {DATA.get(data, (data,))[0]}", *(in_words(found.get(w)) for w in columns), told, f"{n:,}"
         )

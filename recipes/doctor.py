@@ -269,10 +269,11 @@ def show_plan(settings: Settings) -> None:
 
 def plan_of(shape, gib: float, step: str, values):
     """The plan of a stage's own settings on a card with `gib` GiB free."""
-    from kmlite.models import memory
+    from kmlite.models import memory, vocabulary
 
     if step == "stage0":
-        return memory.choose(shape, gib * memory.GIB, values, embeddings=values.embeddings, new_rows=int(values.new_tokens))
+        rows = vocabulary.MOST if values.new_tokens == "auto" else int(values.new_tokens)
+        return memory.choose(shape, gib * memory.GIB, values, embeddings=values.embeddings, new_rows=rows)
     return memory.choose(shape, gib * memory.GIB, values)
 
 

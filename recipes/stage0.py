@@ -52,11 +52,11 @@ def main(settings: Settings) -> None:
 
     from kmlite import runs
     from kmlite.evaluation import suite
-    from kmlite.models import loading
+    from kmlite.models import loading, vocabulary
     from kmlite.training import stages
 
     data = {"text": shards, "replay": replay, "dictionary": [settings.refined / paths.DICTIONARY]}
-    most = 5000 if wanted == "auto" else int(wanted)
+    most = vocabulary.MOST if wanted == "auto" else int(wanted)  # rows that the memory plan makes room for
     mode = "none" if settings.embeddings == "auto" and not most else settings.embeddings
     stage = stages.open_stage(0, settings, data | stages.measured_data(settings.refined), embeddings=mode, new_rows=most)
     if not stage:
@@ -92,6 +92,7 @@ def main(settings: Settings) -> None:
 def what_to_learn(settings: Settings) -> tuple[list[Path], list[Path], str]:
     """(the text's shards, those of --replay, the new tokens asked for), or a click error that names what is missing."""
     from kmlite import records
+    from kmlite.models import vocabulary
 
     shards, heldout = paths.text_shards(settings.refined), paths.heldout_text(settings.refined)
     refine = f"Run first: make refine RAW=… REFINED={settings.refined}"
@@ -104,8 +105,8 @@ def what_to_learn(settings: Settings) -> tuple[list[Path], list[Path], str]:
                 f"{heldout} is empty, so nothing could be measured.\n"
                 f"  Hold more out: make refine REFINED={settings.refined} ARGS='--heldout-share 0.1'   or measure none: --heldout 0"
             )
-    if settings.new_tokens != "auto" and not (settings.new_tokens.isdecimal() and int(settings.new_tokens) <= 20_000):
-        raise click.ClickException(f"--new-tokens {settings.new_tokens}: a number from 0 to 20000, or auto.")
+    if settings.new_tokens != "auto" and not (settings.new_tokens.isdecimal() and int(settings.new_tokens) <= vocabulary.MOST):
+        raise click.ClickException(f"--new-tokens {settings.new_tokens}: a number from 0 to {vocabulary.MOST}, or auto.")
     return shards, replay_shards(settings), settings.new_tokens
 
 
