@@ -110,6 +110,13 @@ def in_words(one: dict | None) -> str:
     return value if one["low"] is None else f"{value} ({one['low']:.{digits}f}–{one['high']:.{digits}f})"
 
 
+def label(measure: str, data: str, how: tuple) -> Both:
+    """What a row of a table is called, in both languages: the measure, what it was taken on, and of several ways which."""
+    more = [str(part) for key, part in how if key in ("subject", "way")]
+    english, korean = zip(MEASURES[measure].name, DATA.get(data, (data, data)), strict=True)
+    return ": ".join([*english, *more]), ": ".join([*korean, *more])
+
+
 def change(before: dict, after: dict) -> tuple[str, int]:
     """(the difference in words, 1 where it is for the better, -1 for the worse, 0): relative for bits and tokens, else in points."""
     measure = MEASURES[after["measure"]]
@@ -135,9 +142,7 @@ def show(results: list[dict], title: str) -> None:
         if not shown:
             continue
         told, n = change(shown[0], shown[-1])[0] if len(shown) > 1 else "", shown[-1]["n"]
-        table.add_row(
-            f"{MEASURES[measure].name[0]}: {DATA.get(data, (data,))[0]}", *(in_words(found.get(w)) for w in columns), told, f"{n:,}"
-        )
+        table.add_row(label(measure, data, how)[0], *(in_words(found.get(w)) for w in columns), told, f"{n:,}")
     console.print(table)
 
 

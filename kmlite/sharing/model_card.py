@@ -172,8 +172,8 @@ def evaluations(source) -> list[str]:
             lines += ["", f"`make eval` of {name}: {settings['split']} split, {prompt}, scorer {settings['scorer']}:", ""]
             lines += ["| measure | value | n |", "| --- | --- | --- |"]
             for one in record["results"]:
-                subject = one["how"].get("subject")
-                named = results.MEASURES[one["measure"]].name[0] + (f", {escaped(subject)}" if subject else "")
+                more = [escaped(one["how"][key]) for key in ("subject", "way") if key in one["how"]]
+                named = ", ".join([results.MEASURES[one["measure"]].name[0], *more])
                 lines.append(f"| {named} | {results.in_words(one)} | {one['n']:,} |")
             if record.get("test_openings"):
                 lines += ["", f"Test had been scored {record['test_openings']} times for this model by then."]

@@ -142,8 +142,10 @@ def table(found: list[dict]) -> dict:
         if not shown:
             continue
         change, sign = results.change(shown[0], shown[-1]) if len(shown) > 1 else ("", 0)
-        names = zip(results.MEASURES[measure].name, words.both(results.DATA, data), words.both(words.SUBJECTS, subject or ""), strict=True)
-        name = tuple(": ".join(filter(None, parts)) for parts in names)
+        name = results.label(measure, data, tuple((key, part) for key, part in how if key != "subject"))
+        if subject:
+            english, korean = words.both(words.SUBJECTS, subject)
+            name = (f"{name[0]}: {english}", f"{name[1]}: {korean}")
         cells = [results.in_words(at.get(when)) for when in columns]
         rows.append({"name": name, "cells": cells, "change": change, "sign": sign, "n": shown[-1]["n"], "by": bool(subject)})
     return {"columns": [words.both(words.MOMENTS, when) for when in columns], "rows": rows}
