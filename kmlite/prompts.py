@@ -187,6 +187,12 @@ BARE = re.compile(
 ECHOES = ("정답 알파벳만 답하세요 ", "Reasoning 후 정답 알파벳 ")  # a turn that repeats the instruction goes on to repeat the question
 
 
+def thought_ids(tokenizer) -> list[int]:
+    """The ids that begin and end a thought; none where the vocabulary has no such tokens."""
+    ids = tokenizer.convert_tokens_to_ids([THINKS, THOUGHT])
+    return [] if None in ids or tokenizer.unk_token_id in ids else ids
+
+
 def without_thought(text: str) -> str | None:
     """A model's turn without its thoughts; None where one never ends. A turn that only ends one had it opened by the template."""
     text = re.sub(f"{THINKS}.*?{THOUGHT}", "", text, flags=re.DOTALL).rsplit(THOUGHT, 1)[-1]

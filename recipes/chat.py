@@ -161,7 +161,7 @@ def how(session: Session) -> dict:
 def footer(session: Session, found: dict) -> str:
     rate = f"{found['tokens']} tokens, {found['tokens'] / max(found['seconds'], 1e-9):.0f} a second"
     cut = f"; cut at --max-new-tokens {session.settings.max_new_tokens}"
-    return rate + {"turn": "", "length": cut, "stopped": "; stopped"}[found["ended"]]
+    return rate + {"turn": "", "length": cut, "stopped": "; stopped", "thought": "; its thought never ended"}[found["ended"]]
 
 
 # ---- commands; /help shows their first lines

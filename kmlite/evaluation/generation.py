@@ -197,8 +197,7 @@ def continued_ids(
     for_inference(model, tokenizer)
     how = {"do_sample": temperature > 0, "temperature": temperature or None}
     pad = tokenizer.pad_token_id
-    thinks = tokenizer.convert_tokens_to_ids([prompts.THINKS, prompts.THOUGHT])
-    may_think = tokenizer.unk_token_id not in thinks and None not in thinks
+    thinks = prompts.thought_ids(tokenizer)
     out: list[list[int]] = [[]] * len(heads)
 
     def work(chosen: list[int], ids, mask) -> None:
@@ -206,13 +205,13 @@ def continued_ids(
             turns = model.generate(
                 input_ids=ids,
                 attention_mask=mask,
-                max_new_tokens=max_new_tokens + (THOUGHT_MOST if may_think else 0),
+                max_new_tokens=max_new_tokens + (THOUGHT_MOST if thinks else 0),
                 **how,
                 top_p=None,
                 top_k=None,
                 eos_token_id=ends,
                 pad_token_id=pad,
-                stopping_criteria=[until(tokenizer, ids.shape, max_new_tokens, thinks if may_think else None, settled)],
+                stopping_criteria=[until(tokenizer, ids.shape, max_new_tokens, thinks, settled)],
                 cache_implementation=None,  # not the static one of Gemma's generation_config
             )
         for i, turn in zip(chosen, turns[:, ids.shape[1] :].tolist(), strict=True):
@@ -222,11 +221,11 @@ def continued_ids(
     return out
 
 
-def until(tokenizer, shape, most: int, thinks: list[int] | None, settled: Callable[[str], bool] | None) -> Callable:
+def until(tokenizer, shape, most: int, thinks: list[int], settled: Callable[[str], bool] | None) -> Callable:
     """A stopping criterion for a batch of prompts of `shape`: a row ends with `most` tokens outside of thoughts, or as it is settled.
 
     Args:
-        thinks: the ids that begin and end a thought, where there are such.
+        thinks: the ids that begin and end a thought, or none.
     """
     import torch
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from kmlite import files, paths, prompts
-from kmlite.evaluation import scoring
+from kmlite.evaluation import generation, scoring
 from kmlite.models import folders, loading
 
 WARNING = (
@@ -125,11 +125,14 @@ def load(name: str, folder: Path, precision: str, length: int) -> Speaker:
 class Stream:
     """Takes the tokens that `generate` hands over one by one and says the text, whole characters at a time.
 
-    A rare syllable is several byte tokens; until the last of them the text ends in U+FFFD and is held back.
+    A rare syllable is several byte tokens; until the last of them the text ends in U+FFFD and is held back. A thought
+    (`prompts.THINKS`) is neither said nor counted unless `thoughts`.
     """
 
-    def __init__(self, tokenizer, said: Callable[[str], None]):
+    def __init__(self, tokenizer, said: Callable[[str], None], thoughts: bool = False):
         self.tokenizer, self.said = tokenizer, said
+        self.thinks = [] if thoughts else prompts.thought_ids(tokenizer)
+        self.thinking = False
         self.stops = set(prompts.stop_ids(tokenizer))
         self.prompt_seen = self.ended = False
         self.held: list[int] = []
@@ -140,10 +143,16 @@ class Stream:
         if not self.prompt_seen:  # the first call brings the prompt
             self.prompt_seen = True
             return
-        self.tokens += 1
         token = int(ids.reshape(-1)[0])
+        if token in self.thinks:
+            self.thinking = token == self.thinks[0]
+            return
         if token in self.stops:
             self.ended = True
+        if self.thinking:
+            return
+        self.tokens += 1
+        if self.ended:
             return
         self.held.append(token)
         text = self.tokenizer.decode(self.held)
@@ -191,25 +200,30 @@ def answer(
     temperature: float,
     said: Callable[[str], None],
     stopped: Callable[[], bool],
+    thoughts: bool = False,
 ) -> dict:
     """The model's next turn in a conversation, said piece by piece while it is written.
 
     Args:
+        max_new_tokens: of what is said; a thought may take generation.THOUGHT_MOST beside them, as far as the length allows.
         temperature: 0 takes the likeliest token each time; above it draws, with top-k and top-p as the model's own
             generation_config.json gives them.
         stopped: asked after each token; once true, the answer ends as it stands.
+        thoughts: say what the model thinks before it answers too.
 
     Returns:
-        {"text", "tokens", "seconds", "ended": "turn", "length" or "stopped", "dropped": oldest turns left out for room}.
+        {"text", "tokens", "seconds", "ended": "turn", "length", "stopped" or "thought" (which never ended), "dropped": oldest turns left out for room}.
     """
     import torch
 
     ids, dropped = fit(speaker.tokenizer, messages, speaker.length - max_new_tokens)
     loading.for_inference(speaker.model, speaker.tokenizer)
-    stream = Stream(speaker.tokenizer, said)
+    stream = Stream(speaker.tokenizer, said, thoughts)
+    most = min(max_new_tokens + (generation.THOUGHT_MOST if stream.thinks else 0), speaker.length - len(ids))
 
     def asked_to_stop(so_far, _scores, **_):
-        return torch.full((so_far.shape[0],), stopped(), dtype=torch.bool, device=so_far.device)
+        enough = stopped() or stream.tokens >= max_new_tokens
+        return torch.full((so_far.shape[0],), enough, dtype=torch.bool, device=so_far.device)
 
     drawn = {"do_sample": True, "temperature": temperature}
     greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -220,7 +234,7 @@ def answer(
             speaker.model.generate(
                 input_ids=prompt,
                 attention_mask=torch.ones_like(prompt),
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=most,
                 **(drawn if temperature else greedy),
                 eos_token_id=prompts.stop_ids(speaker.tokenizer),
                 pad_token_id=speaker.tokenizer.pad_token_id,
@@ -233,11 +247,14 @@ def answer(
         raise click.ClickException(
             f"the card has no room for a conversation of {len(ids):,} tokens. /reset starts anew; a smaller --length keeps it short."
         ) from error
+    ended = "turn" if stream.ended else "stopped" if stopped() else "length"
+    if stream.thinking and ended != "stopped":
+        ended = "thought"
     return {
         "text": "".join(stream.pieces),
         "tokens": stream.tokens,
         "seconds": time.monotonic() - started,
-        "ended": "turn" if stream.ended else "stopped" if stopped() else "length",
+        "ended": ended,
         "dropped": dropped,
     }
 

@@ -104,6 +104,25 @@ def test_a_character_that_is_never_finished_is_still_said(tokenizer):
     assert pieces == ["\ufffd"]
 
 
+@pytest.mark.parametrize(
+    ("tokens", "shown", "counted", "thinking"), [("TaabE", "E", 1, False), ("Taa", "", 0, True), ("EaTab", "Ea", 2, False)]
+)
+def test_a_thought_is_neither_said_nor_counted_unless_asked_for(tokenizer, monkeypatch, tokens, shown, counted, thinking):
+    import torch
+
+    ids = dict(zip("TbaE", (tokenizer.convert_tokens_to_ids(c) for c in "TbaE"), strict=True))
+    monkeypatch.setattr(prompts, "thought_ids", lambda tokenizer: [ids["T"], ids["b"]])
+    for thoughts in (False, True):
+        pieces = []
+        stream = chat.Stream(tokenizer, pieces.append, thoughts)
+        for token in "E" + tokens:  # the first stands for the prompt
+            stream.put(torch.tensor([ids[token]]))
+        stream.end()
+        assert "".join(pieces) == (tokens if thoughts else shown)
+        assert stream.tokens == (len(tokens) if thoughts else counted)
+        assert stream.thinking == (thinking and not thoughts)
+
+
 def test_an_answer_stops_when_told(speaker):
     pieces = []
     found = say(speaker, user("길게"), tokens=500, said=pieces.append, stopped=lambda: len(pieces) >= 3)
