@@ -212,7 +212,8 @@ def answer(
         thoughts: say what the model thinks before it answers too.
 
     Returns:
-        {"text", "tokens", "seconds", "ended": "turn", "length", "stopped" or "thought" (which never ended), "dropped": oldest turns left out for room}.
+        {"text", "tokens", "seconds", "ended": "turn", "length", "stopped" or "thought" (which never ended), "dropped": oldest turns
+        left out for room}.
     """
     import torch
 
