@@ -51,20 +51,20 @@ def small(tmp_path_factory, texts, refined) -> Path:
 
 
 def run(stage: int, base: Path, refined: Path, out: Path, *more, status: int = 0) -> dict:
-    """The metrics of a stage's run.json."""
+    """A stage's run.json."""
     recipe, settings = STAGES[stage]
     arguments = ["--base", base, "--refined", refined, "--out", out, *settings, *more]
     result = CliRunner().invoke(recipe.command, [str(a) for a in arguments])
     assert result.exit_code == status, result.output + "".join(traceback.format_exception(*result.exc_info))
-    return files.read_json(out / paths.STAGES[stage] / paths.RECORD)["metrics"] if not status else {"said": result.output}
+    return files.read_json(out / paths.STAGES[stage] / paths.RECORD) if not status else {"said": result.output}
 
 
 def weights(folder: Path) -> dict:
     return load_file(folder / "model.safetensors")
 
 
-def losses(metrics: dict) -> list[float]:
-    found = metrics["loops"][0]["training"] if "loops" in metrics else metrics["training"]
+def losses(record: dict) -> list[float]:
+    found = record["training"][0]
     return [entry["loss"] for entry in found["curve"] if "loss" in entry]
 
 
@@ -74,17 +74,17 @@ def losses(metrics: dict) -> list[float]:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("stage", STAGES)
 def test_three_steps_and_what_they_changed(small, tiny_refined, tmp_path, stage, precision):
-    metrics = run(stage, small, tiny_refined, tmp_path, "--precision", precision)
-    assert metrics["precision"] == precision
-    assert len(losses(metrics)) == 3
-    assert all(3 < loss < 12 for loss in losses(metrics))  # random weights: about ln of the number of rows, 7.6
-    assert metrics["trainable"]["lora"] == memory.lora_parameters(memory.shape_of(small), 8)
-    assert metrics["trainable"]["embeddings"] == (40 * 256 if stage == 0 else 0)
-    assert metrics["merge_difference"] <= merging.ROUNDING
+    record = run(stage, small, tiny_refined, tmp_path, "--precision", precision)
+    assert record["precision"] == precision
+    assert len(losses(record)) == 3
+    assert all(3 < loss < 12 for loss in losses(record))  # random weights: about ln of the number of rows, 7.6
+    assert record["trainable"]["lora"] == memory.lora_parameters(memory.shape_of(small), 8)
+    assert record["trainable"]["embeddings"] == (40 * 256 if stage == 0 else 0)
+    assert record["merge_difference"] <= merging.ROUNDING
     if CUDA:
-        assert metrics["memory"]["measured_bytes"] > memory.CONTEXT
+        assert record["memory"]["measured_bytes"] > memory.CONTEXT
     folder = tmp_path / paths.STAGES[stage]
-    if stage == 2 and not metrics["best_loop"]:
+    if stage == 2 and not record["best_loop"]:
         return  # no loop was better on dev: the model as it came is handed over
     before, after = weights(small), weights(folder / paths.FINAL)  # merged, written, and read again
     assert before.keys() == after.keys()
@@ -142,7 +142,7 @@ def test_the_loss_is_that_of_the_cpu(small, tiny_refined, tmp_path, stage):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "UNSLOTH_FORCE_CPU": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=paths.ROOT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    there = files.read_json(tmp_path / "cpu" / paths.STAGES[stage] / paths.RECORD)["metrics"]
+    there = files.read_json(tmp_path / "cpu" / paths.STAGES[stage] / paths.RECORD)
     # the first step trains nothing yet: bfloat16 against float32 alone; then both took the same steps
     assert losses(here) == pytest.approx(losses(there), abs=0.05 if CUDA else 1e-3)
 
