@@ -220,11 +220,12 @@ def answer(
     ids, dropped = fit(speaker.tokenizer, messages, speaker.length - max_new_tokens)
     loading.for_inference(speaker.model, speaker.tokenizer)
     stream = Stream(speaker.tokenizer, said, thoughts)
-    most = min(max_new_tokens + (generation.THOUGHT_MOST if stream.thinks else 0), speaker.length - len(ids))
+    thinks = prompts.thought_ids(speaker.tokenizer)
+    most = min(max_new_tokens + (generation.THOUGHT_MOST if thinks else 0), speaker.length - len(ids))
+    written = generation.until(speaker.tokenizer, (1, len(ids)), max_new_tokens, thinks, None)
 
-    def asked_to_stop(so_far, _scores, **_):
-        enough = stopped() or stream.tokens >= max_new_tokens
-        return torch.full((so_far.shape[0],), enough, dtype=torch.bool, device=so_far.device)
+    def asked_to_stop(so_far, scores, **_):
+        return written(so_far, scores) | torch.full((so_far.shape[0],), stopped(), dtype=torch.bool, device=so_far.device)
 
     drawn = {"do_sample": True, "temperature": temperature}
     greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -271,4 +272,5 @@ def ask_exam(speaker: Speaker, question: dict) -> dict:
     """
     asked = prompts.exam_prompt(question)
     fit(speaker.tokenizer, [{"role": "user", "content": asked}], speaker.length)
-    return scoring.letter_answers(speaker.model, speaker.tokenizer, [asked], batch=1)[0]
+    found = scoring.letter_answers(speaker.model, speaker.tokenizer, [asked], batch=1)[0]
+    return {key: found[key] for key in ("answer", "probabilities", "mass")}
