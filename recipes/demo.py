@@ -68,7 +68,7 @@ def main(settings: Settings) -> None:
     show(out)
     if not settings.base:
         console.print(
-            "  Seen questions were learned by heart; on new ones (dev and test) a model of 1.4 M parameters can only guess, and 25 or\n"
+            "  On new questions (dev and test) a model of 1.4 M parameters can only guess, and 25 or\n"
             "  30 guesses mostly come out between 5% and 35%. That the steps work is what these figures say, and nothing about how well\n"
             "  MedGemma will do."
         )
