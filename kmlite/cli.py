@@ -1,6 +1,5 @@
 """What all recipes share on the command line: settings from a dataclass, one console, errors without a traceback."""
 
-import contextlib
 import errno
 import functools
 import io
@@ -19,6 +18,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from kmlite.messages import localized
+
 TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # characters that turn the direction of writing
 TAGS = re.compile(r"\[(bold red|bold|red|green)\](.*?)\[/\]", re.DOTALL)  # all the markup that recipes use
 
@@ -29,7 +30,10 @@ def printable(text: str) -> str:
 
 
 class PlainConsole(Console):
-    """A console that shows names and data as they are: no markup but TAGS, no :emoji: codes, no control characters."""
+    """A console that shows names and data as they are: no markup but TAGS, no :emoji: codes, no control characters; by LANG in Korean."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        super().print(*(localized(thing) if isinstance(thing, str) else thing for thing in objects), **how)
 
     def render_str(self, text: str, *, style: Any = "", markup: bool | None = None, **how: Any) -> Text:
         out, at, text = Text(style=style, justify=how.get("justify"), overflow=how.get("overflow")), 0, printable(text)
@@ -37,15 +41,6 @@ class PlainConsole(Console):
             out.append(text[at : tag.start()]).append(tag[2], tag[1])
             at = tag.end()
         return out.append(text[at:])
-
-
-# A closed stream is as good as none; what a console can't show (a CP949 or an ASCII one: ✓, █) becomes "?" in place of a traceback.
-for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-    if getattr(sys, name) is None:
-        setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the end
-    elif hasattr(getattr(sys, name), "reconfigure"):
-        with contextlib.suppress(OSError):  # a stream that was opened for both ways can't be changed: it keeps its own handling
-            getattr(sys, name).reconfigure(errors="replace")
 
 
 def open_streams() -> None:
@@ -140,16 +135,15 @@ def with_plain_errors(work: Callable, *args: Any) -> None:
     try:
         work(*args)
     except click.ClickException as error:
-        if printable(error.message) == error.message:
-            raise
-        raise click.ClickException(printable(error.message)) from error  # it quotes data
+        error.message = localized(printable(error.message))  # it quotes data
+        raise
     except KeyboardInterrupt:
-        raise click.ClickException("stopped. What was finished is kept; run the same command to go on.") from None
+        raise click.ClickException(localized("stopped. What was finished is kept; run the same command to go on.")) from None
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        raise click.ClickException(f"{where}{DISK_ERRORS[error.errno]}. {what_to_do(error.errno)}") from error
+        raise click.ClickException(localized(f"{where}{DISK_ERRORS[error.errno]}. {what_to_do(error.errno)}")) from error
     except Exception as error:
         # safetensors, tokenizers and arrow report the disk's errors in exceptions of their own
         found = re.search(r"os error (\d+)|\[?errno:? (\d+)", str(error), re.IGNORECASE)

@@ -95,13 +95,17 @@ def begin(folder: Path, plan: dict, restart: bool) -> None:
             )
         if unfinished and deciding(unfinished) == deciding(plan):
             return
-        was, what = (unfinished, "an unfinished") if unfinished else ((record or {}).get("plan"), "a finished")
+        was = unfinished or (record or {}).get("plan")
         if was and deciding(was) != deciding(plan):
             changed = "\n  ".join(differences(deciding(was), deciding(plan)))
-            way = "Run it as before to go on" if unfinished else "Run it as before to keep it, name another OUT=…"
+            if unfinished:
+                raise click.ClickException(
+                    f"{folder} holds an unfinished run of other settings or data:\n  {changed}\n"
+                    f"  Run it as before to go on, or add ARGS=--restart to drop what it has and start anew."
+                )
             raise click.ClickException(
-                f"{folder} holds {what} run of other settings or data:\n  {changed}\n"
-                f"  {way}, or add ARGS=--restart to drop what it has and start anew."
+                f"{folder} holds a finished run of other settings or data:\n  {changed}\n"
+                f"  Run it as before to keep it, name another OUT=…, or add ARGS=--restart to drop what it has and start anew."
             )
         if (folder / paths.RECORD).exists() and (folder / paths.FINAL).is_dir():
             raise click.ClickException(

@@ -29,10 +29,10 @@ def main(settings: Settings) -> None:
     if not unlike and asked_what(a) != asked_what(b):
         unlike = ["the questions themselves, or their right answers"]
     if unlike:
+        listed = "\n  ".join(unlike)
         raise click.ClickException(
-            "not comparable. What differs between A and B besides the model:\n  "
-            + "\n  ".join(unlike)
-            + "\n  Evaluate one of them again as the other was (ARGS=--restart where make eval says that nothing changed)."
+            f"not comparable. What differs between A and B besides the model:\n  {listed}\n"
+            "  Evaluate one of them again as the other was (ARGS=--restart where make eval says that nothing changed)."
         )
     result = statistics.paired(a, b)
     low, high = result["interval"]
