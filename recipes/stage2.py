@@ -55,7 +55,7 @@ def main(settings: Settings) -> None:
     if not exam["train"] or not exam["dev"]:
         raise click.ClickException(f"{settings.refined / paths.EXAM} needs questions in both train.jsonl and dev.jsonl.")
 
-    from kmlite.evaluation import scoring, suite
+    from kmlite.evaluation import published, scoring, suite
     from kmlite.models import folders, loading
     from kmlite.training import examples, stages
 
@@ -84,7 +84,7 @@ def main(settings: Settings) -> None:
         loading.load_adapter(adapted, stage.folder / f"loop_{len(done)}")
         console.print(f"  going on after loop {len(done)}")
     while not (reason := why_stop(done, start, settings)):
-        done.append(one_loop(stage, settings, len(done) + 1, adapted, tokenizer, questions, exam))
+        done.append(one_loop(stage, settings, len(done) + 1, adapted, tokenizer, questions, seen, exam))
         prune(stage.folder, done, start)
     best = best_loop(done, start)
     console.print(f"  stopped: {reason}; the best is {f'loop {best}' if best else 'the model as it came, no loop was better on dev'}")
@@ -102,6 +102,8 @@ def main(settings: Settings) -> None:
     console.print(f"  target of {settings.target:g}% on dev reached: {'yes' if reached else 'no'}")
     if folders.is_stand_in(stage.base):
         console.print(f"  {scoring.OF_THIS_SIZE}")
+    else:
+        console.print(f"  {published.beside(dev_accuracy(after, 'after'))}")
     stage.finish(taught={("accuracy", "dev")})
 
 
@@ -138,8 +140,10 @@ def describe(stage, settings: Settings, questions: list[dict], exam: dict[str, l
     )
 
 
-def one_loop(stage, settings: Settings, number: int, model, tokenizer, questions: list[dict], exam: dict[str, list[dict]]) -> dict:
-    """Train on all questions, ask dev, keep the adapter and the loop's record, which is written last."""
+def one_loop(
+    stage, settings: Settings, number: int, model, tokenizer, questions: list[dict], seen: list[dict], exam: dict[str, list[dict]]
+) -> dict:
+    """Train on all questions, ask dev and `seen` (learned by heart?), keep the adapter and the record of the loop, written last."""
     from kmlite.evaluation import suite
     from kmlite.models import folders, loading
     from kmlite.training import examples, self_training
@@ -175,17 +179,20 @@ def one_loop(stage, settings: Settings, number: int, model, tokenizer, questions
         model, tokenizer, rows, checkpoints, on_card, eval_rows=watched, order="sequential", answer_weight=settings.answer_weight
     )
     measured, predictions = suite.accuracy(model, tokenizer, exam["dev"], "dev", settings.max_new_tokens)
+    learned = suite.accuracy(model, tokenizer, seen, "seen", settings.max_new_tokens)[0] if seen else []
     loading.save_adapter(model, folder)
     files.write_lines(folder / "dev_predictions.jsonl", predictions)
     training = {"loop": number, **found, **trained}
     if settings.self_reason:
         training["self_reasons"] = self_training.counts(asked)
         files.write_lines(folder / paths.SELF_REASONS, asked)
-    stamped = results.stamped(measured, stage.name, f"loop {number}", precision=stage.fitted.precision)
+    how = {"precision": stage.fitted.precision}
+    stamped = results.stamped(measured + learned, stage.name, f"loop {number}", **how)
     record = {"loop": number, "results": stamped, "training": training}
     files.write_json(folder / paths.RECORD, record)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    console.print(f"  loop {number}       dev {results.in_words(stamped[0])}; loss {trained['loss']:.4f}")
+    by_heart = f"seen questions {results.in_words(learned[0])}; " if learned else ""
+    console.print(f"  loop {number}       dev {results.in_words(stamped[0])}; {by_heart}loss {trained['loss']:.4f}")
     return record
 
 
