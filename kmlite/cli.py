@@ -135,8 +135,10 @@ def with_plain_errors(work: Callable, *args: Any) -> None:
     try:
         work(*args)
     except click.ClickException as error:
-        error.message = localized(printable(error.message))  # it quotes data
-        raise
+        text = localized(printable(error.message))  # it quotes data
+        if text == error.message:
+            raise
+        raise click.ClickException(text) from error
     except KeyboardInterrupt:
         raise click.ClickException(localized("stopped. What was finished is kept; run the same command to go on.")) from None
     except OSError as error:
