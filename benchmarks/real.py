@@ -22,11 +22,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from kmlite import paths, prompts, records
+from kmlite.models import starts as kmlite_starts
 from kmlite.models import vocabulary
 
 RESULTS = Path(__file__).parent / "results" / "real.jsonl"
 OUT = paths.ROOT / "model/benchmarks/real"
 RANK, SCALE, RATE = 64, 16.0, 2e-5  # stage 0's
+BATCH = 16  # snippets at once
 CHUNK = 400  # characters of a training text
 EXAM_SHARE = 0.5  # of the words that choose merges
 
@@ -36,7 +38,7 @@ def load(base: Path, refined: Path, english: Path) -> SimpleNamespace:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).requires_grad_(False)
     order = random.Random(0)
@@ -60,7 +62,12 @@ def load(base: Path, refined: Path, english: Path) -> SimpleNamespace:
     note = OUT / "kept.json"  # ids that stand in any text of the study, and those of the chat template
     if not note.exists():
         OUT.mkdir(parents=True, exist_ok=True)
-        listed = [*train, *held, *(prompts.exam_prompt(q) for part in exam.values() for q in part), *paragraphs]
+        listed = [*train, *held, *(text[:CHUNK] for text in train), *(text for kind in texts.values() for text in kind)]
+        listed += [
+            *(asked(q) for part in exam.values() for q in part),
+            *(prompts.exam_prompt(q) for part in exam.values() for q in part),
+            *paragraphs,
+        ]
         used = {i for e in tokenizer.backend_tokenizer.encode_batch(listed, add_special_tokens=False) for i in e.ids}
         note.write_text(json.dumps(sorted(used | {*range(10), *prompts.stop_ids(tokenizer), tokenizer.bos_token_id, 105, 106})))
     kept = json.loads(note.read_text())
@@ -198,52 +205,51 @@ def pieces_of(study, merges) -> list[list[int]]:
     return list(found.values())
 
 
-def snippets(study, encode, count: int, budget: int, size: int = 70) -> list[str]:
-    """Short texts of train, up to `budget` new-tokenizer tokens, chosen greedily so that rare new tokens stand in them too."""
-    pool = [t[i : i + size] for t in study.train[:2500] for i in range(0, min(len(t), 5 * size), size)]
-    pool += [asked(q)[:size] for q in study.exam["train"]]
-    random.Random(1).shuffle(pool)
-    encoded = encode(pool)
+def snippets(study, encode, count: int, budget: int, left: int = 10, right: int = 5) -> list[list[int]]:
+    """Windows of ids around new tokens, `budget` ids in all, chosen so that each new token stands in one, then in two, four, eight."""
+    texts = [text[:CHUNK] for text in study.train[:2500]] + [asked(q) for q in study.exam["train"]]
+    random.Random(1).shuffle(texts)
+    encoded = encode(texts)
     first = len(study.matrix)
     seen: Counter = Counter()
-    chosen: dict[int, None] = {}
+    chosen: dict[tuple[int, int], list[int]] = {}
     spent = 0
-    for needed in (1, 2, 4, 8, 16):
-        for i, ids in enumerate(encoded):
-            if spent >= budget:
-                return [pool[j] for j in chosen]
-            new = [t for t in ids if t >= first]
-            if i not in chosen and sum(seen[t] < needed for t in set(new)) >= (2 if needed > 1 else 1):
-                chosen[i] = None
-                seen.update(set(new))
-                spent += len(ids)
-    return [pool[j] for j in chosen]
+    for needed in (1, 2, 4, 8):
+        for number, ids in enumerate(encoded):
+            for i, token in enumerate(ids):
+                if token >= first and i >= 4 and seen[token] < needed and (number, i) not in chosen:
+                    window = ids[max(0, i - left) : i + right + 1]
+                    chosen[number, i] = window
+                    seen.update(t for t in window if t >= first)
+                    spent += len(window)
+                    if spent >= budget:
+                        return list(chosen.values())
+    return list(chosen.values())
 
 
-def taught_rows(study, merges, encode, start, budget: int, deep: bool = True, between=None):
+def taught_rows(study, merges, encode, start, budget: int, between=None):
     """Rows that started as `start` and were fitted to what the old pieces do.
 
     First the head's side alone, which is convex: hidden states of the model over snippets in the OLD tokens are kept, and the rows
-    (start, a shared linear map, a shared shift, a difference of each row's own) learn to be predicted there. With `deep` the
+    (start, a shared linear map, a shared shift, a difference of each row's own) learn to be predicted there. Then the
     input's side too (Token Distillation, arXiv 2505.20133): states over the snippet in the new tokens are to match those in the old.
     """
     import torch
 
-    texts = snippets(study, encode, len(merges), budget)
-    old, new = encoder(study.tokenizer)(texts), encode(texts)
     pieces, size, bos = pieces_of(study, merges), len(study.matrix), study.tokenizer.bos_token_id
-    ends = []
-    for before, after in zip(old, new, strict=True):
-        at, place = [], 0
+    new = snippets(study, encode, len(merges), budget)
+    random.Random(2).shuffle(new)
+    old = [[i for t in ids for i in (pieces[t - size] if t >= size else [t])] for ids in new]
+    ends = []  # of the state behind each new token in the old sequence; 0 is behind <bos>
+    for after in new:
+        at = [0]
         for t in after:
-            place += len(pieces[t - size]) if t >= size else 1
-            at.append(place)
-        assert place == len(before)
-        ends.append([0, *at])  # of the state behind each new token in the old sequence; 0 is behind <bos>
+            at.append(at[-1] + (len(pieces[t - size]) if t >= size else 1))
+        ends.append(at)
     teacher, kept_states, totals, targets = [], [], [], []
     with torch.no_grad():
-        for start_at in range(0, len(texts), 8):
-            part = range(start_at, min(len(texts), start_at + 8))
+        for start_at in range(0, len(new), BATCH):
+            part = range(start_at, min(len(new), start_at + BATCH))
             hidden = states(study, study.model.model, [[bos, *old[i]] for i in part])
             for row, i in enumerate(part):
                 mine = hidden[row, ends[i]]
@@ -271,40 +277,49 @@ def taught_rows(study, merges, encode, start, budget: int, deep: bool = True, be
         hit = torch.where(targets[at] >= 0, logits.gather(1, targets[at].clamp(0)[:, None])[:, 0], totals[at, 1])
         return (total - hit).mean()
 
-    optimizer = torch.optim.Adam([{"params": [free[0], free[1]], "lr": 3e-4}, {"params": [free[2]], "lr": 1e-3}])
-    note = {"snippets": len(texts), "tokens": len(targets), "new_seen": len(set(targets.tolist()) - {-1})}
+    # the last 15% of the positions choose the step that the head's side stops at
+    border = int(0.85 * len(seen))
+    optimizer = torch.optim.Adam([{"params": free[:2], "lr": 3e-5, "top": 3e-5}, {"params": free[2:], "lr": 3e-4, "top": 3e-4}])
+    note: dict = {"snippets": len(new), "tokens": len(targets), "new_seen": len(set(targets.tolist()) - {-1}), "head_loss": {}}
     chance = torch.Generator().manual_seed(0)
-    steps = 240
-    for step in range(steps):
-        at = torch.randint(len(seen), (512,), generator=chance)
-        loss = head_loss(at) + 0.05 * free[2].pow(2).sum(1).mean() + 1e-3 * free[0].pow(2).sum()
-        if step in (0, steps - 1):
-            note[f"head_loss_{step}"] = round(float(loss), 4)
-        optimizer.zero_grad()
-        loss.backward()
-        for group, rate in zip(optimizer.param_groups, (3e-4, 1e-3), strict=True):
-            group["lr"] = rate * (1 - step / steps)
-        optimizer.step()
+    best, steps = (math.inf, [w.detach().clone() for w in free]), 300
+    for step in range(steps + 1):
+        if step % 50 == 0:
+            with torch.no_grad():
+                found = float(head_loss(torch.arange(border, len(seen))))
+            note["head_loss"][step] = round(found, 4)
+            if found < best[0]:
+                best = (found, [w.detach().clone() for w in free])
+        at = torch.randint(border, (512,), generator=chance)
+        loss = head_loss(at) + 0.05 * free[2].pow(2).sum(1).mean()
+        descend(optimizer, loss, 1 - step / (steps + 1))
+    with torch.no_grad():
+        for weight, kept in zip(free, best[1], strict=True):
+            weight.copy_(kept)
     if between:
         note["between"] = between(rows().detach())
-    if not deep:
-        return rows().detach(), note
-    optimizer = torch.optim.Adam([{"params": [free[0], free[1]], "lr": 1e-4}, {"params": [free[2]], "lr": 5e-4}])
-    batches = [list(range(i, min(len(texts), i + 8))) for i in range(0, len(texts), 8)]
+    optimizer = torch.optim.Adam([{"params": free[:2], "lr": 1e-5, "top": 1e-5}, {"params": free[2:], "lr": 2e-4, "top": 2e-4}])
+    batches = [list(range(i, min(len(new), i + BATCH))) for i in range(0, len(new), BATCH)]
+    note["deep"] = []
     for step, part in enumerate(batches):
         now = rows()
         hidden = states(study, study.model.model, [[bos, *new[i]] for i in part], now)
         mine = [hidden[row, : len(new[i]) + 1] for row, i in enumerate(part)]
         apart = torch.cat([((m - teacher[i]).pow(2).sum(1) / teacher[i].pow(2).sum(1))[1:] for m, i in zip(mine, part, strict=True)]).mean()
         predicted = token_losses(study, torch.cat([m[:-1] for m in mine]), [t for i in part for t in new[i]], now).mean()
-        if step in (0, len(batches) // 2, len(batches) - 1):
-            note[f"deep_{step}"] = [round(float(apart), 4), round(float(predicted), 4)]
-        optimizer.zero_grad()
-        (predicted + apart).backward()
-        for group, rate in zip(optimizer.param_groups, (1e-4, 5e-4), strict=True):
-            group["lr"] = rate * (1 - step / len(batches))
-        optimizer.step()
+        note["deep"].append([round(float(apart), 4), round(float(predicted), 3)])
+        descend(optimizer, predicted + 10 * apart, 1 - step / len(batches))
+    note["deep"] = [[round(sum(v[k] for v in part) / len(part), 4) for k in (0, 1)] for part in (note["deep"][:10], note["deep"][-10:])]
     return rows().detach(), note
+
+
+def descend(optimizer, loss, share: float) -> None:
+    """One step at `share` of each group's top rate."""
+    optimizer.zero_grad()
+    loss.backward()
+    for group in optimizer.param_groups:
+        group["lr"] = group["top"] * share
+    optimizer.step()
 
 
 # ---- training
@@ -410,13 +425,18 @@ def started_rows(study, merges, encode, start: str, between=None):
     """The rows of a start; the taught ones are kept on disk, since several cells begin with them."""
     import torch
 
-    if start != "taught":
-        return vocabulary.start_rows(study.matrix, study.tokenizer, merges, start), {}
+    if start == "best":
+        cost = {line["start"]: sum(sum(v["bits"]) for v in line["at"]["0"].values()) for line in read() if line.get("count") == 1000}
+        start = min((name for name in cost if name != "best"), key=cost.__getitem__)
+    if start == "mean":
+        return torch.stack([study.matrix[ids].mean(0) for ids in pieces_of(study, merges)]), {}
+    if start == "fitted":
+        return kmlite_starts.fitted_rows(study.matrix, study.tokenizer, merges), {"start": "fitted"}
     kept = OUT / f"taught-{len(merges)}.pt"
     if kept.exists():
-        return torch.load(kept), {}
-    fitted = vocabulary.start_rows(study.matrix, study.tokenizer, merges, "fitted")
-    rows, note = taught_rows(study, merges, encode, fitted, 5000, between=between)
+        return torch.load(kept), {"start": "taught"}
+    fitted = kmlite_starts.fitted_rows(study.matrix, study.tokenizer, merges)
+    rows, note = taught_rows(study, merges, encode, fitted, 14000, between=between)
     torch.save(rows, kept)
     return rows, note
 
@@ -450,16 +470,105 @@ def text_cell(study, tokens: int, count: int = 0, start: str = "", rate: float =
     return {"saved": saved, "note": note, "training": result, "at": at}
 
 
+WORDINGS = ("Meaning of word {}:", "{}의 뜻을 설명하세요.", "의학 용어 '{}'은(는) 무엇입니까?")
+REVERSE, UNSEEN = "다음 설명에 해당하는 용어를 쓰세요.\n{}", "{}(이)란?"
+
+
+def dictionary_cell(study, wordings: int, entries: int = 90) -> dict:
+    """Four examples an entry: the seed's wording four times, or three wordings and the question the other way round, once each."""
+    path = paths.ROOT / "data/sample/01_raw/01_medical_dict/korean_medical_dict.jsonl"
+    listed = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    pairs = [(e["term"], e["definition"].replace("\n 세부설명 : ", ". ")) for e in listed if len(e["definition"]) > 10]
+    random.Random(0).shuffle(pairs)
+    seen, unseen = pairs[:entries], pairs[-40:]
+
+    def example(prompt: str, answer: str):
+        ids, labels = prompts.conversation_ids(study.tokenizer, prompt, answer)
+        return ids, [label != prompts.IGNORED for label in labels]
+
+    turns = []
+    for term, meaning in seen:
+        asked_as = WORDINGS if wordings > 1 else WORDINGS[:1] * 4
+        turns += [(asking.format(term), meaning) for asking in asked_as]
+        if wordings > 1:
+            turns.append((REVERSE.format(meaning), term))
+
+    def look(body, rows=None) -> dict:
+        import torch
+
+        out = {}
+        for name, asking, listed in (
+            ("seen, seed's wording", WORDINGS[0], seen[:40]),
+            ("seen, new wording", UNSEEN, seen[:40]),
+            ("held out, seed's wording", WORDINGS[0], unseen),
+            ("seen, reverse", REVERSE, seen[:40]),
+        ):
+            bits, characters = [], []
+            for term, meaning in listed:
+                question, answer = (meaning, term) if asking == REVERSE else (term, meaning)
+                ids, counted = example(asking.format(question), answer)
+                at = torch.tensor([i for i in range(len(ids)) if counted[i]])
+                with torch.no_grad():
+                    hidden = states(study, body, [ids])[0, at - 1]
+                    bits.append(round(float(token_losses(study, hidden, [ids[i] for i in at]).sum()) / math.log(2), 3))
+                characters.append(len(answer))
+            out[name] = {"bits": bits, "characters": characters}
+        return out
+
+    before = look(study.model.model)
+    result = train(study, [example(*turn) for turn in turns], batch=4, checks={len(turns): look})
+    return {"training": result, "at": {"0": before, **result.pop("checks")}}
+
+
+def exam_cell(study, shuffle: bool, questions: int = 320, dev: int = 200) -> dict:
+    """One epoch of stage 2 on a part of KorMedMCQA's train, options in place or shuffled; dev by letter."""
+    from kmlite.training import shuffling
+
+    chance = random.Random(0)
+    taught = study.exam["train"][:questions]
+    taught = [shuffling.shuffled(q, chance) for q in taught] if shuffle else taught
+    letters = [study.tokenizer.encode(letter, add_special_tokens=False)[0] for letter in prompts.LETTERS]
+
+    def look(body, rows=None) -> dict:
+        import torch
+
+        right, chosen = [], Counter()
+        for question in study.exam["dev"][:dev]:
+            ids, _ = prompts.conversation_ids(study.tokenizer, prompts.exam_prompt(question))
+            with torch.no_grad():
+                scores = study.matrix[letters] @ states(study, body, [ids])[0, -1]
+            letter = prompts.LETTERS[int(scores.argmax())]
+            chosen[letter] += 1
+            right.append(int(letter == question["answer"]))
+        return {"dev by letter": {"right": right, "chosen": dict(chosen)}}
+
+    examples = []
+    for question in taught:
+        ids, labels = prompts.conversation_ids(study.tokenizer, prompts.exam_prompt(question), prompts.exam_answer(question))
+        examples.append((ids, [label != prompts.IGNORED for label in labels]))
+    before = {} if shuffle else {"0": look(study.model.model)}
+    result = train(study, examples, batch=4, rate=1e-5, checks={len(examples): look})
+    return {"training": result, "at": {**before, **result.pop("checks")}}
+
+
 CELLS: dict[str, tuple] = {
     "base": (base_cell, {}),
     "start 1000 fitted": (starts, {"count": 1000, "start": "fitted"}),
-    "start 1000 taught": (starts, {"count": 1000, "start": "taught"}),
     "start 1000 mean": (starts, {"count": 1000, "start": "mean"}),
+    "start 500 fitted": (starts, {"count": 500, "start": "fitted"}),
+    "start 5000 fitted": (starts, {"count": 5000, "start": "fitted"}),
+    "start 1000 taught": (starts, {"count": 1000, "start": "taught"}),
     "text plain": (text_cell, {"tokens": 8000}),
-    "text 1000 taught": (text_cell, {"tokens": 8000, "count": 1000, "start": "taught"}),
+    "text 1000 best": (text_cell, {"tokens": 8000, "count": 1000, "start": "best"}),
     "text replay 20%": (text_cell, {"tokens": 8000, "replay": 0.2}),
     "text rate 3x": (text_cell, {"tokens": 8000, "rate": 3.0}),
-    "start 500 fitted": (starts, {"count": 500, "start": "fitted"}),
+    "text rate 0.3x": (text_cell, {"tokens": 8000, "rate": 0.3}),
+    "dictionary 1 wording": (dictionary_cell, {"wordings": 1}),
+    "dictionary 3 wordings and reverse": (dictionary_cell, {"wordings": 3}),
+    "text 1000 best, 30k": (text_cell, {"tokens": 30000, "count": 1000, "start": "best"}),
+    "text plain, 30k": (text_cell, {"tokens": 30000}),
+    "exam in place": (exam_cell, {"shuffle": False}),
+    "exam shuffled": (exam_cell, {"shuffle": True}),
 }
 
 
@@ -474,21 +583,93 @@ def study(base: Path, refined: Path, english: Path) -> None:
         cpu = time.process_time()
         result = work(ready, **settings)
         line = {"cell": name, **settings, **result, "seconds": round(time.time() - began), "cpu_seconds": round(time.process_time() - cpu)}
-        line |= {"machine": f"{platform.machine()}, {os.cpu_count()} shared cores, 1 thread", "precision": "float32", "seed": 0}
+        line |= {
+            "machine": f"{platform.machine()}, {os.cpu_count()} shared cores, {os.environ.get('OMP_NUM_THREADS', 1)} threads",
+            "precision": "float32",
+            "seed": 0,
+        }
         line["date"] = time.strftime("%Y-%m-%d")
         RESULTS.parent.mkdir(exist_ok=True)
         with RESULTS.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        print(name, line["seconds"], "s", {k: {t: round(sum(v["bits"]) / sum(v["characters"]), 4) for t, v in p.items()}
-                                           for k, p in result.get("at", {}).items()}, result.get("note", ""), flush=True)  # fmt: skip
+        print(name, line["seconds"], "s", {at: {kind: mean(found) for kind, found in point.items()} for at, point in result["at"].items()},
+              result.get("note", ""), flush=True)  # fmt: skip
+
+
+def mean(found: dict) -> float:
+    """Bits per character of all texts together, or the share of right answers."""
+    if "right" in found:
+        return sum(found["right"]) / len(found["right"])
+    return round(sum(found["bits"]) / sum(found["characters"]), 4)
 
 
 def read() -> list[dict]:
     return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()] if RESULTS.exists() else []
 
 
+# ---- tables
+
+
+def change(found: dict, against: dict, draws: int = 2000) -> str:
+    """By how much more bits the same texts cost, in percent, with a 95% interval over texts, paired and drawn with replacement."""
+    pairs = list(zip(found["bits"], against["bits"], strict=True))
+    chance, ratios = random.Random(0), []
+    for _ in range(draws):
+        drawn = chance.choices(pairs, k=len(pairs))
+        ratios.append(sum(a for a, _ in drawn) / sum(b for _, b in drawn) - 1)
+    ratios.sort()
+    middle = sum(found["bits"]) / sum(against["bits"]) - 1
+    return f"{middle:+.1%} ({ratios[int(0.025 * draws)]:+.1%} to {ratios[int(0.975 * draws)]:+.1%})"
+
+
+def last(line: dict) -> dict:
+    return line["at"][max(line["at"], key=lambda at: int(at) if at.isdigit() else -1)]
+
+
+def table() -> None:
+    """Markdown tables of all cells there are."""
+    lines = {line["cell"]: line for line in read()}
+    base = lines["base"]["at"]["0"]
+    values = ", ".join(f"{kind} {mean(found)}" for kind, found in base.items())
+    print(f"The base, bits per character (copying: bits per token): {values}.\n")
+    print("Right after extension, against the base (95% interval over texts):\n")
+    print("| new tokens | start | fewer tokens: text, exam | Korean | exam questions |\n| --- | --- | --- | --- | --- |")
+    for line in lines.values():
+        if line["cell"].startswith("start"):
+            for name, at in line["at"].items():
+                start = line["start"] + ("" if name == "0" else f", {name}")
+                saved = ", ".join(f"{line['saved'][kind]:.1%}" for kind in ("korean", "exam"))
+                cells = " | ".join(change(at[kind], base[kind]) for kind in ("korean", "exam"))
+                print(f"| {line['count']:,} | {start} | {saved} | {cells} |")
+    kinds = ("korean", "exam", "english", "copying")
+    for size in sorted({line["tokens"] for line in lines.values() if line["cell"].startswith("text")}):
+        group = [line for line in lines.values() if line["cell"].startswith("text") and line["tokens"] == size]
+        plain = next((line for line in group if line["cell"].startswith("text plain")), None)
+        print(f"\nContinued pretraining on text of {size:,} old tokens, against {'plain' if plain else 'the base'}:\n")
+        print("| | Korean | exam questions | English | copying |\n| --- | --- | --- | --- | --- |")
+        for line in group:
+            to, at = (base if plain in (None, line) else last(plain)), last(line)
+            name = line["cell"].removeprefix("text ") + (", against the base" if line is plain else "")
+            print(f"| {name} | " + " | ".join(f"{mean(at[k])}, {change(at[k], to[k])}" for k in kinds if k in at) + " |")
+    listed = [line for line in lines.values() if line["cell"].startswith("dictionary")]
+    if listed:
+        print("\nDictionary, bits per character of the answers, 95% interval against one wording:\n")
+        print("| asked | before | " + " | ".join(line["cell"].removeprefix("dictionary ") for line in listed) + " |")
+        print("| --- | --- | " + " | ".join("---" for _ in listed) + " |")
+        for kind, found in listed[0]["at"]["0"].items():
+            cells = [f"{mean(last(line)[kind])}" for line in listed]
+            cells[1:] = [
+                f"{cell}, {change(last(line)[kind], last(listed[0])[kind])}" for cell, line in zip(cells[1:], listed[1:], strict=True)
+            ]
+            print(f"| {kind} | {mean(found)} | " + " | ".join(cells) + " |")
+    seconds, tokens = (sum(line[key] for line in lines.values()) for key in ("seconds", "cpu_seconds"))
+    print(f"\n{len(lines)} cells, one seed each, float32, one thread of a shared machine: {seconds:,} s, {tokens:,} of them computing.")
+
+
 if __name__ == "__main__":
     if len(sys.argv) == 5 and sys.argv[1] == "study":
         study(*map(Path, sys.argv[2:]))
+    elif sys.argv[1:] == ["table"]:
+        table()
     else:
         sys.exit(__doc__)

@@ -12,6 +12,7 @@ ENGLISH_GAUGE = ROOT / "data/sample/gauge/english_medical.jsonl"
 RAW_TEXT = "00_korean"
 RAW_DICTIONARY = "01_medical_dict"
 RAW_EXAM = "02_kor_med_test"
+REPLAY = "03_replay"  # text in the base's own language, below RAW and below REFINED
 
 # refined, below REFINED (data/02_refined)
 TEXT = "00_plain_text"

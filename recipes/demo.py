@@ -20,7 +20,7 @@ from recipes import pipeline
 # option wherever it stands.
 REFINE = "--heldout-share 0.1"
 SMALL = "--batch 4 --accumulation 2 --log-every 25"
-STAGE0 = f"{SMALL} --new-tokens 256 --dictionary-weight 1 --length 128 --epochs 3 --learning-rate 3e-4 --embedding-learning-rate 1e-3"
+STAGE0 = f"{SMALL} --new-tokens 256 --length 128 --epochs 3 --learning-rate 3e-4 --embedding-learning-rate 1e-3"
 STAGE1 = f"{SMALL} --epochs 4 --learning-rate 1e-4 --recalled 50"
 STAGE2 = f"{SMALL} --epochs 14 --learning-rate 1e-4 --loops 2 --patience 2 --eval-every 1000 --no-shuffle"
 

@@ -162,7 +162,8 @@ def room(settings: Settings, say, base: Path | None, step: str) -> None:
         place = place.absolute().parent
     free = shutil.disk_usage(place).free
     if step.startswith("stage"):
-        need = sum(memory.disk(shape, stage0.Settings.rank, new_rows=5000 if step == "stage0" else 0, extends=step == "stage0").values())
+        rows = new_rows(tokens_of(settings)["stage0"]) if step == "stage0" else 0
+        need = sum(memory.disk(shape, stage0.Settings.rank, new_rows=rows, extends=step == "stage0").values())
         text = f"{free / 1e9:.1f} GB free at {place}, {step} needs up to {need / 1e9:.1f}"
         say("disk", text, f"too little room for {step} at {place}" if free < need else "", "Free some space, or name another place: OUT=…")
     else:
@@ -233,7 +234,7 @@ def show_plan(settings: Settings) -> None:
     table = Table("card", "", "weights", "batch", "GiB", "gave up", "tokens/s", "hours", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name, gib in cards:
         for step, values in stages:
-            plan = plan_of(shape, gib, step, values)
+            plan = plan_of(shape, gib, step, values, tokens[step])
             rate, measured = rate_of(settings.out, step, shape, name, plan.precision)
             hours = tokens[step] / rate / 3600 if rate else 0
             table.add_row(
@@ -250,7 +251,7 @@ def show_plan(settings: Settings) -> None:
     console.print("  ~ is an estimate from the card's published peak; after a stage has run here, its own rate stands there instead.")
     if len(cards) == 1:
         for step, values in stages:
-            plan = plan_of(shape, cards[0][1], step, values)
+            plan = plan_of(shape, cards[0][1], step, values, tokens[step])
             found = ", ".join(f"{part} {size / memory.GIB:.2f}" for part, size in plan.parts.items())
             console.print(f"  {step} in GiB: {found}")
     if not any(tokens.values()):
@@ -267,13 +268,19 @@ def show_plan(settings: Settings) -> None:
         )
 
 
-def plan_of(shape, gib: float, step: str, values):
-    """The plan of a stage's own settings on a card with `gib` GiB free."""
-    from kmlite.models import memory, vocabulary
+def new_rows(tokens: float) -> int:
+    """The most new tokens that stage 0's own setting adds to `tokens` of text; where there is none yet, the most there are."""
+    from kmlite.models import vocabulary
+
+    return vocabulary.affordable(tokens).rows if tokens else vocabulary.MOST
+
+
+def plan_of(shape, gib: float, step: str, values, tokens: float):
+    """The plan of a stage's own settings on a card with `gib` GiB free, for `tokens` of training data."""
+    from kmlite.models import memory
 
     if step == "stage0":
-        rows = vocabulary.MOST if values.new_tokens == "auto" else int(values.new_tokens)
-        return memory.choose(shape, gib * memory.GIB, values, embeddings=values.embeddings, new_rows=rows)
+        return memory.choose(shape, gib * memory.GIB, values, embeddings=values.embeddings, new_rows=new_rows(tokens))
     return memory.choose(shape, gib * memory.GIB, values)
 
 

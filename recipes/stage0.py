@@ -5,8 +5,10 @@
     make stage0 GPUS=2          the same steps, their batches shared by two cards
 """
 
+import random
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -20,21 +22,17 @@ from kmlite.training.settings import TrainingSettings
 @dataclass(frozen=True)
 class Settings(TrainingSettings):
     base: str = setting("google/medgemma-4b-it", "hub name or folder of a Gemma 3 model", decides=False)
-    new_tokens: str = setting("5000", "Korean tokens to add at the most, 0 to 20000; auto stops where more of them save next to nothing")
-    dictionary_weight: int = setting(10, "a word of a dictionary term counts like so many in the text; 0 leaves the dictionary out")
-    start: str = setting(
-        "mean",
-        "new rows start as the mean of their pieces' rows; docs/vocabulary.md compares",
-        ("mean", "weighted", "rescaled", "fitted", "random"),
-    )
+    new_tokens: str = setting("auto", "Korean tokens to add, 0 to 20000; auto: what the text can teach, often none (docs/vocabulary.md)")
+    domain_share: float = setting(0.5, "share of exam train and dictionary in the words that choose new tokens, from 0 to below 1")
     embeddings: str = setting(
         "auto",
         "rows that train: new ones alone, all (10 GB more), or none; auto: new ones, or no new tokens where they don't fit",
         EMBEDDINGS,
     )
-    embedding_learning_rate: float = setting(2e-4, "new rows start as averages and have further to go than the LoRA")
-    replay: str = setting("", "folder or .jsonl of {text} in the original language, mixed in against forgetting")
-    replay_share: float = setting(0.05, "share of the sequences that come from --replay")
+    embedding_learning_rate: float = setting(2e-4, "new rows start as estimates and have further to go than the LoRA")
+    replay: str = setting("", "folder or .jsonl of {text} in the original language, against forgetting; empty: REFINED/03_replay, if any")
+    # on a real 270M, 8,000 tokens: a repeated random token cost 0.57 bits in place of 0.94, English 20% less, Korean 0.2% more
+    replay_share: float = setting(0.2, "share of the sequences that come from --replay")
     length: int = setting(512, "tokens a sequence: most Korean paragraphs fit, and a small card can hold it")
     batch: int = setting(2, "sequences at once on the card")
     accumulation: int = setting(16, "batches an optimizer step: 32 sequences, 16k tokens")
@@ -56,23 +54,29 @@ def main(settings: Settings) -> None:
     from kmlite.training import stages
 
     data = {"text": shards, "replay": replay, "dictionary": [settings.refined / paths.DICTIONARY]}
-    most = vocabulary.MOST if wanted == "auto" else int(wanted)  # rows that the memory plan makes room for
+    data["train"] = [paths.exam_split(settings.refined, "train")]
+    tokens = text_tokens(shards, settings)
+    most, because = vocabulary.affordable(tokens) if wanted == "auto" else vocabulary.Decision(int(wanted), "as asked for")
     mode = "none" if settings.embeddings == "auto" and not most else settings.embeddings
     stage = stages.open_stage(0, settings, data | stages.measured_data(settings.refined), embeddings=mode, new_rows=most)
     if not stage:
         return
-    if stage.fitted.embeddings == "none" and settings.embeddings == "auto":
-        wanted = "0"  # rows that do not train would stay averages
+    if most and stage.fitted.embeddings == "none" and settings.embeddings == "auto":
+        most, because = 0, "new rows do not fit into the memory"  # and rows that do not train would stay estimates
     measured_on = suite.prepare(
         settings.refined, texts=settings.heldout, entries=settings.entries, questions=settings.questions, length=settings.length
     )
     size = sum(shard.stat().st_size for shard in shards) / 1e6
     rate = f"{stage.fitted.embeddings}, rate {settings.embedding_learning_rate:g}"
     text = f"{len(shards)} shards, {size:.1f} MB"
-    stage.describe("sequences", {"text": text, "suite": suite.in_words(measured_on), "embeddings": rate})
+    english = f"{settings.replay_share:.0%} of the sequences, from {len(replay)} files" if replay else "none: English may be forgotten"
+    added = {"new tokens": f"{most:,}; {because}", "replay": english}
+    stage.describe("sequences", {"text": text, "suite": suite.in_words(measured_on), "embeddings": rate, **added})
+    if costs := vocabulary.warning(most, tokens):
+        console.print(f"  [bold red]warning[/]      {costs}", soft_wrap=True)
 
     # ---- measure the base, extend it, train
-    ids = extend(stage, settings, wanted, shards, measured_on)
+    ids = extend(stage, settings, most, tokens if wanted == "auto" else None, shards, measured_on)
     model, tokenizer = stage.load(stage.folder / paths.EXTENDED, train=True)
     if ids:
         stage.measure("extended", partial(suite.measure, model, tokenizer, measured_on, settings.max_new_tokens))
@@ -107,14 +111,26 @@ def what_to_learn(settings: Settings) -> tuple[list[Path], list[Path], str]:
             )
     if settings.new_tokens != "auto" and not (settings.new_tokens.isdecimal() and int(settings.new_tokens) <= vocabulary.MOST):
         raise click.ClickException(f"--new-tokens {settings.new_tokens}: a number from 0 to {vocabulary.MOST}, or auto.")
+    if not 0 <= settings.domain_share < 1:
+        raise click.ClickException(f"--domain-share {settings.domain_share}: a share from 0 to below 1.")
     return shards, replay_shards(settings), settings.new_tokens
 
 
+def text_tokens(shards: list[Path], settings: Settings) -> float:
+    """Tokens of text that the stage will train on, estimated from the size of the files."""
+    from kmlite.models.vocabulary import TOKENS_PER_BYTE
+
+    tokens = sum(shard.stat().st_size for shard in shards) * TOKENS_PER_BYTE * settings.epochs
+    steps = settings.max_steps * settings.batch * settings.accumulation * settings.length
+    return min(tokens, steps) if settings.max_steps > 0 else tokens
+
+
 def replay_shards(settings: Settings) -> list[Path]:
-    """The files of --replay, or a click error where there are none or the share makes no sense."""
-    if not settings.replay:
+    """The files of --replay or of REFINED/03_replay, or a click error where they hold none or the share makes no sense."""
+    path = Path(settings.replay) if settings.replay else settings.refined / paths.REPLAY
+    if not settings.replay and not path.is_dir():
         return []
-    path = paths.require(Path(settings.replay), "Name a folder of .jsonl files, or one such file, with {text} records: --replay …")
+    paths.require(path, "Name a folder of .jsonl files, or one such file, with {text} records: --replay …")
     found = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
     if not found:
         raise click.ClickException(f"{path} holds no .jsonl file.")
@@ -123,9 +139,13 @@ def replay_shards(settings: Settings) -> list[Path]:
     return found
 
 
-def extend(stage, settings: Settings, wanted: str, shards: list[Path], measured_on) -> list[int]:
-    """Measure the base as it is, choose new tokens and write the extended model; the ids of the new tokens."""
-    from kmlite import files, records, results, runs
+def extend(stage, settings: Settings, most: int, tokens: float | None, shards: list[Path], measured_on) -> list[int]:
+    """Measure the base as it is, choose up to `most` new tokens and write the extended model; the ids of the new tokens.
+
+    Args:
+        tokens: of text, where what the new tokens save and cost decides whether they stay; None where their number was asked for.
+    """
+    from kmlite import files, prompts, results, runs
     from kmlite.evaluation import suite
     from kmlite.models import loading, vocabulary
 
@@ -136,42 +156,80 @@ def extend(stage, settings: Settings, wanted: str, shards: list[Path], measured_
     stage.measure("before", measure_base)
     loading.free()
     note, extended = stage.checkpoints / "extension.json", stage.folder / paths.EXTENDED
+    kinds = {
+        "korean": measured_on.korean,
+        "dictionary": [answer for _, answer in measured_on.dictionary],
+        "exam": [prompts.exam_prompt(question) for question in measured_on.dev],
+    }
     with runs.first_alone():
         if not note.exists():
             tokenizer = loading.load_tokenizer(stage.base)
-            terms = [entry["term"] for entry in records.read_dictionary(settings.refined)] if "dictionary" in stage.plan["data"] else []
-            words = word_counts(shards, terms, settings.dictionary_weight) if wanted != "0" else {}
-            merges = vocabulary.choose_merges(words, tokenizer, wanted if wanted == "auto" else int(wanted))
-            ids = vocabulary.extend_model(stage.base, extended, merges, tokenizer, settings.start)
-            kinds = {
-                "korean": measured_on.korean,
-                "dictionary": [answer for _, answer in measured_on.dictionary],
-                "exam": [question["question"] for question in measured_on.dev],
-            }
-            gain = vocabulary.gain(tokenizer, loading.load_tokenizer(extended), kinds, ids)
+            ids, costs = write_extended(stage, settings, most, tokens is not None, shards, kinds) if most else ([], {})
+            gain = vocabulary.gain(tokenizer, loading.load_tokenizer(extended) if ids else tokenizer, kinds, ids)
+            if tokens is not None and ids:
+                found = {name: (gain["by_text"][name]["saved"], after / before - 1) for name, (before, after) in costs.items()}
+                decision = vocabulary.worth_it(len(ids), tokens, found)
+                console.print(f"  new tokens   {decision.because}", soft_wrap=True)
+                if not decision.rows:
+                    ids, gain = [], vocabulary.gain(tokenizer, tokenizer, kinds, [])
+            if not ids:
+                vocabulary.extend_model(stage.base, extended, [], None)
             files.write_json(note, {"new_ids": ids, "gain": gain, "texts": {name: len(part) for name, part in kinds.items()}})
     extension = files.read_json(note)
     ids, gain = extension["new_ids"], extension["gain"]
     stage.facts["vocabulary"] = {"new_tokens": len(ids), "used_share": gain["used_share"], "most_used": gain["most_used"]}
     for data, part in gain["by_text"].items():
-        for when, tokens in (("before", part["tokens_before"]), ("extended", part["tokens_after"])):
-            cost = results.result("tokens_per_character", data, tokens / max(1, part["characters"]), extension["texts"][data])
+        for when, count in (("before", part["tokens_before"]), ("extended", part["tokens_after"])):
+            cost = results.result("tokens_per_character", data, count / max(1, part["characters"]), extension["texts"][data])
             stage.results += results.stamped([cost], stage.name, when)
     if ids:
         show_gain(gain, len(ids))
     return ids
 
 
-def word_counts(shards: list[Path], terms: list[str], weight: int) -> dict[str, int]:
-    """Words of the text with their counts, those of dictionary terms `weight` times more."""
-    from kmlite import records
-    from kmlite.models import vocabulary
+def write_extended(
+    stage, settings: Settings, most: int, auto: bool, shards: list[Path], kinds: dict
+) -> tuple[list[int], dict[str, tuple[float, float]]]:
+    """Choose new tokens, teach their rows and write the model with them.
 
-    words = vocabulary.count_words(records.read_texts(shards))
-    if weight:
-        for word, n in vocabulary.count_words(term.replace("/", " ") for term in terms).items():
-            words[word] += weight * n
-    return words
+    Returns:
+        (their ids, kind of text → bits per character before and after where `auto` has to decide).
+    """
+    from kmlite import records
+    from kmlite.evaluation import generation
+    from kmlite.models import loading, starts, vocabulary
+
+    def cost(model, tokenizer) -> dict[str, float]:
+        found = {name: generation.bits_per_character(model, tokenizer, kinds[name], settings.length) for name in ("korean", "exam") if auto}
+        return {name: bits for name, bits in found.items() if bits is not None}
+
+    domain, extended = domain_texts(settings.refined), stage.folder / paths.EXTENDED
+    words = vocabulary.weighted_words(records.read_texts(shards), domain, settings.domain_share)
+    model, tokenizer = stage.load(stage.base)
+    merges = vocabulary.choose_merges(words, tokenizer, most, flat=auto)
+    if not merges:
+        return [], {}
+    half = starts.TEXTS // 2
+    sample = [*random.Random(settings.seed).sample(domain, min(half, len(domain))), *islice(records.read_texts(shards), half)]
+    rows, before = starts.taught_rows(model, tokenizer, merges, sample), cost(model, tokenizer)
+    del model
+    loading.free()
+    ids = vocabulary.extend_model(stage.base, extended, merges, rows)
+    after = cost(*stage.load(extended)) if auto else {}
+    loading.free()
+    return ids, {name: (before[name], after[name]) for name in before if name in after}
+
+
+def domain_texts(refined: Path) -> list[str]:
+    """What new tokens are to make shorter beside plain text: the exam questions that teach, and the dictionary."""
+    from kmlite import prompts, records
+
+    texts = []
+    if (refined / paths.DICTIONARY).exists():
+        texts += [f"{entry['term'].replace('/', ' ')} {entry['definition']}" for entry in records.read_dictionary(refined)]
+    if paths.exam_split(refined, "train").exists():
+        texts += [" ".join([q["question"], *(q[letter] for letter in prompts.LETTERS)]) for q in records.read_exam(refined, "train")]
+    return texts
 
 
 def show_gain(gain: dict, count: int) -> None:

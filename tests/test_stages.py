@@ -440,6 +440,33 @@ def test_nothing_held_out_and_no_new_tokens(base, tiny_refined, tmp_path):
     assert {(one["data"], one["when"]) for one in found} == {("english", when) for when in ("before", "after")}
 
 
+AUTO = [*STAGE0, "--new-tokens", "auto", "--max-steps", "2", "--eval-every", "0", "--questions", "2"]
+
+
+def test_auto_adds_no_token_to_little_text_and_says_the_sum(base, tiny_refined, tmp_path):
+    said = run(stage0, "--base", base, "--refined", tiny_refined, "--out", tmp_path, *AUTO)
+    assert "200,000 a new row" in said
+    assert "none are added" in said
+    assert "warning" not in said
+    assert record(tmp_path / paths.STAGES[0])["vocabulary"]["new_tokens"] == 0
+    assert "warning" in run(stage0, "--base", base, "--refined", tiny_refined, "--out", tmp_path / "40", *AUTO, "--new-tokens", "40")
+
+
+@pytest.mark.parametrize(("worth", "kept"), [(0.001, 30), (0.9, 0)])
+def test_auto_keeps_what_saves_enough_and_takes_back_what_does_not(base, tiny_refined, tmp_path, monkeypatch, worth, kept):
+    from kmlite.models import vocabulary
+
+    for name, value in {"TOKENS_PER_ROW": 1, "LEAST": 10, "MOST": 30, "WORTH": worth}.items():
+        monkeypatch.setattr(vocabulary, name, value)
+    said = run(stage0, "--base", base, "--refined", tiny_refined, "--out", tmp_path, *AUTO)
+    assert ("none are added" in said) == (not kept)
+    found = record(tmp_path / paths.STAGES[0])
+    assert found["vocabulary"]["new_tokens"] == kept
+    old, new = weights(base), weights(tmp_path / paths.STAGES[0] / paths.FINAL)
+    name = next(n for n in old if n.endswith("embed_tokens.weight"))
+    assert (len(new[name]) == len(old[name])) == (not kept)
+
+
 def test_replay_mixes_the_original_language_in(base, tiny_refined, tmp_path):
     folder = tmp_path / "english"
     files.write_lines(folder / "a.jsonl", files.read_lines(paths.ENGLISH_GAUGE))
@@ -448,6 +475,12 @@ def test_replay_mixes_the_original_language_in(base, tiny_refined, tmp_path):
     run(stage0, *arguments, tmp_path / "mixed", "--replay", folder, "--replay-share", "0.2")
     plain, mixed = (record(tmp_path / name / paths.STAGES[0])["training"][0]["rows"] for name in ("plain", "mixed"))
     assert mixed == plain + round(plain * 0.2 / 0.8)
+    refined = tmp_path / "refined"  # what lies in REFINED/03_replay is taken without being named
+    shutil.copytree(tiny_refined, refined)
+    shutil.copytree(folder, refined / paths.REPLAY)
+    said = run(stage0, *arguments[:3], refined, *arguments[4:], tmp_path / "found")
+    assert "20% of the rows from 1 files" in said
+    assert record(tmp_path / "found" / paths.STAGES[0])["metrics"]["training"]["rows"] == mixed
     for arguments_ in (["--replay", tmp_path / "nowhere"], ["--replay", folder, "--replay-share", "1.5"]):
         assert "replay" in run(stage0, *arguments, tmp_path / "no", *arguments_, status=1)
 

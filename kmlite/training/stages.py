@@ -7,6 +7,7 @@ stage.measure("before", …)  stage.adapt(…)  stage.train(…)  stage.hand_ove
 import contextlib
 import dataclasses
 import importlib.util
+import math
 import os
 import resource
 import shutil
@@ -53,7 +54,7 @@ class Stage:
     def describe(self, what: str, resolved: dict[str, object]) -> None:
         """Print what the stage is about to do, before it spends time on it; `what` names its sequences."""
         settings = self.settings
-        learning = f"LoRA rank {settings.rank}, rate {settings.learning_rate:g}, {settings.epochs:g} epochs"
+        learning = f"LoRA rank {settings.rank}, rate {rate_in_words(settings)}, {settings.epochs:g} epochs"
         lines = {"base": f"{self.base}{folders.said_of(self.base)}", **fitted_in_words(self.fitted, settings, what)}
         for name, value in {**lines, "learning": learning, **resolved}.items():
             console.print(f"  {name:<12} {value}")
@@ -290,6 +291,20 @@ def memory_record(plan: memory.Plan, measured: int | None) -> dict:
             f"the process took {process / memory.GIB:.2f}"
         )
     return record
+
+
+def equivalent_rate(rate: float, rank: int, alpha: int) -> float:
+    """The rate at which plain LoRA with alpha = rank takes steps as large as this one, which is rank-stabilised.
+
+    Adam's steps are as long as its rate whatever the gradient, and a LoRA changes a weight by scale · B A, the scale alpha / rank in plain
+    LoRA and alpha / √rank in rank-stabilised (arXiv 2312.03732). So 2e-5 with rank 64 and alpha 128, scale 16, is 3.2e-4.
+    """
+    return rate * alpha / math.sqrt(rank)
+
+
+def rate_in_words(settings: TrainingSettings) -> str:
+    same = equivalent_rate(settings.learning_rate, settings.rank, settings.alpha)
+    return f"{settings.learning_rate:g} (as plain LoRA with alpha = rank at {same:.2g})"
 
 
 def verdict(worse: list[str], step: str, settings: TrainingSettings) -> None:

@@ -4,20 +4,23 @@ import json
 from collections import Counter
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from kmlite.models import vocabulary
+from kmlite.models import starts, vocabulary
+
+
+def embedding(folder):
+    return next(w for name, w in load_file(folder / "model.safetensors").items() if name.endswith("embed_tokens.weight"))
 
 
 @pytest.fixture(scope="module")
 def extended(base, tokenizer, texts, tmp_path_factory):
     merges = vocabulary.choose_merges(vocabulary.count_words(texts), tokenizer, 150)
     folder = tmp_path_factory.mktemp("extended") / "extended"
-    ids = vocabulary.extend_model(base, folder, merges, tokenizer)
+    ids = vocabulary.extend_model(base, folder, merges, starts.fitted_rows(embedding(base), tokenizer, merges))
     return folder, merges, ids, AutoTokenizer.from_pretrained(folder)
 
 
@@ -93,7 +96,7 @@ def test_every_new_token_is_reachable(extended):
         assert encoded == [id]
 
 
-def test_rows_grow_only_and_start_as_the_mean_of_their_pieces(base, tokenizer, extended):
+def test_rows_grow_only_and_old_ones_keep_their_bytes(base, tokenizer, extended):
     folder, merges, ids, _ = extended
     old, new = load_file(base / "model.safetensors"), load_file(folder / "model.safetensors")
     name = next(n for n in old if n.endswith("embed_tokens.weight"))
@@ -101,15 +104,13 @@ def test_rows_grow_only_and_start_as_the_mean_of_their_pieces(base, tokenizer, e
     assert len(new[name]) % 64 == 0
     assert len(new[name]) > ids[-1]
     assert all(old[n].equal(new[n]) for n in old if n != name)
-    pieces = tokenizer((merges[7][0] + merges[7][1]).replace("▁", " "), add_special_tokens=False)["input_ids"]
-    assert len(pieces) > 1
-    assert new[name][ids[7]].equal(old[name][pieces].float().mean(0).to(old[name].dtype))
+    assert new[name][ids].equal(starts.fitted_rows(old[name], tokenizer, merges).to(old[name].dtype))
     config = json.loads((folder / "config.json").read_text())
     assert config["text_config"]["vocab_size"] == len(new[name])
 
 
 def test_without_merges_nothing_changes(base, tokenizer, tmp_path):
-    assert vocabulary.extend_model(base, tmp_path / "same", [], tokenizer) == []
+    assert vocabulary.extend_model(base, tmp_path / "same", [], None) == []
     old, new = load_file(base / "model.safetensors"), load_file(tmp_path / "same" / "model.safetensors")
     assert all(old[name].equal(new[name]) for name in old)
 
@@ -157,13 +158,13 @@ def test_merges_written_as_strings_stay_strings(base, tokenizer, tmp_path):
 # ---- how many, and how they start
 
 
-def test_auto_stops_where_more_tokens_save_next_to_nothing(tokenizer, texts, monkeypatch):
+def test_a_flat_end_is_cut_where_more_tokens_save_next_to_nothing(tokenizer, texts, monkeypatch):
     monkeypatch.setattr(vocabulary, "FLAT_WINDOW", 10)
     words = vocabulary.count_words(texts)
     monkeypatch.setattr(vocabulary, "FLAT_SHARE", 0.002)
-    some = vocabulary.choose_merges(words, tokenizer, "auto")
+    some = vocabulary.choose_merges(words, tokenizer, 5000, flat=True)
     monkeypatch.setattr(vocabulary, "FLAT_SHARE", 0.004)
-    fewer = vocabulary.choose_merges(words, tokenizer, "auto")
+    fewer = vocabulary.choose_merges(words, tokenizer, 5000, flat=True)
     assert 10 <= len(fewer) < len(some)
     assert some[: len(fewer)] == fewer
     total = sum(n * len(tokenizer.tokenize(w.replace("▁", " "))) for w, n in words.items() if any("가" <= c <= "힣" for c in w))
@@ -181,44 +182,48 @@ def test_no_merge_holds_an_added_token(base, tokenizer):
     assert "▁의에를" in {merge.left + merge.right for merge in vocabulary.choose_merges(words, tokenizer, 50, 1)}
 
 
-def test_a_word_of_the_dictionary_weighs_more(tmp_path):
-    from kmlite.files import write_lines
-    from recipes import stage0
-
-    write_lines(tmp_path / "train.jsonl", [{"text": "고름 고름 맥박"}])
-    assert stage0.word_counts([tmp_path / "train.jsonl"], ["맥박/부정맥"], 5) == {"▁고름": 2, "▁맥박": 6, "▁부정맥": 5}
-    assert stage0.word_counts([tmp_path / "train.jsonl"], ["맥박"], 0) == {"▁고름": 2, "▁맥박": 1}
-
-
-def test_weighted_start_follows_the_lengths_of_the_pieces(base, tokenizer, extended):
-    merges = extended[1]
-    old = next(w for n, w in load_file(base / "model.safetensors").items() if n.endswith("embed_tokens.weight"))
-    rows = vocabulary.start_rows(old, tokenizer, merges, "weighted")
-    text = (merges[3].left + merges[3].right).replace("▁", " ")
-    pieces = tokenizer.tokenize(text)
-    expected = sum(len(p) * old[tokenizer.convert_tokens_to_ids(p)].float() for p in pieces) / sum(map(len, pieces))
-    assert torch.allclose(rows[3], expected, atol=1e-6)
+def test_words_of_the_domain_make_the_share_that_is_asked_for():
+    texts, domain = ["고름 고름 맥박 열"] * 30, ["맥박 부정맥"]
+    words = vocabulary.weighted_words(texts, domain, 0.5)
+    assert words == {"▁고름": 60, "▁맥박": 30 + 60, "▁열": 30, "▁부정맥": 60}
+    assert vocabulary.weighted_words(texts, domain, 0.25)["▁부정맥"] == 20
+    assert vocabulary.weighted_words(texts, domain, 0) == vocabulary.weighted_words(texts, [], 0.5) == vocabulary.count_words(texts)
 
 
-def test_rescaled_start_has_the_norm_of_old_rows(base, tokenizer, extended):
-    old = next(w for n, w in load_file(base / "model.safetensors").items() if n.endswith("embed_tokens.weight"))
-    rows, plain = (vocabulary.start_rows(old, tokenizer, extended[1], start) for start in ("rescaled", "mean"))
-    norms = sorted(old[id].float().norm().item() for name, id in tokenizer.get_vocab().items() if vocabulary.HANGUL(name))
-    assert torch.allclose(rows.norm(dim=1), torch.tensor(norms[(len(norms) - 1) // 2]), rtol=1e-5)
-    assert torch.allclose(torch.cosine_similarity(rows, plain), torch.ones(len(rows)), atol=1e-5)
+PER_BYTE = vocabulary.TOKENS_PER_BYTE
 
 
-def test_fitted_start_finds_the_rule_that_old_rows_follow(tokenizer, extended):
-    """Rows made so that row(left + right) = 0.2 row(left) + 0.9 row(right): the fit must come closer to it than the mean."""
-    vocab, chance = tokenizer.get_vocab(), torch.Generator().manual_seed(1)
-    old = torch.randn(len(tokenizer) + 64, 8, generator=chance)
-    for left, right in vocabulary.old_merges(tokenizer):
-        if left + right in vocab:
-            old[vocab[left + right]] = 0.2 * old[vocab[left]] + 0.9 * old[vocab[right]]
-    merges = [m for m in extended[1] if m.left in vocab and m.right in vocab]
-    truth = torch.stack([0.2 * old[vocab[m.left]] + 0.9 * old[vocab[m.right]] for m in merges])
-    error = {start: (vocabulary.start_rows(old, tokenizer, merges, start) - truth).pow(2).mean() for start in ("mean", "fitted")}
-    assert error["fitted"] < 0.25 * error["mean"]
+@pytest.mark.parametrize(("size", "rows"), [(16e6, 0), (1e9, 1300), (34e9, 20_000), (0, 0)])
+def test_new_tokens_that_a_size_of_text_can_teach(size, rows):
+    decision = vocabulary.affordable(size * PER_BYTE)
+    assert decision.rows == rows
+    assert f"{size * PER_BYTE / 1e6:,.1f} million tokens" in decision.because  # the sum stands in it
+    assert ("none are added" in decision.because) == (rows == 0)
+
+
+@pytest.mark.parametrize(
+    ("count", "tokens", "korean", "exam", "kept"),
+    [
+        (1000, 2e8, (0.10, 0.25), (0.12, 0.10), True),
+        (1000, 2e8, (0.10, 0.26), (0.12, 0.10), False),  # Korean rose by more than so much text wins back
+        (1000, 2e8, (0.10, 0.10), (0.12, 0.26), False),  # so did exam questions
+        (1000, 1e8, (0.10, 0.12), (0.12, 0.12), True),  # half the text, half the rise
+        (1000, 1e12, (0.04, 0.01), (0.04, 0.01), False),  # nothing saved
+        (1000, 1e12, (0.01, 0.01), (0.06, 0.01), True),
+        (1000, 1e3, (0.10, -0.01), (0.12, -0.02), True),  # no rise: nothing to win back
+    ],
+)
+def test_new_tokens_stay_where_the_text_wins_their_cost_back(count, tokens, korean, exam, kept):
+    decision = vocabulary.worth_it(count, tokens, {"held-out Korean": korean, "exam": exam})
+    assert decision.rows == (count if kept else 0)
+    assert ("none are added" in decision.because) != kept
+    assert f"{korean[0]:.1%} of held-out Korean" in decision.because
+
+
+def test_a_number_of_new_tokens_that_will_cost_is_warned_of():
+    assert vocabulary.warning(0, 1e6) is None
+    assert vocabulary.warning(1000, 1000 * vocabulary.TOKENS_PER_ROW) is None
+    assert "850 tokens of text for each of 5,000" in vocabulary.warning(5000, 4.25e6)
 
 
 def test_gain_counts_tokens_by_kind_of_text_and_the_new_ones_in_use(tokenizer, extended, texts):

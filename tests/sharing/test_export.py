@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from kmlite import files, paths, prompts, results
 from kmlite.evaluation.scoring import score
-from kmlite.models import loading, merging, vocabulary
+from kmlite.models import loading, merging, starts, vocabulary
 from kmlite.sharing import export, gguf, model_card
 from recipes import export as recipe
 
@@ -43,7 +43,8 @@ def out(base, texts, tokenizer, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("모델 out")
     finals = [out / stage / paths.FINAL for stage in paths.STAGES]
     merges = vocabulary.choose_merges(vocabulary.count_words(texts), tokenizer, 60)
-    vocabulary.extend_model(base, finals[0], merges, tokenizer)
+    old = next(w for name, w in load_file(base / "model.safetensors").items() if name.endswith("embed_tokens.weight"))
+    vocabulary.extend_model(base, finals[0], merges, starts.fitted_rows(old, tokenizer, merges))
     named = load_file(finals[0] / "model.safetensors")
     torch.manual_seed(0)
     blind = named["multi_modal_projector.mm_input_projection_weight"]  # zeros in a new model: it would see every image alike
