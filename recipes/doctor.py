@@ -275,8 +275,8 @@ def new_rows(tokens: float) -> int:
     return vocabulary.affordable(tokens).rows if tokens else vocabulary.MOST
 
 
-def plan_of(shape, gib: float, step: str, values, tokens: float):
-    """The plan of a stage's own settings on a card with `gib` GiB free, for `tokens` of training data."""
+def plan_of(shape, gib: float, step: str, values, tokens: float = 0):
+    """The plan of a stage's own settings on a card with `gib` GiB free, for `tokens` of data; 0: not known yet."""
     from kmlite.models import memory
 
     if step == "stage0":

@@ -113,7 +113,7 @@ def test_the_table_in_the_docs_is_the_planners():
     assert len(rows) == 4
     for card, *cells in rows:
         for step, settings, cell in zip(("stage0", "stage1", "stage2"), (stage0, stage1, stage2), cells, strict=True):
-            plan = doctor.plan_of(memory.MEDGEMMA, float(card), step, settings.Settings())
+            plan = doctor.plan_of(memory.MEDGEMMA, float(card), step, settings.Settings(), 2.6e8)  # tokens of 1 GB of text
             words = f"{plan.total / memory.GIB:.1f}: {plan.precision.replace('bit', '-bit')}, {plan.batch} × {plan.accumulation}"
             assert cell.startswith(words)
             assert ("new rows" in cell) == (plan.embeddings == "new")
