@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from kmlite import paths
 from kmlite.cli import console, recipe, setting
 
 
@@ -35,10 +36,34 @@ def main(settings: Settings) -> None:
 def run_all(settings: Settings) -> None:
     folders = ["--refined", settings.refined, "--out", settings.out, *(["--restart"] if settings.restart else [])]
     run("refine", "--raw", settings.raw, "--refined", settings.refined, *shlex.split(settings.refine_args))
-    run("stage0", "--base", settings.base, *folders, *shlex.split(settings.stage0_args))
-    run("stage1", *folders, *shlex.split(settings.stage1_args))
-    run("stage2", *folders, *shlex.split(settings.stage2_args))
-    run("evaluate", *folders, *shlex.split(settings.eval_args))
+    there = steps_with_data(settings.refined)
+    given = (settings.stage0_args, settings.stage1_args, settings.stage2_args)
+    last = -1  # the stage that ran before; the next one takes its model by itself, unless a stage between was skipped
+    for number, arguments in enumerate(given):
+        step = f"stage{number}"
+        if step not in there:
+            console.print(f"[bold]{step}[/]  skipped: {settings.refined} holds no data for it")
+            continue
+        base = settings.base if last < 0 else settings.out / paths.STAGES[last] / paths.FINAL
+        run(step, *(() if 0 <= last == number - 1 else ("--base", base)), *folders, *shlex.split(arguments))
+        last = number
+    if "eval" in there:
+        run("evaluate", *folders, *shlex.split(settings.eval_args))
+    else:
+        console.print("[bold]eval[/]  skipped: there are no test questions, or none to train on")
+
+
+def steps_with_data(refined: Path) -> set[str]:
+    """The steps that refined data is there for: one of text, dictionary and exam is enough to begin with."""
+    exam = {name for name in ("train", "dev", "test") if holds(paths.exam_split(refined, name))}
+    found = {"stage0"} if any(holds(shard) for shard in paths.text_shards(refined)) else set()
+    found |= {"stage1"} if (refined / paths.DICTIONARY).exists() else set()
+    found |= {"stage2"} if {"train", "dev"} <= exam else set()
+    return found | ({"eval"} if {"train", "dev", "test"} <= exam else set())
+
+
+def holds(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
 
 
 def run(step: str, *arguments: object) -> None:

@@ -517,16 +517,46 @@ def test_16bit_weights_in_the_place_of_4bit_are_refused(base, monkeypatch):
         loading.load(base, "4bit", 64)
 
 
-def test_the_pipeline_skips_what_is_done_and_stops_where_a_step_fails(tmp_path, monkeypatch):
-    steps = []
-    monkeypatch.setattr(
-        pipeline.subprocess,
-        "run",
-        lambda command, check: steps.append(command[2]) or type("P", (), {"returncode": 3 * (command[2] == "recipes.stage1")}),
-    )
-    said = run(pipeline, "--refined", tmp_path, "--out", tmp_path, status=3)
-    assert steps == ["recipes.refine", "recipes.stage0", "recipes.stage1"]
+def commands_of_the_pipeline(monkeypatch, failing: str = "") -> list[list[str]]:
+    """The commands of the steps that it starts, none of which is run."""
+    found: list[list[str]] = []
+
+    def note(command, check):
+        found.append([command[2].removeprefix("recipes."), *command[3:]])
+        return type("P", (), {"returncode": 3 * (found[-1][0] == failing)})
+
+    monkeypatch.setattr(pipeline.subprocess, "run", note)
+    return found
+
+
+def test_the_pipeline_stops_where_a_step_fails(refined, tmp_path, monkeypatch):
+    found = commands_of_the_pipeline(monkeypatch, failing="stage1")
+    said = run(pipeline, "--refined", refined, "--out", tmp_path, status=3)
+    assert [step for step, *_ in found] == ["refine", "stage0", "stage1"]
     assert "stage1 ended with status 3" in said
+
+
+@pytest.mark.parametrize(
+    ("without", "expected"),
+    [
+        ((), [("stage0", "BASE"), ("stage1", None), ("stage2", None), ("evaluate", None)]),
+        ((paths.TEXT,), [("stage1", "BASE"), ("stage2", None), ("evaluate", None)]),
+        ((paths.DICTIONARY,), [("stage0", "BASE"), ("stage2", "00_trained/final"), ("evaluate", None)]),
+        ((paths.TEXT, paths.DICTIONARY), [("stage2", "BASE"), ("evaluate", None)]),
+        ((f"{paths.EXAM}/test.jsonl",), [("stage0", "BASE"), ("stage1", None), ("stage2", None)]),
+        ((paths.EXAM,), [("stage0", "BASE"), ("stage1", None)]),
+    ],
+)
+def test_the_pipeline_takes_what_data_there_is(refined, tmp_path, monkeypatch, without, expected):
+    mine = shutil.copytree(refined, tmp_path / "refined")
+    for name in without:
+        shutil.rmtree(mine / name) if (mine / name).is_dir() else (mine / name).unlink()
+    found = commands_of_the_pipeline(monkeypatch)
+    said = run(pipeline, "--base", "BASE", "--refined", mine, "--out", tmp_path / "out")
+    bases = [command[command.index("--base") + 1] if "--base" in command else None for command in found[1:]]
+    assert [step for step, *_ in found[1:]] == [step for step, _ in expected]
+    assert all(base == wanted or (base and wanted and base.endswith(wanted)) for base, (_, wanted) in zip(bases, expected, strict=True))
+    assert said.count("skipped") == 4 - len(expected)
 
 
 def test_the_report_reads_what_the_stages_wrote(trained, tiny_refined):
