@@ -15,11 +15,11 @@ MESSAGES = {
     "Run first: make refine RAW=… REFINED={refined}": "먼저 실행: make refine RAW=… REFINED={refined}",
     "Put a dictionary under RAW/01_medical_dict and run: make refine": "사전을 RAW/01_medical_dict에 넣고 실행: make refine",
     "Put exam questions under RAW/02_kor_med_test and run: make refine": "시험 문제를 RAW/02_kor_med_test에 넣고 실행: make refine",
-    "Put raw data there (README, “Your own data”), or name its folder: make refine RAW=…": (
+    "Put raw data there (README, “Your data”), or name its folder: make refine RAW=…": (
         "원본 데이터를 그곳에 넣거나(README.ko.md의 “내 데이터”), 폴더를 지정한다: make refine RAW=…"
     ),
     "{raw} holds none of {kinds} with readable files in it.\n"
-    "  Put data there as the README says under “Your own data”, or try the sample: make refine RAW={sample}": (
+    "  Put data there as the README says under “Your data”, or try the sample: make refine RAW={sample}": (
         "{raw}에 읽을 수 있는 파일이 든 {kinds} 폴더가 없다.\n"
         "  README.ko.md의 “내 데이터”대로 데이터를 넣거나, 샘플로 실행한다: make refine RAW={sample}"
     ),

@@ -181,7 +181,7 @@ def data(settings: Settings, say, step: str) -> None:
             "data",
             text,
             f"no raw data in {settings.raw}" if not kinds else "",
-            "make data, or put yours there (README.md, “Your own data”)",
+            "make data, or put yours there (README.md, “Your data”)",
         )
         return
     held = counts(settings.refined)

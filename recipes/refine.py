@@ -76,7 +76,7 @@ def find(raw: Path) -> tuple[dict[str, list[Path]], list["Unread"]]:
     """The files of each kind of data, and what is not read."""
     from kmlite.refine.readers import Unread, printable, size_of, survey
 
-    paths.require(raw, "Put raw data there (README, “Your own data”), or name its folder: make refine RAW=…")
+    paths.require(raw, "Put raw data there (README, “Your data”), or name its folder: make refine RAW=…")
     kinds: dict[str, list[Path]] = {}
     unread: list[Unread] = []
     for name in (paths.RAW_TEXT, paths.RAW_DICTIONARY, paths.RAW_EXAM):
@@ -88,7 +88,7 @@ def find(raw: Path) -> tuple[dict[str, list[Path]], list["Unread"]]:
         tell_unread(unread)
         raise click.ClickException(
             f"{raw} holds none of {', '.join(kinds)} with readable files in it.\n"
-            f"  Put data there as the README says under “Your own data”, or try the sample: make refine RAW={paths.SAMPLE_RAW}"
+            f"  Put data there as the README says under “Your data”, or try the sample: make refine RAW={paths.SAMPLE_RAW}"
         )
     return kinds, unread
 
