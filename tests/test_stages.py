@@ -481,7 +481,7 @@ def test_replay_mixes_the_original_language_in(base, tiny_refined, tmp_path):
     shutil.copytree(folder, refined / paths.REPLAY)
     said = run(stage0, *arguments[:3], refined, *arguments[4:], tmp_path / "found")
     assert "20% of the sequences, from 1 files" in said
-    assert record(tmp_path / "found" / paths.STAGES[0])["metrics"]["training"]["rows"] == mixed
+    assert record(tmp_path / "found" / paths.STAGES[0])["training"][0]["rows"] == mixed
     for arguments_ in (["--replay", tmp_path / "nowhere"], ["--replay", folder, "--replay-share", "1.5"]):
         assert "replay" in run(stage0, *arguments, tmp_path / "no", *arguments_, status=1)
 
