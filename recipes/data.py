@@ -1,7 +1,7 @@
 """Fetch public Korean data from the Hugging Face hub into RAW. Stop it any time: what was fetched is kept.
 
 \b
-    make data                                    # KorMedMCQA and the Korean Wikipedia
+    make data                                    # KorMedMCQA, the Korean Wikipedia, some of the English one
     make data ARGS="--sets kormedmcqa,namuwiki"  # those named, of the table below
 
 \b
@@ -12,6 +12,7 @@
     medexpqa    Spanish residency exam, translated  CC BY 4.0        about 500 questions, not verified
     wikipedia   Korean Wikipedia, 1 Nov 2023        CC BY-SA 3.0     1.4 GB, not verified
     namuwiki    NamuWiki, already plain text        CC BY-NC-SA 2.0  565,000 pages, 2.6 GB of parquet
+    english     English Wikipedia, its first pages  CC BY-SA 3.0     20,000 pages, against forgetting (03_replay)
     c4          Korean web pages (mC4)              ODC-BY           34 GB and more, not verified; cut at --most
 
 Licences are those that each set's own card or page named when this was written (Wikipedia's as others cite it); read them again.
@@ -44,6 +45,7 @@ class Source:
     columns: str = "text"
     not_verified: str = ""  # what nobody here has seen at the source itself
     origin: str = ""  # of exam questions: native, written in Korean, or translated
+    most: int = 0  # records that are enough of it; 0: all, up to --most
 
 
 SOURCES = {
@@ -83,6 +85,9 @@ SOURCES = {
         "translated",
     ),
     "wikipedia": Source("wikimedia/wikipedia", ("20231101.ko",), {"train": f"{paths.RAW_TEXT}/wikipedia/train.jsonl"}, "CC BY-SA 3.0"),
+    "english": Source(
+        "wikimedia/wikipedia", ("20231101.en",), {"train": f"{paths.REPLAY}/wikipedia/train.jsonl"}, "CC BY-SA 3.0", most=20_000
+    ),
     "namuwiki": Source("heegyu/namuwiki-extracted", ("default",), {"train": f"{paths.RAW_TEXT}/namuwiki/train.jsonl"}, "CC BY-NC-SA 2.0"),
     "c4": Source("allenai/c4", ("ko",), {"train": f"{paths.RAW_TEXT}/c4/train.jsonl"}, "ODC-BY"),
 }
@@ -91,7 +96,7 @@ SOURCES = {
 @dataclass(frozen=True)
 class Settings:
     raw: Path = setting(Path("data/01_raw"), "folder to write")
-    sets: str = setting("kormedmcqa,wikipedia", f"which of {', '.join(SOURCES)}; the others are larger than one evening's work")
+    sets: str = setting("kormedmcqa,wikipedia,english", f"which of {', '.join(SOURCES)}; the others are larger than one evening's work")
     most: int = setting(2_000_000, "records of one set at the most: as many pages of C4 are about 10 GB")
     revision: str = setting("", "a commit of the set, for a run that can be repeated; default: the newest, which is written down")
 
@@ -121,16 +126,17 @@ def fetch(name: str, settings: Settings) -> None:
     try:
         revision = settings.revision or newest(source.repository)
         console.print(f"  revision {revision}")
+        most = min(settings.most, source.most or settings.most)
         for split, target in source.splits.items():
             file = settings.raw / target
             note = file.with_name(f".{file.name}.fetched")  # beside it; refine reads no hidden file
-            plan = {"repository": source.repository, "revision": revision, "split": split, "most": settings.most}
+            plan = {"repository": source.repository, "revision": revision, "split": split, "most": most}
             record = files.read_record(note) or {}
             if record.get("plan") == plan and record.get("done"):
                 console.print(f"  {split}: there already, {record['records']:,} records")
                 continue
             start = record["records"] if record.get("plan") == plan else 0
-            n = write(file, note, plan, rows(name, split, revision), start, settings.most)
+            n = write(file, note, plan, rows(name, split, revision), start, most)
             console.print(f"  {split}: {n:,} records → {file}")
     except (OSError, ConnectionError) as error:
         where = f"{settings.raw / paths.RAW_EXAM}/{{{','.join(source.splits)}}}.jsonl (or .csv, .parquet)"

@@ -79,7 +79,7 @@ def find(raw: Path) -> tuple[dict[str, list[Path]], list["Unread"]]:
     paths.require(raw, "Put raw data there (README, “Your data”), or name its folder: make refine RAW=…")
     kinds: dict[str, list[Path]] = {}
     unread: list[Unread] = []
-    for name in (paths.RAW_TEXT, paths.RAW_DICTIONARY, paths.RAW_EXAM):
+    for name in (paths.RAW_TEXT, paths.RAW_DICTIONARY, paths.RAW_EXAM, paths.REPLAY):
         kinds[name], others = survey(raw / name)
         unread += others
     beside = sorted(path for path in raw.iterdir() if path.name not in kinds and not path.name.startswith("."))
@@ -140,6 +140,7 @@ def work(settings: Settings, kinds: dict[str, list[Path]], plan: dict, unread: l
     stems = [question["question"] for split in ("dev", "test") for question in exam[split]]
     refine_dictionary(kinds[paths.RAW_DICTIONARY], settings, partial, stems, funnel)
     refine_text(kinds[paths.RAW_TEXT], settings, partial, stems, funnel, plan["rules"])
+    refine_replay(kinds[paths.REPLAY], settings, partial, funnel)
     if not any(part["kept"] for part in funnel.values()):
         show(funnel, settings)
         raise click.ClickException(f"nothing was kept. See why in {partial / paths.REJECTED}; {refined} is as it was.")
@@ -236,6 +237,39 @@ def refine_dictionary(files: list[Path], settings: Settings, out: Path, stems: l
     if joined:
         write_json(out / paths.DICTIONARY, joined)
     funnel["dictionary"] = {**counts.result(), "terms": len(joined)}
+
+
+def refine_replay(files: list[Path], settings: Settings, out: Path, funnel: dict) -> None:
+    """Text of the base's own language, which stage 0 mixes in against forgetting: cleaned, without short ones and copies, not judged."""
+    import xxhash
+
+    from kmlite.refine.cleaning import clean
+    from kmlite.refine.outputs import Funnel
+    from kmlite.refine.readers import read_raw
+    from kmlite.refine.worker import text_of
+
+    if not files:
+        return
+    counts = Funnel("replay", out / paths.REJECTED, settings.rejected_most)
+    known: set[int] = set()
+    texts = []
+    for raw in (raw for file in files for raw in read_raw(file, settings.raw)):
+        counts.read += 1
+        text = None if raw.problem else text_of(raw.value, settings.text_column.split(","))
+        if text is None:
+            counts.reject(raw.problem or "missing_field", raw)
+            continue
+        text = clean(text)
+        key = xxhash.xxh3_64_intdigest(text.encode())
+        if len(text) < settings.min_length or key in known:
+            counts.reject("duplicate" if key in known else "too_short", raw)
+            continue
+        known.add(key)
+        counts.keep(len(text))
+        texts.append({"text": text})
+    if texts:
+        write_lines(out / paths.REPLAY / "train.jsonl", texts)
+    funnel["replay"] = counts.result()
 
 
 def refine_text(files: list[Path], settings: Settings, out: Path, stems: list[str], funnel: dict, rules: dict) -> None:
@@ -337,7 +371,12 @@ def tell_losses(name: str, part: dict, settings: Settings) -> None:
     """What a setting would keep, which fields there are where the wanted ones are missing, and what could not be read."""
     from rich.markup import escape
 
-    wanted = {"text": settings.text_column, "dictionary": "term, definition", "exam": "question, A, B, C, D, E, answer"}
+    wanted = {
+        "text": settings.text_column,
+        "replay": settings.text_column,
+        "dictionary": "term, definition",
+        "exam": "question, A, B, C, D, E, answer",
+    }
     if part["fields"]:
         there = "; ".join(f"{n:,} × {fields or 'none'}" for fields, n in part["fields"].items())
         how = " (--text-column names another)" if name == "text" else ""

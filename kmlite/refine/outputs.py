@@ -14,7 +14,7 @@ from kmlite import paths
 from kmlite.files import read_record, write_json
 from kmlite.refine.readers import Raw, shown
 
-MADE = (paths.TEXT, paths.DICTIONARY, paths.EXAM, paths.REJECTED)
+MADE = (paths.TEXT, paths.DICTIONARY, paths.EXAM, paths.REPLAY, paths.REJECTED)
 WORK = ("shards", "dedup", paths.PLAN)  # beside these, in the folder of an unfinished run
 TAKEN = ("train*.jsonl", "heldout.jsonl", "dev.jsonl", "test.jsonl", "fewshot.jsonl", "text.jsonl", "dictionary.jsonl", "exam.jsonl")
 

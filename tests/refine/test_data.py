@@ -58,6 +58,8 @@ def test_exam_questions_of_four_professions_and_pages(tmp_path, hub):
     assert written(tmp_path / WIKIPEDIA) == PAGES
     assert ("sean0042/KorMedMCQA", "nurse", "dev", "abc123", True) in hub.asked
     assert ("wikimedia/wikipedia", "20231101.ko", "train", "abc123", True) in hub.asked
+    assert written(tmp_path / paths.REPLAY / "wikipedia/train.jsonl") == PAGES  # English, which stage 0 mixes in
+    assert ("wikimedia/wikipedia", "20231101.en", "train", "abc123", True) in hub.asked
     assert [p.name for p in readers.raw_files(tmp_path / paths.RAW_TEXT)] == ["train.jsonl"]  # the notes are no data
     hub.asked.clear()
     assert "there already" in run(tmp_path).output

@@ -531,3 +531,19 @@ def test_a_run_that_is_killed_while_it_moves_its_results_is_not_taken_as_done(ou
     assert len(moved) == 2
     assert "nothing changed" not in refined(paths.SAMPLE_RAW, out)
     assert same_bytes(snapshot(out), before)
+
+
+def test_text_of_the_bases_own_language_is_cleaned_and_not_judged(tmp_path):
+    english = "The heart pumps blood through the body. <b>Valves</b> keep it from flowing back<end_of_turn>. " * 3
+    folder = tmp_path / "raw" / paths.REPLAY
+    folder.mkdir(parents=True)
+    rows = [{"text": english}, {"text": english}, {"text": "too short"}, {"body": "no text"}]
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    shutil.copytree(paths.SAMPLE_RAW / paths.RAW_EXAM, tmp_path / "raw" / paths.RAW_EXAM)
+    result = CliRunner().invoke(refine.command, ["--raw", str(tmp_path / "raw"), "--refined", str(tmp_path / "refined")])
+    assert result.exit_code == 0, result.output
+    kept = [json.loads(line)["text"] for line in (tmp_path / "refined" / paths.REPLAY / "train.jsonl").read_text().splitlines()]
+    assert len(kept) == 1 and kept[0].startswith("The heart pumps blood") and "<" not in kept[0]
+    funnel = json.loads((tmp_path / "refined" / paths.REFINE_RECORD).read_text())["funnel"]["replay"]
+    assert (funnel["read"], funnel["kept"]) == (4, 1)
+    assert funnel["rejected"] == {"duplicate": 1, "missing_field": 1, "too_short": 1}
