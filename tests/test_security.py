@@ -47,22 +47,6 @@ def test_the_bomb_would_go_off(tmp_path):
     assert (tmp_path / "mark2").is_dir()
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
-def test_no_source_unpickles_unpacks_or_trusts(source):
-    text = source.read_text(encoding="utf-8")
-    for word in (
-        r"\bpickle\b",
-        r"torch\.load\(",
-        r"allow_pickle=True",
-        r"(?<![.\w])eval\(",
-        r"(?<![.\w])exec\(",
-        r"tarfile|zipfile|unpack_archive",
-    ):
-        assert not re.search(word, text), word
-    assert not re.search(r"trust_remote_code(?!=False)", text)
-    assert not re.search(r"shell=True|os\.system", text)
-
-
 # ---- pickles and code in a model folder
 
 
@@ -215,20 +199,11 @@ def test_nothing_in_the_data_names_a_path(tmp_path):
     """Fields that reach for other folders, and files with names that do: refine writes below REFINED alone."""
     raw, refined = tmp_path / "in" / "raw", tmp_path / "in" / "refined"
     away = "../../../away"
-    question = {
-        "question": f"{away} 다음 중 옳은 것은 무엇인가?",
-        "A": "가나",
-        "B": "나다",
-        "C": "다라",
-        "D": "라마",
-        "E": "마바",
-        "answer": 2,
-    }
-    for split in ("train", "dev", "test"):
-        lines = [
-            {**question, "subject": away, "exam_type": f"/{away}", "question": f"{split} {i} {question['question']}"} for i in range(3)
-        ]
-        files.write_lines(raw / paths.RAW_EXAM / f"{split}.jsonl", lines)
+    asked = {"train": "고혈압의 첫 약", "dev": "폐렴을 일으킨 균", "test": "소아에게 빠진 접종"}  # unlike each other: no leaks
+    for split, topic in asked.items():
+        options = {letter: f"{topic} {letter}" for letter in "ABCDE"}
+        row = {"question": f"{away} {topic}으로 알맞은 것은 무엇인가?", **options, "answer": 2, "subject": away, "exam_type": f"/{away}"}
+        files.write_lines(raw / paths.RAW_EXAM / f"{split}.jsonl", [row])
     files.write_lines(raw / paths.RAW_DICTIONARY / "a.jsonl", [{"term": away, "definition": "다른 폴더를 가리키는 이름입니다."}])
     text = "혈압은 심장이 피를 내보낼 때 혈관의 벽이 받는 힘이다. 높으면 고혈압이라고 한다. " * 5
     odd = raw / paths.RAW_TEXT / "..%2f..%2faway" / "…\\..\\away"

@@ -81,7 +81,7 @@ def test_a_model_that_learned_the_definitions_chooses_them(loaded):
     for p in weights:
         p.requires_grad_(True)
     optimizer = torch.optim.Adam(weights, lr=3e-3)
-    for _ in range(60):
+    for _ in range(100):
         for prompt, definition in dictionary.pairs(ENTRIES):
             ids, labels = prompts.conversation_ids(tokenizer, prompt, definition)
             network(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.backward()
