@@ -6,7 +6,7 @@ Every expression here is linear: what can't be (comments without an end, fenced 
 import bisect
 import html
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from kmlite.refine.text import HANGUL
 
@@ -45,8 +45,8 @@ ENTITY = re.compile(r"&(?:#\d{1,7};?|#[xX][0-9a-fA-F]{1,6};?|[a-zA-Z][a-zA-Z0-9]
 POWER = re.compile(r"(?<=\d)<sup>\s*([0-9+\-−]{1,5})\s*</sup>", re.IGNORECASE)  # 10<sup>9</sup> is not 109
 RAISED = str.maketrans("0123456789+-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻")
 SPOKEN_OF = re.compile(  # a tag in prose about tags, alone or in a list of them
-    r"(?:</?[a-zA-Z][a-zA-Z0-9]*>[`'\"]?(?:, ?| ?및 | ?또는 |[와과나] |/|·)[`'\"]?){0,4}"
-    r"<(/?[a-zA-Z][a-zA-Z0-9]*)>[`'\"’”]?( ?)(?:태그|요소|엘리먼트|tag\b|element\b)"
+    r"<(?:/?[a-zA-Z][a-zA-Z0-9]*>[`'\"]?(?:, ?| ?및 | ?또는 |[와과나] |/|·)[`'\"]?<){0,4}"  # `<` first: the engine skips to it
+    r"(/?[a-zA-Z][a-zA-Z0-9]*)>[`'\"’”]?( ?)(?:태그|요소|엘리먼트|tag\b|element\b)"
 )
 PARTICLE = re.compile(r"[`'\"’”]?(?:은|는|을|를|와|과|에|의|로|으로|에서|라는|이라는|처럼|까지|부터|,) ")
 TITLE_MOST = 500  # characters
@@ -58,7 +58,7 @@ def strip_html(text: str) -> str:
     Only what is a tag by its name and attributes is taken for one, so no parser is asked: it would find the same tags, build a
     tree of them, and take seconds for a thousand that are never closed.
     """
-    if "&amp;amp;" in text or "&amp;#38;" in text:
+    if "&" in text and ("&amp;amp;" in text or "&amp;#38;" in text):
         text = NESTED_ESCAPE.sub("&", text)
     if "<" in text:
         if "<sup>" in text or "<SUP>" in text:
@@ -166,14 +166,16 @@ REF = re.compile(r"<ref(?:\s[^<>]*)?/>|<ref(?:\s[^<>]*)?>(?:(?!</?ref)[\s\S])*</
 REFERENCE = re.compile(r"<sup\b[^<>]*\bclass=[\"']?reference[^<>]*+>(?:(?!</?sup)[\s\S])*+</sup>")
 # a path or an address, so that `a[i](x)` and `[1](2)` stay; nothing that is a name before it, since that is code
 MARKDOWN_TARGET = r"""\((?=[^()\s]{0,2000}[/.#])(?:[^()\s]|\([^()\s]{0,200}\)){1,2000}+(?:[ \t]+"[^"\n]*")?\)"""
-MARKDOWN_LINK = re.compile(rf"(!?)\[(?<![A-Za-z0-9_\])]\[)((?:[^\[\]\n]++|\[[^\[\]\n]*+\])*+)\]{MARKDOWN_TARGET}")
+MARKDOWN_LINK = re.compile(rf"(!\[|\[)(?<![A-Za-z0-9_\])]\[)((?:[^\[\]\n]++|\[[^\[\]\n]*+\])*+)\]{MARKDOWN_TARGET}")
 MARKDOWN_INCLUDE = re.compile(rf"\[!INCLUDE ?\[([^\[\]\n]*+)\]{MARKDOWN_TARGET}\]", re.IGNORECASE)
 
 
 def strip_links(text: str) -> str:
     """The labels of Markdown's links and includes; of its pictures nothing, as of HTML's."""
-    text = MARKDOWN_INCLUDE.sub(r"\1", text) if "[!" in text else text
-    return MARKDOWN_LINK.sub(lambda link: "" if link[1] else strip_links(link[2]) if "](" in link[2] else link[2], text)
+    if "](" not in text:
+        return text
+    text = MARKDOWN_INCLUDE.sub(r"\1", text) if "[!I" in text or "[!i" in text else text
+    return MARKDOWN_LINK.sub(lambda link: "" if link[1] == "![" else strip_links(link[2]) if "](" in link[2] else link[2], text)
 
 
 def strip_notes(text: str) -> str:
@@ -184,8 +186,8 @@ def strip_notes(text: str) -> str:
 
 # ---- code, which no rule for markup may touch
 
-INLINE = re.compile(r"(?<!`)(``?)(?!`)[^`\n]{1,300}\1(?!`)")
-FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[^`\n]*$")
+INLINE = re.compile(r"`(?<!``)(`?)(?!`)[^`\n]{1,300}`\1(?!`)")
+FENCE = re.compile(r"\n[ \t]*+(`{3,}+|~{3,}+)[^`\n]*+(?=\n|\Z)")
 MARKED = re.compile(  # what a wiki shows as it stands
     r"<(math|nowiki|syntaxhighlight|source|pre|code)\b[^<>\n]*>(?:(?!</?\1\b)[\s\S])*+</\1>|\[math\((?:[^)\[\n]|\)(?!\])|\[(?!math\())*+\)\]"
     r"|\{\{\{#!syntax\b(?:[^{}]|\{(?!\{\{)|\}(?!\}\}))*+\}\}\}"
@@ -200,7 +202,10 @@ def shielded(text: str, expression: re.Pattern, rule: Callable[[str], str], name
         stored.append(found[0])
         return f"\x02{name}{len(stored) - 1}\x03"
 
-    text = rule(expression.sub(store, text))
+    seen = expression.sub(store, text)
+    if (done := rule(seen)) == seen:
+        return text
+    text = done
     return re.sub(rf"\x02{name}(\d+)\x03", lambda place: stored[int(place[1])], text) if stored else text
 
 
@@ -208,45 +213,45 @@ def outside_code(text: str, rule: Callable[[str], str]) -> str:
     """`rule` applied to all but Markdown's code, fenced or in a line."""
     if "`" not in text and "~~~" not in text:
         return rule(text)
-    if "```" not in text and "~~~" not in text:
-        return shielded(text, INLINE, rule, "i")
-    blocks: list[list[str]] = [[]]  # prose and code in turn
-    fence = ""
-    for line in text.split("\n"):
-        mark = FENCE.match(line)
-        if fence and mark and mark[1].startswith(fence) and not line.strip("`~ \t"):
-            blocks[-1].append(line)
-            blocks.append([])
-            fence = ""
-            continue
-        if not fence and mark:
-            fence = mark[1]
-            blocks.append([])
-        blocks[-1].append(line)
-    if fence:  # never closed: no code
-        last = blocks.pop()
-        blocks[-1] += last
-    stored = ["\n".join(block) for block in blocks[1::2]]
-    lines = []
-    for i, block in enumerate(blocks):
-        lines += [f"\x02c{i // 2}\x03"] if i % 2 else block
-    text = shielded("\n".join(lines), INLINE, rule, "i")
-    return CODE_STORED.sub(lambda place: stored[int(place[1])], text) if stored else text
+    parts: list[str] = []  # prose and what stands for code in turn
+    stored: list[str] = []
+    at = 0
+    for start, end in code_blocks(text):
+        parts += [text[at:start], f"\x02c{len(stored)}\x03"]
+        stored.append(text[start:end])
+        at = end
+    seen = "".join([*parts, text[at:]])
+    if (done := shielded(seen, INLINE, rule, "i") if "`" in seen else rule(seen)) == seen:
+        return text
+    return CODE_STORED.sub(lambda place: stored[int(place[1])], done) if stored else done
 
 
 CODE_STORED = re.compile(r"\x02c(\d+)\x03")
+
+
+def code_blocks(text: str) -> Iterator[tuple[int, int]]:
+    """Where each fenced block begins and ends, its fences with it; one that is never closed is none."""
+    fence, opened = "", 0
+    for mark in FENCE.finditer("\n" + text):
+        if not fence:
+            fence, opened = mark[1], mark.start()
+        elif mark[1].startswith(fence) and not mark[0].strip("`~ \t\n"):
+            fence = ""
+            yield opened, mark.end() - 1
+
 
 # ---- subtitles
 
 TIME = r"(?:\d{1,2}:)?\d{2}:\d{2}[,.]\d{2,3}"
 SUBTITLE = re.compile(rf"(?:(?<!\S)\d{{1,5}}[ \n])?(?<![\d:]){TIME} *--> *{TIME}(?: +(?:align|position|line|size|X1)[^\n]*)? ?\n?")
+CUE = re.compile(rf"--> *{TIME}")  # begins with what the engine skips to: most arrows are code
 LYRIC = re.compile(r"^(?:\[\d{1,2}:\d{2}(?:[.:]\d{2,3})?\] ?)+", re.MULTILINE)
 DIALOGUE = re.compile(r"^Dialogue: \d+,(?:[^,\n]*,){8}", re.MULTILINE)
 
 
 def strip_time_codes(text: str) -> str:
     """Subtitles (SRT, WebVTT, ASS) and timed lyrics without their times; `09:00 접수` stays."""
-    if "-->" in text:
+    if "-->" in text and CUE.search(text):
         text = SUBTITLE.sub("", text).removeprefix("WEBVTT")
     if "Dialogue: " in text:
         text = DIALOGUE.sub("", text)

@@ -10,53 +10,39 @@ from collections.abc import Callable
 from kmlite.refine.text import GONE, close_gaps
 
 NAMU = re.compile(
-    r"\[(?:목차|각주|include\(|anchor\(|youtube\(|ruby\(|math\(|age\(|dday\(|pagecount|tableofcontents\]|clearfix\])"
-    r"|\{\{\{(?:#!(?:wiki|folding|html|syntax|if)\b|[+\-][1-5] )|\[\*[^\[\]\n]{0,40} [^\[\]]{0,200}[가-힣]|^\|\|[^\n]*\|\|[ \t]*$",
-    re.MULTILINE,
+    r"\[(?:목차|각주|include\(|anchor\(|youtube\(|ruby\(|math\(|age\(|dday\(|pagecount|tableofcontents\]|clearfix\]"
+    r"|\*[^\[\]\n]{0,40} [^\[\]]{0,200}[가-힣])"
 )
+NAMU_BRACES = re.compile(r"\{\{\{(?:#!(?:wiki|folding|html|syntax|if)\b|[+\-][1-5] )")
 NO_TEXT_LINK = re.compile(r"\[\[ ?(?:분류|파일|그림|이미지|Category|File|Image|[a-z]{2,3}):[^\[\]]*\]\]", re.IGNORECASE)
 KOREAN_LINK = re.compile(r"""(?<![A-Za-z0-9_)\]"'])\[\[(?![\s"'$])[^\[\]\n]*[가-힣][^\[\]\n]*(?<!["' ])\]\](?!\])""")
 HEADING = re.compile(r"^[ \t]*(==+)#? ?(?! )([^=\n][^\n]*?) ?#?\1[ \t]*$", re.MULTILINE)
 SPACED_HEADING = re.compile(r"^[ \t]*((?:= )+)([^=\n]*[가-힣][^=\n]*?)((?: =)+)[ \t]*$", re.MULTILINE)  # ` = = 제목 = =`
 BOLD = re.compile(r"'''(?! )[^'\n]*[가-힣][^'\n]*'''(?!')")
-ITALIC = re.compile(r"(?<!')''(?! )[^'\n]*[가-힣][^'\n]*''(?!')")
-GLUED = re.compile(r"(?<!')('''?)(?![' ])([^'\n]{1,200})\1(?=[가-힣(])")
+ITALIC = re.compile(r"''(?<!''')(?! )[^'\n]*[가-힣][^'\n]*''(?!')")
+GLUED = re.compile(r"''(?<!''')('?)(?![' ])([^'\n]{1,200})''\1(?=[가-힣(])")
 TEMPLATE = re.compile(r"\{\{(?![\s{])(?:[^{}|\n]*[가-힣][^{}|\n]*(?:\}\}|[|\n])|[a-zA-Z][^{}|\n]*\|)")
 TABLE = re.compile(r"^\{\|[^|\n]*$", re.MULTILINE)
 ITEM = re.compile(r"^[*#:;]+ ?(?:\[\[|''')", re.MULTILINE)
 
 
-NAMU_SIGNS = (
-    "[목차",
-    "[각주",
-    "[*",
-    "{{{",
-    "[include(",
-    "[anchor(",
-    "[youtube(",
-    "[ruby(",
-    "[math(",
-    "[age(",
-    "[dday(",
-    "[pagec",
-    "[table",
-    "[clear",
-)
-
-
 def kinds_of_sign(text: str) -> tuple[bool, int]:
     """(whether it has NamuWiki's own, how many kinds of MediaWiki's)."""
-    namu = ("||" in text or any(sign in text for sign in NAMU_SIGNS)) and NAMU.search(text) is not None
+    namu = (
+        ("[" in text and NAMU.search(text) is not None)
+        or ("{" in text and "{{{" in text and NAMU_BRACES.search(text) is not None)
+        or ("|" in text and "||" in text and NAMU_ROW.search(text) is not None)
+    )
     kinds = 0
-    if "[[" in text:
+    if "[" in text and "[[" in text:
         kinds += (NO_TEXT_LINK.search(text) is not None) * 2 + (KOREAN_LINK.search(text) is not None)
     if "==" in text:
         kinds += min(2, len(HEADING.findall(text)))
-    if "''" in text:
+    if "'" in text and "''" in text:
         kinds += (BOLD.search(text) is not None) + (ITALIC.search(text) is not None)
-    if "{{" in text:
+    if "{" in text and "{{" in text:
         kinds += TEMPLATE.search(text) is not None
-    if "{|" in text and TABLE.search(text):
+    if "{" in text and "{|" in text and TABLE.search(text):
         kinds += 2
     kinds += ("~~" in text and STRUCK.search(text) is not None) + ("[br]" in text)
     if "[[" in text or "'''" in text:
@@ -257,18 +243,19 @@ RUBY = re.compile(r"\[ruby\(([^,()\[\]\n]*)(?:,[^()\[\]\n]*?ruby=([^,()\[\]\n]*)
 MATH = re.compile(r"\[math\(((?:[^)\[\n]|\)(?!\])|\[(?!math\())*+)\)\]", re.IGNORECASE)
 MACRO = re.compile(
     r"\[(?:목차|각주|clearfix|tableofcontents|footnote|pagecount|date|datetime"
-    r"|(?:age|dday|include|anchor|youtube|kakaotv|navertv|nicovideo|vimeo|pagecount)\([^\[\]]*\))\]"
-    r"|__(?:NO|FORCE)?(?:TOC|EDITSECTION|GALLERY|INDEX)__|__목차(?:숨김)?__",
+    r"|(?:age|dday|include|anchor|youtube|kakaotv|navertv|nicovideo|vimeo|pagecount)\([^\[\]]*\))\]",
     re.IGNORECASE,
 )
+SWITCH = re.compile(r"__(?:(?:NO|FORCE)?(?:TOC|EDITSECTION|GALLERY|INDEX)|목차(?:숨김)?)__", re.IGNORECASE)
 REDIRECT = re.compile(r"\A#(?:넘겨주기|redirect)[ \t]*(?=\S)", re.IGNORECASE)
 CELL_OPTION = re.compile(
     r"<(?:[-|^v]+\d*|[a-z]*(?:align|bgcolor|color|width|height|bordercolor)=[^<>\n]*|[(:)]|#[0-9a-fA-F]{3,6}|(?:no|col|row)?(?:pad|keepall))>"
 )
-ATTRIBUTE_CELL = re.compile(
-    r"(?:\b(?:rowspan|colspan|style|class|align|valign|width|height|bgcolor|scope|id)\s?=\s?"
-    r"""(?:"[^"\n|]{0,200}"|[\w#%]{1,30}+)[ \t]*+)++\|(?!\|)[ \t]*"""
-)
+CELL_NAMES = ["rowspan", "colspan", "style", "class", "align", "valign", "width", "height", "bgcolor", "scope", "id"]
+# the first letter stands before what looks back, so that the engine skips to it
+CELL_NAME = "|".join(rf"{name[0]}(?<!\w{name[0]}){name[1:]}" for name in CELL_NAMES)
+CELL_ATTRIBUTE = rf"""(?:{CELL_NAME})\s?=\s?(?:"[^"\n|]{{0,200}}"|[\w#%]{{1,30}}+)[ \t]*+"""
+ATTRIBUTE_CELL = re.compile(rf"{CELL_ATTRIBUTE}(?:{CELL_ATTRIBUTE})*+\|(?!\|)[ \t]*")
 NAMU_ROW = re.compile(r"^\|\|[^\n]*\|\|[ \t]*$", re.MULTILINE)
 GALLERY = re.compile(r"<gallery\b[^<>\n]*>((?:[^<]|<(?!/?gallery\b))*+)</gallery>", re.IGNORECASE)
 GALLERY_LINE = re.compile(r"^[^|\n]*\|?", re.MULTILINE)
@@ -312,15 +299,18 @@ def row_cells(line: str) -> str:
 
 def strip_left_overs(text: str) -> str:
     """Markup that can be nothing else, on whatever page it stands."""
-    if "[편집]" in text or "편집]" in text:
+    if "]" in text and "편집]" in text:
         text = EDIT.sub("", text)
-    if "<doc" in text or "</doc>" in text:
-        text = DOC.sub("", text)
-    if "<gallery" in text:
-        text = GALLERY.sub(lambda found: GALLERY_LINE.sub("", found[1]), text)
-    if "[ruby(" in text.lower():
+    if "<" in text:
+        if "<doc" in text or "</doc>" in text:
+            text = DOC.sub("", text)
+        if "<gallery" in text:
+            text = GALLERY.sub(lambda found: GALLERY_LINE.sub("", found[1]), text)
+    if "[" in text:
         text = RUBY.sub(lambda found: f"{found[1]}({found[2]})" if found[2] else found[1], text)
-    if "[" in text or "__" in text:
+    if "_" in text and "__" in text:
+        text = SWITCH.sub("", text)
+    if "[" in text:
         text = MACRO.sub("", text)
     if "==" in text:
         text = HEADING.sub(lambda found: found[2].strip(" ") if re.search("[가-힣]", found[2]) else found[0], text)
@@ -330,7 +320,7 @@ def strip_left_overs(text: str) -> str:
         text = NAMU_ROW.sub(lambda row: row_cells(row[0]), text)
     if "{|" in text and TABLE.search(text):
         text = strip_tables(text)
-    if '" |' in text or '"|' in text:
+    if "|" in text and ('" |' in text or '"|' in text):
         text = ATTRIBUTE_CELL.sub("", text)
     return GLUED.sub(r"\2", text) if "''" in text else text
 
