@@ -24,6 +24,7 @@ from types import SimpleNamespace
 from kmlite import paths, prompts, records
 from kmlite.models import starts as kmlite_starts
 from kmlite.models import vocabulary
+from kmlite.refine import readers
 
 RESULTS = Path(__file__).parent / "results" / "real.jsonl"
 OUT = paths.ROOT / "model/benchmarks/real"
@@ -474,11 +475,23 @@ WORDINGS = ("Meaning of word {}:", "{}의 뜻을 설명하세요.", "의학 용�
 REVERSE, UNSEEN = "다음 설명에 해당하는 용어를 쓰세요.\n{}", "{}(이)란?"
 
 
+def keep_also(study, texts: list[str]) -> None:
+    """Make logits for the ids of these texts, too."""
+    import torch
+
+    used = {i for e in study.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False) for i in e.ids}
+    study.kept = sorted({*study.kept, *used})
+    study.lut[study.kept] = torch.arange(len(study.kept))
+    study.head = study.matrix[study.kept].clone()
+
+
 def dictionary_cell(study, wordings: int, entries: int = 90) -> dict:
     """Four examples an entry: the seed's wording four times, or three wordings and the question the other way round, once each."""
-    path = paths.ROOT / "data/sample/01_raw/01_medical_dict/korean_medical_dict.jsonl"
-    listed = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    pairs = [(e["term"], e["definition"].replace("\n 세부설명 : ", ". ")) for e in listed if len(e["definition"]) > 10]
+    path = paths.SAMPLE_RAW / paths.RAW_DICTIONARY / "korean_medical_dict.jsonl"
+    raws = [raw.value for raw in readers.read_raw(path, path.parent) if not raw.problem]
+    listed = [e for e in raws if isinstance(e.get("term"), str) and isinstance(e.get("definition"), str) and len(e["definition"]) > 10]
+    pairs = [(e["term"], e["definition"].replace("\n 세부설명 : ", ". ")) for e in listed]
+    keep_also(study, [text for pair in pairs for text in pair])
     random.Random(0).shuffle(pairs)
     seen, unseen = pairs[:entries], pairs[-40:]
 
@@ -628,6 +641,8 @@ def last(line: dict) -> dict:
 
 def table() -> None:
     """Markdown tables of all cells there are."""
+    from kmlite.evaluation.scoring import score
+
     lines = {line["cell"]: line for line in read()}
     base = lines["base"]["at"]["0"]
     values = ", ".join(f"{kind} {mean(found)}" for kind, found in base.items())
@@ -662,6 +677,14 @@ def table() -> None:
                 f"{cell}, {change(last(line)[kind], last(listed[0])[kind])}" for cell, line in zip(cells[1:], listed[1:], strict=True)
             ]
             print(f"| {kind} | {mean(found)} | " + " | ".join(cells) + " |")
+    for line in lines.values():
+        if line["cell"].startswith("exam"):
+            for at, point in line["at"].items():
+                right, chosen = (point["dev by letter"][key] for key in ("right", "chosen"))
+                low, high = score(sum(right), len(right))["interval"]
+                print(
+                    f"\n{line['cell']}, after {at} tokens: {sum(right) / len(right):.1%} of {len(right)} ({low:.1f} to {high:.1f}), {chosen}"
+                )
     seconds, tokens = (sum(line[key] for line in lines.values()) for key in ("seconds", "cpu_seconds"))
     print(f"\n{len(lines)} cells, one seed each, float32, one thread of a shared machine: {seconds:,} s, {tokens:,} of them computing.")
 
