@@ -682,9 +682,7 @@ def table() -> None:
             for at, point in line["at"].items():
                 right, chosen = (point["dev by letter"][key] for key in ("right", "chosen"))
                 low, high = score(sum(right), len(right))["interval"]
-                print(
-                    f"\n{line['cell']}, after {at} tokens: {sum(right) / len(right):.1%} of {len(right)} ({low:.1f} to {high:.1f}), {chosen}"
-                )
+                print(f"\n{line['cell']}, {at} tokens: {sum(right) / len(right):.1%} of {len(right)} ({low:.1f} to {high:.1f}), {chosen}")
     seconds, tokens = (sum(line[key] for line in lines.values()) for key in ("seconds", "cpu_seconds"))
     print(f"\n{len(lines)} cells, one seed each, float32, one thread of a shared machine: {seconds:,} s, {tokens:,} of them computing.")
 
