@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from kmlite import files, paths
 from kmlite.models import folders, loading
 from recipes import refine, stage1
 
-SOURCES = [p for folder in ("kmlite", "recipes", "benchmarks") for p in (paths.ROOT / folder).rglob("*.py")]
 SMALL = ["--batch", "2", "--accumulation", "1", "--rank", "4", "--alpha", "4", "--log-every", "1", "--recalled", "1"]
 SMALL += ["--heldout", "2", "--entries", "2", "--questions", "2", "--max-new-tokens", "2"]
 
@@ -182,14 +180,6 @@ def test_a_download_names_its_revision_and_the_commit_is_recorded(base, tmp_path
     plan = stages.plan_of("stage1", stage1.Settings(), found, "me/base", {})
     assert plan["base"]["commit"] == "0123abcd" * 5
     assert "commit" not in stages.plan_of("stage1", stage1.Settings(), base, str(base), {})["base"]
-
-
-def test_data_are_fetched_at_a_commit():
-    """make data asks the Hub for the newest commit and fetches that (tests/refine/test_data.py); no call leaves the revision out."""
-    for source in SOURCES:
-        for call in re.findall(r"(?:snapshot_download|hf_hub_download|load_dataset)\([^)\n]*\)", source.read_text(encoding="utf-8")):
-            local = call.startswith('load_dataset("json", data_files=')
-            assert local or "revision=" in call, f"{source.name}: {call}"
 
 
 # ---- paths
