@@ -11,6 +11,7 @@ A ?=
 B ?=
 ARGS ?=
 GPUS ?= 1
+UV ?=
 
 PY := .venv/bin/python
 STAMP := .venv/.done
@@ -26,7 +27,7 @@ BASE_ARG = $(if $(value BASE),--base $(call quoted,BASE))
 FOLDERS = --refined $(call quoted,REFINED) --out $(call quoted,OUT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup extras lock demo doctor data refine stage0 stage1 stage2 eval compare report chat export pipeline bench bench-gpu test-gpu rehearse-gpu test test-docs docs check format clean
+.PHONY: help setup extras lock demo doctor data refine stage0 stage1 stage2 eval compare report chat export pipeline bench bench-gpu test-gpu rehearse-gpu test test-docs check format clean
 
 help: ## this page
 	@echo "kmlite: teach MedGemma Korean medicine on one graphics card"
@@ -116,12 +117,10 @@ rehearse-gpu: $(STAMP) ## Unsloth's GPU code, computed on a CPU: the stages' tes
 test: $(EXTRAS) ## run the tests
 	$(PY) -m pytest $(value ARGS)
 
-test-docs: $(EXTRAS) ## run the tutorial, the notebook, the Dockerfile's steps and uv in empty folders (slow)
+test-docs: $(EXTRAS) ## run the notebook, the Dockerfile's steps and uv in empty folders (slow)
 	$(INSTALL) --require-hashes -r requirements/docs.txt
-	KMLITE_RUN_DOCS=1 $(PY) -m pytest tests/test_docs_run.py tests/test_ways_in.py $(value ARGS)
+	KMLITE_RUN_DOCS=1 $(PY) -m pytest tests/test_ways_in.py $(value ARGS)
 
-docs: $(STAMP) ## write docs/settings.md from the recipes
-	$(PY) -m docs.settings
 
 check: $(STAMP) ## lint, formatting and types
 	$(PY) -m ruff check .

@@ -129,7 +129,7 @@ MESSAGES = {
         "{folder}: 이미 양자화된 모델이다(config.json의 {key}). kmlite는 16비트 모델을 직접 양자화한다.\n"
         "  이름에 -bnb-4bit, -GPTQ, -AWQ, -FP8이 없는 원본 모델을 쓴다."
     ),
-    "{folder} has no chat template, so it was not taught to answer.\n  Take the instruction-tuned one: a name that ends in -it.": (
+    "{folder} has no chat template, so it was not trained to answer.\n  Take the instruction-tuned one: a name that ends in -it.": (
         "{folder}에 채팅 템플릿이 없다. 지시를 따르도록 학습하지 않은 모델이다.\n  이름이 -it로 끝나는 모델을 쓴다."
     ),
     "{folder} has no tokenizer.json. Copy it from the model's repository.": (
@@ -152,7 +152,7 @@ MESSAGES = {
         "다시 받거나 복사한다. 예: .venv/bin/hf download google/medgemma-4b-it --local-dir {folder}"
     ),
     "{model} answers plain text with a loss of {loss}: its weights hold NaN or infinity,\n"
-    "  or overflow in this precision. Training can't mend that: take the base anew, or try ARGS='--precision 16bit'.": (
+    "  or overflow in this precision. Training can't fix that: fetch the base again, or try ARGS='--precision 16bit'.": (
         "{model}의 일반 텍스트 손실이 {loss}이다. 가중치에 NaN이나 무한대가 있거나, 이 정밀도에서 오버플로가 난다.\n"
         "  학습으로는 고칠 수 없다. 베이스 모델을 다시 받거나 ARGS='--precision 16bit'로 실행한다."
     ),

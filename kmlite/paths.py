@@ -6,7 +6,7 @@ import click
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE_RAW = ROOT / "data/sample/01_raw"
-ENGLISH_GAUGE = ROOT / "data/sample/gauge/english_medical.jsonl"
+ENGLISH = ROOT / "data/sample/suite/english_medical.jsonl"
 
 # raw, below RAW (data/01_raw)
 RAW_TEXT = "00_korean"
@@ -35,7 +35,7 @@ SELF_REASONS = "self_reasons.jsonl"
 TEST_LOG = "test_openings.jsonl"
 HARNESS = "harness.json"  # what lm-eval itself finds
 HARNESS_PREDICTIONS = "harness_predictions.jsonl"
-DEV_BEFORE = "dev_predictions_before.jsonl"  # stage 2: of the model as it came, and of the one handed over
+DEV_BEFORE = "dev_predictions_before.jsonl"  # stage 2: of the initial model, and of the one handed over
 DEV_AFTER = "dev_predictions.jsonl"
 REPORT = "report.html"
 

@@ -21,7 +21,7 @@ class Measure(NamedTuple):
 
 MEASURES = {
     "bits_per_character": Measure(("bits per character", "글자당 비트"), "bits", 4, less=True),
-    "accuracy": Measure(("accuracy", "정답률"), "%", 1),
+    "accuracy": Measure(("accuracy", "정확도"), "%", 1),
     "definition_choice": Measure(("right definition of five (chance 20%)", "다섯 가운데 맞는 뜻풀이 (찍으면 20%)"), "%", 1),
     "character_f1": Measure(("definitions from memory, character F1", "외워 쓴 뜻풀이, 글자 F1"), "%", 1),
     "chrf": Measure(("definitions from memory, chrF (0–100)", "외워 쓴 뜻풀이, chrF (0–100)"), "", 1),
@@ -36,13 +36,13 @@ MEASURES = {
 KEY_MEASURES = ("bits_per_character", "accuracy", "definition_choice", "character_f1")  # what a summary shows
 
 DATA: dict[str, Both] = {
-    "korean": ("Korean, held out", "떼어 둔 한국어 글"),
-    "english": ("English medicine", "영어 의학 글"),
+    "korean": ("Korean, held out", "떼어 둔 한국어 텍스트"),
+    "english": ("English medicine", "영어 의학 텍스트"),
     "dictionary": ("dictionary", "사전"),
-    "seen definitions": ("definitions, seen", "뜻풀이, 배운 것"),
+    "seen definitions": ("definitions, seen", "뜻풀이, 학습한 것"),
     "held-out definitions": ("definitions, held out", "뜻풀이, 떼어 둔 것"),
     "exam": ("exam questions", "시험 문제"),
-    "seen": ("train questions, seen", "train 문제, 배운 것"),
+    "seen": ("train questions, seen", "train 문제, 학습한 것"),
     "dev": ("dev", "dev"),
     "test": ("test", "test"),
 }
@@ -146,24 +146,22 @@ def show(results: list[dict], title: str) -> None:
     console.print(table)
 
 
-def losses(results: list[dict], taught: set[tuple[str, str]]) -> tuple[list[str], list[str]]:
+def losses(results: list[dict], trained_on: set[tuple[str, str]]) -> tuple[list[str], list[str]]:
     """What a stage made worse between "before" and "after": (of what it teaches, of what it does not).
 
-    Worse is an accuracy below the interval it began with, or more bits per character: any more of what is taught, else over RISE.
+    Worse is an accuracy below the interval it began with, or more bits per character: any more of what the stage trains on, else over RISE.
     Seen data of another stage and what depends on how one is asked (unreadable answers, calibration) say nothing of this.
     """
     worse: list[str] = []
-    price: list[str] = []
+    others: list[str] = []
     for (_, measure, data, how), found in rows(results).items():
         before, after = found.get("before"), found.get("after")
         if not before or not after or any(key == "subject" for key, _ in how) or measure not in ("accuracy", "bits_per_character"):
             continue
-        is_taught = (measure, data) in taught
-        if measure == "accuracy":
-            fell = after["value"] < before["low"]
-        else:
-            fell = after["value"] > before["value"] * (1 if is_taught else 1 + RISE)
+        trained = (measure, data) in trained_on
+        most = before["value"] * (1 if trained else 1 + RISE)
+        fell = after["value"] < before["low"] if measure == "accuracy" else after["value"] > most
         if fell:
             told = f"{MEASURES[measure].name[0]}, {DATA.get(data, (data,))[0]}: {in_words(before)} → {in_words(after)}"
-            (worse if is_taught else price).append(f"{told} ({change(before, after)[0]})" if measure != "accuracy" else told)
-    return worse, price
+            (worse if trained else others).append(f"{told} ({change(before, after)[0]})" if measure != "accuracy" else told)
+    return worse, others

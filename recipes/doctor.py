@@ -26,7 +26,7 @@ QUESTION_TOKENS = 40  # the same around a question
 # The two that kmlite was made for: one class, one tokenizer, one template. MedQA as published by Google, in English.
 BASES = {
     "google/medgemma-4b-it": "MedQA 64.4, answers at once",
-    "google/medgemma-1.5-4b-it": "MedQA 69, may think before it answers (read past, never taught, up to 2,048 tokens an answer slower)",
+    "google/medgemma-1.5-4b-it": "MedQA 69, may think before it answers (read past, never trained on, up to 2,048 tokens an answer slower)",
 }
 
 
@@ -45,8 +45,8 @@ def main(settings: Settings) -> None:
     show_plan(settings)
     if failed:
         console.print("\n[bold red]The next step can't run:[/]")
-        for what, mend in failed:
-            console.print(f"  {what}\n    {mend}")
+        for what, fix in failed:
+            console.print(f"  {what}\n    {fix}")
         sys.exit(1)
     if not settings.plan:
         console.print(f"\n[bold]Ready.[/] The next step: make {next_step(settings)}")
@@ -66,14 +66,14 @@ def next_step(settings: Settings) -> str:
 
 
 def check(settings: Settings) -> list[tuple[str, str]]:
-    """Print what is found; return (what is wrong, the command that mends it) for what stops the next step."""
+    """Print what is found; return (what is wrong, the command that fixes it) for what stops the next step."""
     step = next_step(settings)
     failed: list[tuple[str, str]] = []
 
-    def say(name: str, found: str, wrong: str = "", mend: str = "") -> None:
+    def say(name: str, found: str, wrong: str = "", fix: str = "") -> None:
         console.print(f"  {'[red]✗[/]' if wrong else '[green]✓[/]'} {name:<12} {found}")
         if wrong:
-            failed.append((wrong, mend))
+            failed.append((wrong, fix))
 
     console.print("[bold]doctor[/]")
     say("Python", platform.python_version())
@@ -135,12 +135,12 @@ def find_base(settings: Settings, say, needed: bool) -> Path | None:
         if not folder:
             folders.can_be_fetched(settings.base)
     except click.ClickException as error:
-        what, _, mend = error.message.partition("\n")
+        what, _, fix = error.message.partition("\n")
         say(
             "base",
             what if needed else f"{what} (needed by stage 0 alone)",
             what if needed else "",
-            mend.strip() or "Name another one: BASE=…",
+            fix.strip() or "Name another one: BASE=…",
         )
         return None
     stand_in = folder and folders.is_stand_in(folder)
@@ -237,7 +237,7 @@ def show_plan(settings: Settings) -> None:
     console.print(
         f"\nPlan for {settings.base}, {shape.parameters / 1e9:.2f} billion parameters; calculated, docs/gpu.md says what was measured"
     )
-    table = Table("card", "", "weights", "batch", "GiB", "gave up", "tokens/s", "hours", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table("card", "", "weights", "batch", "GiB", "reduced", "tokens/s", "hours", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name, gib in cards:
         for step, values in stages:
             plan = plan_of(shape, gib, step, values, tokens[step])
@@ -269,8 +269,8 @@ def show_plan(settings: Settings) -> None:
     )
     if tokens["stage0"] < memory.LEAST_TOKENS:
         console.print(
-            f"  Text for stage 0: {tokens['stage0'] / 1e6:,.1f} of the {memory.LEAST_TOKENS / 1e6:,.0f} million tokens that this "
-            "plan calls the least that works.\n  Stage 0 runs on less, and shows what it brought."
+            f"  Text for stage 0: {tokens['stage0'] / 1e6:,.1f} of the {memory.LEAST_TOKENS / 1e6:,.0f} million tokens that the "
+            "specification names as the least.\n  Stage 0 runs on less, and shows what it brought."
         )
 
 

@@ -37,7 +37,7 @@ class Settings:
     rejected_most: int = setting(1000, "records kept in rejected/ for each reason; refine.json has the true counts")
     workers: int = setting(0, "processes; 0: one for each core, and each needs up to 400 MB")
     shard_mb: int = setting(32, "raw megabytes that a worker refines at a time: what a killed run may lose")
-    engine: str = setting("local", "processes of this machine, or Ray tasks (docs/scale.md)", choices=("local", "ray"))
+    engine: str = setting("local", "processes of this machine, or Ray tasks (docs/refine.md)", choices=("local", "ray"))
     address: str = setting("", "of a Ray cluster: auto, or ray://host:10001; without one --engine ray starts Ray here")
     keep_shards: bool = setting(
         False, "keep finished shards beside the result (as large again), so that new data later redoes only its own"

@@ -22,7 +22,7 @@ from kmlite.training.settings import TrainingSettings
 @dataclass(frozen=True)
 class Settings(TrainingSettings):
     base: str = setting("google/medgemma-4b-it", "hub name or folder of a Gemma 3 model", decides=False)
-    new_tokens: str = setting("auto", "Korean tokens to add, 0 to 20000; auto: what the text can teach, often none (docs/vocabulary.md)")
+    new_tokens: str = setting("auto", "Korean tokens to add, 0 to 20000; auto: what the text can teach, often none (docs/evidence.md)")
     domain_share: float = setting(0.5, "share of exam train and dictionary in the words that choose new tokens, from 0 to below 1")
     embeddings: str = setting(
         "auto",
@@ -90,7 +90,7 @@ def main(settings: Settings) -> None:
     texts = (measured_on.korean or measured_on.english)[:3]
     final, tokenizer = stage.hand_over(stage.folder / paths.EXTENDED, stage.checkpoints / "adapter", texts)
     stage.measure("after", partial(suite.measure, final, tokenizer, measured_on, settings.max_new_tokens))
-    stage.finish(taught={("bits_per_character", "korean"), ("accuracy", "dev")})
+    stage.finish(trained_on={("bits_per_character", "korean"), ("accuracy", "dev")})
 
 
 def what_to_learn(settings: Settings) -> tuple[list[Path], list[Path], str]:

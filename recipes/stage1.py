@@ -19,7 +19,7 @@ class Settings(TrainingSettings):
     learning_rate: float = setting(2e-5, "as stage 0: the terms are new, the language is not")
     epochs: float = setting(3, "a definition is seen three times")
     log_every: int = setting(50, "steps between lines of the log", decides=False)
-    heldout_share: float = setting(0.05, "share of the terms never taught, chosen by hash")
+    heldout_share: float = setting(0.05, "share of the terms never trained on, chosen by hash")
     recalled: int = setting(200, "seen terms whose definition the model is asked to write, before and after", decides=False)
 
 
@@ -72,7 +72,7 @@ def main(settings: Settings) -> None:
     # ---- merge, measure what is handed over
     final, tokenizer = stage.hand_over(stage.base, adapter, [definition for _, definition in dictionary.pairs(seen[:3])])
     stage.measure("after", partial(measure, final, tokenizer))
-    stage.finish(taught={("bits_per_character", "seen definitions")})
+    stage.finish(trained_on={("bits_per_character", "seen definitions")})
 
 
 command = recipe(Settings)(main)

@@ -87,7 +87,7 @@ def main(settings: Settings) -> None:
         done.append(one_loop(stage, settings, len(done) + 1, adapted, tokenizer, questions, seen, exam))
         prune(stage.folder, done, start)
     best = best_loop(done, start)
-    console.print(f"  stopped: {reason}; the best is {f'loop {best}' if best else 'the model as it came, no loop was better on dev'}")
+    console.print(f"  stopped: {reason}; the best is {f'loop {best}' if best else 'the initial model, no loop was better on dev'}")
     stage.training = [loop["training"] for loop in done]
     stage.results += [one for loop in done for one in loop["results"]]
     del model, adapted
@@ -104,7 +104,7 @@ def main(settings: Settings) -> None:
         console.print(f"  {scoring.OF_THIS_SIZE}")
     else:
         console.print(f"  {published.beside(dev_accuracy(after, 'after'))}")
-    stage.finish(taught={("accuracy", "dev")})
+    stage.finish(trained_on={("accuracy", "dev")})
 
 
 def check(settings: Settings) -> None:

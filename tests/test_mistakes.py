@@ -1,4 +1,4 @@
-"""A user's mistake ends in a message that names what is wrong and the command that mends it, not in a traceback."""
+"""A user's mistake ends in a message that names what is wrong and the command that fixes it, not in a traceback."""
 
 import errno
 import json

@@ -364,7 +364,7 @@ def test_stage2_teaches_its_own_reasonings_and_a_kill_changes_no_byte(trained, t
 
 
 def test_stage2_on_exam_questions_alone_with_a_weighted_letter(trained, tiny_refined, tmp_path):
-    """Neither text nor a dictionary beside them: the gauge has its English text, and nothing is said of Korean."""
+    """Neither text nor a dictionary beside them: the suite has its English text, and nothing is said of Korean."""
     bare = tmp_path / "refined"
     shutil.copytree(tiny_refined / paths.EXAM, bare / paths.EXAM)
     base = trained[0] / paths.STAGES[1] / paths.FINAL
@@ -470,7 +470,7 @@ def test_auto_keeps_what_saves_enough_and_takes_back_what_does_not(base, tiny_re
 
 def test_replay_mixes_the_original_language_in(base, tiny_refined, tmp_path):
     folder = tmp_path / "english"
-    files.write_lines(folder / "a.jsonl", files.read_lines(paths.ENGLISH_GAUGE))
+    files.write_lines(folder / "a.jsonl", files.read_lines(paths.ENGLISH))
     arguments = ["--base", base, "--refined", tiny_refined, *STAGE0, "--max-steps", "2", "--eval-every", "0", "--questions", "0", "--out"]
     run(stage0, *arguments, tmp_path / "plain")
     run(stage0, *arguments, tmp_path / "mixed", "--replay", folder, "--replay-share", "0.2")

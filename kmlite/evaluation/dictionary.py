@@ -14,7 +14,7 @@ def pairs(entries: list[dict]) -> list[tuple[str, str]]:
 
 
 def split(entries: list[dict], share: float) -> tuple[list[dict], list[dict]]:
-    """(taught, held-out) entries, by a hash of the term: stable as the dictionary grows."""
+    """(seen, held-out) entries, by a hash of the term: stable as the dictionary grows."""
     import xxhash
 
     chosen = [xxhash.xxh3_64_intdigest(entry["term"].encode()) < share * 2**64 for entry in entries]
@@ -50,7 +50,7 @@ def recall(model, tokenizer, entries: list[dict], *, batch: int, max_new_tokens:
 def candidates(entry: dict, entries: list[dict]) -> list[str] | None:
     """The definition of `entry` and, behind it, those of four other terms, drawn by its own term; None where there are too few.
 
-    `entries` should all be taught or all be held out: a taught definition is likelier behind any term.
+    `entries` should all be seen or all be held out: a seen definition is likelier behind any term.
     """
     own = {entry["definition"]}
     others = list(dict.fromkeys(e["definition"] for e in entries if e["term"] != entry["term"] and e["definition"] not in own))

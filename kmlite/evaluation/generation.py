@@ -70,7 +70,7 @@ def number(loss: float, model) -> float:
     if not math.isfinite(loss):
         raise click.ClickException(
             f"{model.config._name_or_path or 'the model'} answers plain text with a loss of {loss}: its weights hold NaN or infinity,\n"
-            "  or overflow in this precision. Training can't mend that: take the base anew, or try ARGS='--precision 16bit'."
+            "  or overflow in this precision. Training can't fix that: fetch the base again, or try ARGS='--precision 16bit'."
         )
     return loss
 

@@ -54,7 +54,7 @@ def prepare(refined: Path, *, texts: int, entries: int, questions: int, length: 
     korean = sample(records.read_texts([held]), texts, str) if texts and held.exists() else []
     terms = records.read_dictionary(refined) if entries and (refined / paths.DICTIONARY).exists() else []
     dev = records.read_exam(refined, "dev") if questions and paths.exam_split(refined, "dev").exists() else []
-    english = [json.loads(line)["text"] for line in paths.ENGLISH_GAUGE.read_text(encoding="utf-8").splitlines()]
+    english = [json.loads(line)["text"] for line in paths.ENGLISH.read_text(encoding="utf-8").splitlines()]
     pairs = [(prompts.dictionary_prompt(t["term"]), t["definition"]) for t in sample_entries(terms, entries)]
     return Suite(korean, pairs, english, sample_questions(dev, questions), length)
 

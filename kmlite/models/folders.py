@@ -218,7 +218,7 @@ def check_template(folder: Path) -> None:
     names, template = names_and_template(folder)
     if not template:
         raise click.ClickException(
-            f"{folder} has no chat template, so it was not taught to answer.\n  Take the instruction-tuned one: a name that ends in -it."
+            f"{folder} has no chat template, so it was not trained to answer.\n  Take the instruction-tuned one: a name that ends in -it."
         )
     if names.get("bos_token") != "<bos>":
         raise click.ClickException(

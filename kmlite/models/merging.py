@@ -65,7 +65,7 @@ def merge(base: Path, adapter: Path, final: Path, texts: list[str]) -> float:
     if wrong or not difference <= max(ROUNDING, effect / 4):
         told = f"{len(wrong)} of {len(rows)} matrices are not what base and adapter come to, {wrong[0]} among them; " if wrong else ""
         raise click.ClickException(
-            f"the merged model does not do what the adapter does: {told}their logits differ by {difference:.3f} of their spread "
+            f"the merged model does not do what the adapter does: {told}their logits differ by {difference:.3f} standard deviations "
             f"(up to {ROUNDING} is rounding; the adapter changes them by {effect:.3f}).\n"
             f"  Nothing was put in place; the adapter is in {adapter}. Please report this with your versions."
         )

@@ -1,4 +1,4 @@
-"""How the embedding rows of new tokens start: fitted to the old BPE's own merges, then taught what the old pieces would predict."""
+"""How the embedding rows of new tokens start: fitted to the old BPE's own merges, then trained to predict what the old pieces would."""
 
 import random
 from collections import Counter
@@ -46,7 +46,7 @@ def fitted_rows(old, tokenizer, merges: list[Merge]):
 
 
 def taught_rows(model, tokenizer, merges: list[Merge], texts: Iterable[str]):
-    """Fitted rows, taught to be predicted where the model has read the same text in its old tokens; float32 [merges, width].
+    """Fitted rows, trained to be predicted where the model has read the same text in its old tokens; float32 [merges, width].
 
     The output side of Token Distillation (arXiv 2505.20133), which is convex: hidden states over snippets in old tokens are kept, and
     rows = fitted + fitted M + shift + a difference of each row's own learn by cross-entropy, beside the old logits, which stay. On

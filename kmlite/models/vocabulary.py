@@ -24,14 +24,14 @@ HANGUL = re.compile(r"▁?[가-힣]+").fullmatch
 HANGUL_NO_SPACE = re.compile(r"[가-힣]+").fullmatch
 ROWS = 64  # a matrix of a multiple of 64 rows is fast on tensor cores
 
-# --new-tokens auto. What was measured and published; docs/vocabulary.md says how.
+# --new-tokens auto. What was measured and published; docs/evidence.md says how.
 MOST, LEAST = 20_000, 250
 FLAT_WINDOW, FLAT_SHARE = 250, 0.0005  # 250 more tokens that save under 0.05% of the words' tokens are not worth it
 WORTH = 0.05  # least share of tokens saved, of held-out text or of exam questions: that is all that new tokens bring
 RISE = 0.25  # of bits per character right after extension: exam questions, 5,000 fitted rows on gemma-3-270m (Korean text: 12%)
 # Tokens of text that a new row needs where the rise is RISE. Published: 2 B tokens for 8,960 rows (EEVE, arXiv 2402.14714), 220,000 a
 # row; under hundreds of millions plain continued pretraining is often stronger (arXiv 2406.11477). Measured on gemma-3-270m (benchmarks/
-# real.py): 1,000 taught rows and a LoRA cost 5.0% more Korean bits than plain pretraining at the start, 4.4% after 8 tokens of text a
+# real.py): 1,000 trained rows and a LoRA cost 5.0% more Korean bits than plain pretraining at the start, 4.4% after 8 tokens of text a
 # row; 1,000 fitted rows alone 12.2% at the start and 10.5% after 65. So far less text does not win them back.
 TOKENS_PER_ROW = 200_000
 TOKENS_PER_BYTE = 0.26  # of refined text in its .jsonl, by Gemma 3's tokenizer on 16.5 MB of reviews and technical pages

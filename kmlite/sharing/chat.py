@@ -19,7 +19,7 @@ WARNING = (
     "시험을 치른 언어 모델이며 의사가 아닙니다. 환자 진료에 절대 쓰지 마십시오.",
 )
 BABBLE = (
-    "This is the embedded base, a stand-in thousands of times smaller than MedGemma: it can only babble.",
+    "This is the embedded base, a stand-in thousands of times smaller than MedGemma: it writes no meaningful text.",
     "MedGemma가 아니라 수천 배 작은 연습용 모델입니다. 뜻 없는 말만 합니다.",
 )
 GEMMA_POSITIONS = 131_072  # what transformers takes for Gemma 3 where a configuration does not say

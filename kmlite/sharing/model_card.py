@@ -72,7 +72,7 @@ def text(source, kind: str, done: dict) -> str:
     parts = [STAND_IN if source.stand_in else front_matter(source.base_name, kind)]
     stage = paths.STAGES.index(source.folder.name)
     parts += [
-        f"# {source.base_name} taught Korean medicine" if not source.stand_in else "# A stand-in, exported to try the steps",
+        f"# {source.base_name} trained on Korean medicine" if not source.stand_in else "# A stand-in, exported to try the steps",
         f"Made by kmlite: stage {stage}, {STEPS[stage]}; {kind} format.",
         WARNING,
         "## Use",

@@ -169,7 +169,7 @@ def in_pieces(trainer_class: type, weight: float, end_of_turn: int) -> type:
                 return super().compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
             with states_for_logits(self.model):
                 asked = {name: value for name, value in inputs.items() if name != "labels"}
-                states = model(**asked, use_cache=False).logits[:, :-1]  # the token at i is foretold at i - 1
+                states = model(**asked, use_cache=False).logits[:, :-1]  # the token at i is predicted at i - 1
             targets = inputs["labels"][:, 1:]
             counted = targets != IGNORED
             if not model.training:

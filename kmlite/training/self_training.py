@@ -31,7 +31,7 @@ ANSWER_IS = re.compile(r"(?:정답|답)\s*(?:은|는|이)?\s*[:：]?\s*[\"'“�
 
 def plain(turn: str) -> str | None:
     """The reasoning of a model's turn without its tags and the names of its steps; None where it is not there whole. A thought before
-    it (`prompts.THINKS`) is never taught."""
+    it (`prompts.THINKS`) is never trained on."""
     found = SHAPE.match(prompts.without_thought(turn) or "")
     return STEP.sub("", found.group(1)).strip() if found else None
 

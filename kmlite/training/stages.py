@@ -119,7 +119,7 @@ class Stage:
         self.facts["memory"] = memory_record(self.fitted, max(peaks, default=None))
         if adapter:
             difference = loading.merge(source, adapter, final, texts)
-            console.print(f"  merge        logits within {difference:.4f} of their spread of the adapter's")
+            console.print(f"  merge        largest difference of the logits to the adapter's: {difference:.4f} standard deviations")
         else:
             partial = final.with_name(final.name + ".partial")
             shutil.rmtree(partial, ignore_errors=True)
@@ -129,15 +129,15 @@ class Stage:
         self.facts["merge_difference"] = difference
         return self.load(final)
 
-    def finish(self, taught: set[tuple[str, str]]) -> None:
-        """Write run.json, show before and after, and say what got worse; `taught`: (measure, data) that the stage is there for."""
-        worse, price = results.losses(self.results, taught)
+    def finish(self, trained_on: set[tuple[str, str]]) -> None:
+        """Write run.json, show before and after, and say what got worse; `trained_on`: (measure, data) that the stage is there for."""
+        worse, others = results.losses(self.results, trained_on)
         facts = {"precision": self.fitted.precision, "stand_in": folders.is_stand_in(self.base), **self.facts}
-        found = {"results": self.results, "training": self.training, "worse": worse, "price": price, **facts}
+        found = {"results": self.results, "training": self.training, "worse": worse, "also_worse": others, **facts}
         runs.finish(self.folder, self.plan, self.started, found)
         results.show(self.results, f"{self.name}, before and after")
-        for told in price:
-            console.print(f"  [bold]the price: {told}[/]", soft_wrap=True)
+        for told in others:
+            console.print(f"  [bold]also worse: {told}[/]", soft_wrap=True)
         console.print(f"  written to {self.folder / paths.FINAL}, {time.time() - self.started:.0f} s")
         verdict(worse, self.name, self.settings)
 
@@ -265,7 +265,7 @@ def fitted_in_words(plan: memory.Plan, settings: TrainingSettings, what: str) ->
 
     lines = {"device": f"{'GPU' if loading.on_gpu() else 'CPU'}, {plan.precision} weights"}
     if loading.on_gpu():
-        given = f"; gave up: {', '.join(plan.gave_up)}" if plan.gave_up else ""
+        given = f"; reduced: {', '.join(plan.gave_up)}" if plan.gave_up else ""
         doubt = "" if plan.fits else "; by calculation that is more than is free, trying all the same"
         lines["memory"] = f"{plan.total / memory.GIB:.1f} GiB planned{given}{doubt}"
     return {**lines, "batch": f"{plan.batch} × {plan.accumulation} {what} of up to {settings.length} tokens"}

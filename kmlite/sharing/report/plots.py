@@ -158,7 +158,7 @@ def by_loop(found: list[dict], plan: dict) -> dict | None:
     axes.set_xlim(-0.4, len(labels) - 0.6)
     axes.set_ylim(0, 100)
     axes.set_xlabel(words("loop", "반복"), color=TEXT)
-    axes.set_title(words("% right", "정답률 %"), color=TEXT, fontsize=9, loc="left", pad=6)
+    axes.set_title(words("% right", "정확도 %"), color=TEXT, fontsize=9, loc="left", pad=6)
     return {"svg": finished(figure, words), "target": target}
 
 
@@ -221,5 +221,5 @@ def by_name(name: str, rows: list[tuple[Both, list[dict | None]]], series: int =
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(words("% right", "정답률 %"), color=TEXT)
+    axes.set_xlabel(words("% right", "정확도 %"), color=TEXT)
     return finished(figure, words)

@@ -3,14 +3,14 @@
 from kmlite.evaluation import published
 from kmlite.results import Both
 
-KINDS: dict[str, Both] = {"text": ("plain text", "일반 글"), "dictionary": ("dictionary", "사전"), "exam": ("exam questions", "시험 문제")}
+KINDS: dict[str, Both] = {"text": ("plain text", "텍스트"), "dictionary": ("dictionary", "사전"), "exam": ("exam questions", "시험 문제")}
 
 REASONS: dict[str, Both] = {  # of refine, docs/refine.md
-    "too_short": ("shorter than --min-length after cleaning", "다듬고 나니 --min-length보다 짧다"),
+    "too_short": ("shorter than --min-length after cleaning", "정제 후 --min-length보다 짧다"),
     "not_korean": ("not enough Korean, or a broken encoding", "한국어가 너무 적거나 인코딩이 깨졌다"),
     "advertisement": ("an advertisement", "광고"),
-    "repeated_lines": ("the same lines again and again", "같은 줄이 되풀이된다"),
-    "repeated_ngrams": ("the same words again and again", "같은 말이 되풀이된다"),
+    "repeated_lines": ("the same lines again and again", "같은 줄이 반복된다"),
+    "repeated_ngrams": ("the same words again and again", "같은 말이 반복된다"),
     "exam_leak": ("holds a dev or test question", "dev나 test 문제가 들어 있다"),
     "duplicate": ("stood before, word for word", "앞에 똑같은 것이 있다"),
     "near_duplicate": ("almost the same as an earlier text", "앞의 글과 거의 같다"),
@@ -28,7 +28,7 @@ REASONS: dict[str, Both] = {  # of refine, docs/refine.md
     "empty_file": ("an empty file", "빈 파일"),
     "short_term": ("the term has under two characters", "표제어가 두 글자보다 짧다"),
     "short_definition": ("the definition has under ten characters", "뜻풀이가 열 글자보다 짧다"),
-    "repeats_term": ("the definition only repeats the term", "뜻풀이가 표제어를 되풀이할 뿐이다"),
+    "repeats_term": ("the definition only repeats the term", "뜻풀이가 표제어를 반복할 뿐이다"),
     "empty_question": ("the question is empty", "문제가 비어 있다"),
     "empty_option": ("an option is empty", "빈 선택지가 있다"),
     "bad_answer": ("the answer is none of A–E or 1–5", "정답이 A–E나 1–5가 아니다"),
@@ -44,14 +44,14 @@ for _split in ("dev", "test", "fewshot"):
 
 REMOVED: dict[str, Both] = {  # from within texts that were kept
     "url": ("web addresses", "웹 주소"),
-    "mail": ("e-mail addresses", "전자우편 주소"),
+    "mail": ("e-mail addresses", "이메일 주소"),
     "phone": ("phone numbers", "전화번호"),
     "resident_number": ("resident registration numbers", "주민등록번호"),
 }
 
 STEPS: dict[str, Both] = {
     "refine": ("refine", "정제"),
-    "stage0": ("stage 0: Korean text", "0단계: 한국어 글"),
+    "stage0": ("stage 0: Korean text", "0단계: 한국어 텍스트"),
     "stage1": ("stage 1: dictionary", "1단계: 의학 사전"),
     "stage2": ("stage 2: exam", "2단계: 시험 문제"),
     "eval": ("evaluation", "평가"),
