@@ -5,6 +5,7 @@
 """
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ class Settings(TrainingSettings):
     target: float = setting(90, "dev accuracy in percent that ends the loops")
     loops: int = setting(10, "loops at the most")
     patience: int = setting(2, "loops without a better dev accuracy that end it")
+    sources: str = setting("", "mix of the train questions by origin or source, as native:translated=3:1; empty: all of them")
     shuffle: bool = setting(True, "a new order of the options in each epoch, so that the option is learned and not its letter")
     reasoned_share: float = setting(0.05, "share of the sequences that teach a written-out reasoning, where questions have one")
     self_reason: bool = setting(False, "before each loop the model writes reasonings for questions that have none; few are kept")
@@ -64,6 +66,7 @@ def main(settings: Settings) -> None:
     if not stage:
         return
     questions, leaked = examples.without_leaks(exam["train"], *(listed for name, listed in exam.items() if name != "train"))
+    questions = chosen(settings, questions)
     measured_on = suite.prepare(settings.refined, texts=settings.heldout, entries=settings.entries, questions=0, length=settings.length)
     seen = suite.sample_questions(questions, settings.questions)
     describe(stage, settings, questions, exam, leaked, suite.in_words(measured_on))
@@ -115,6 +118,24 @@ def check(settings: Settings) -> None:
         raise click.ClickException("--self-reason writes reasonings that --reasoned-share 0 never teaches. Leave one of them out.")
     if settings.self_reason and min(settings.reason_questions, settings.reason_tokens) < 1:
         raise click.ClickException("--reason-questions and --reason-tokens must be above 0.")
+
+
+def chosen(settings: Settings, questions: list[dict]) -> list[dict]:
+    """The questions in the mix that was asked for, without reasonings that are not to be learned from."""
+    from kmlite.training import examples, self_training
+
+    if settings.sources:
+        names, _, shares = settings.sources.partition("=")
+        try:
+            questions = examples.mixed(questions, names, shares, settings.seed)
+        except ValueError as error:
+            raise click.ClickException(f"--sources {settings.sources}: {error}. As in: --sources native:translated=3:1") from error
+        console.print(f"  sources      {settings.sources}: {len(questions):,} questions")
+    reasons = [self_training.why_unverified(question) if question.get("cot") else "" for question in questions]
+    if any(reasons):
+        counted = ", ".join(f"{reason} {n}" for reason, n in Counter(filter(None, reasons)).most_common())
+        console.print(f"  reasonings   left out: {counted}")
+    return [{**question, "cot": ""} if reason else question for question, reason in zip(questions, reasons, strict=True)]
 
 
 def describe(stage, settings: Settings, questions: list[dict], exam: dict[str, list[dict]], leaked: int, measured_on: str) -> None:

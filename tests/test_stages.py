@@ -559,6 +559,19 @@ def test_the_pipeline_takes_what_data_there_is(refined, tmp_path, monkeypatch, w
     assert said.count("skipped") == 4 - len(expected)
 
 
+def test_stage_2_takes_the_mix_and_the_reasonings_that_hold():
+    native = [{"question": f"질문 {i}", **dict.fromkeys("ABCDE", "가"), "answer": "B", "cot": ""} for i in range(6)]
+    translated = [{**native[0], "question": f"번역 {i}", "origin": "translated"} for i in range(6)]
+    found = stage2.chosen(stage2.Settings(sources="native:translated=3:1"), [*native, *translated])
+    assert [question.get("origin", "native") for question in found].count("translated") == 2
+    assert len(found) == 8
+    korean = "환자의 맥박이 느리고 혈압이 낮으며 피부가 차갑다. 검사에서 나트륨이 낮다. 따라서 갑상샘 기능이 낮다고 본다. 정답은 {}이다."
+    right, wrong = ({**native[0], "cot": korean.format(letter)} for letter in "BD")
+    assert [bool(question["cot"]) for question in stage2.chosen(stage2.Settings(), [right, wrong])] == [True, False]
+    with pytest.raises(click.ClickException, match="no question of translated"):
+        stage2.chosen(stage2.Settings(sources="native:translated=3:1"), native)
+
+
 def test_the_report_reads_what_the_stages_wrote(trained, tiny_refined):
     """A record that changes its shape must not empty the page."""
     from kmlite.sharing.report import page

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from kmlite import files, paths, prompts
-from kmlite.evaluation import generation, scoring
+from kmlite.evaluation import generation, voting
 from kmlite.models import folders, loading
 
 WARNING = (
@@ -265,12 +265,11 @@ def ask_exam(speaker: Speaker, question: dict) -> dict:
     """How likely each letter is as the answer to an exam question, asked by itself with kmlite's own prompt.
 
     Returns:
-        {"answer", "probabilities" (of A to E, together 1), "mass" (of the next token's probability that the five hold)}.
+        {"answer", "probabilities" (of A to E, together 1), "mass" (of the next token's probability that the five hold), "way" in words}.
 
     Raises:
         click.ClickException: the question is longer than the model's length.
     """
     asked = prompts.exam_prompt(question)
     fit(speaker.tokenizer, [{"role": "user", "content": asked}], speaker.length)
-    found = scoring.letter_answers(speaker.model, speaker.tokenizer, [asked], batch=1)[0]
-    return {key: found[key] for key in ("answer", "probabilities", "mass")}
+    return voting.ask(speaker.model, speaker.tokenizer, question)

@@ -201,7 +201,7 @@ def show_probabilities(question: dict, found: dict[str, dict]) -> None:
         right = prediction["answer"] == truth
         who = "" if len(found) == 1 else f"{name}: "
         share = prediction["probabilities"][prompts.LETTERS.index(prediction["answer"])]
-        held = f"(the five letters hold {prediction['mass']:.0%} of the next token's probability)"
+        held = f"(the five letters hold {prediction['mass']:.0%} of the next token's probability; {prediction['way']})"
         note(f"{who}{prediction['answer']} at {share:.0%}, {'right ✓' if right else 'wrong ✗'}  {held}")
     note(f"right is {truth}: {question[truth]}", "bold green")
 

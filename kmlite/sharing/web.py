@@ -228,6 +228,6 @@ def probabilities(speaker: chat.Speaker, question: dict) -> str:
         *(f"{letter}) {question[letter]}\n{bar(share, 20)}" for letter, share in options),
         "",
         f"{found['answer']} is {'right ✓' if found['answer'] == truth else 'wrong ✗'}; right is {truth}: {question[truth]}",
-        f"The five letters hold {found['mass']:.0%} of the next token's probability.",
+        f"The five letters hold {found['mass']:.0%} of the next token's probability; {found['way']}.",
     ]
     return printable("\n".join(lines))

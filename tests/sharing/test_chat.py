@@ -291,7 +291,8 @@ def test_exam_asks_with_the_prompt_of_evaluation(session, speaker):
 
     question = records.read_exam(session.settings.refined, "dev")[0]
     [scored] = scoring.answer_exam(speaker.model, speaker.tokenizer, [question], scorer="letter", batch=1)
-    assert chat.ask_exam(speaker, question) == {key: scored[key] for key in ("answer", "probabilities", "mass")}
+    shown = {key: scored[key] for key in ("answer", "probabilities", "mass")}
+    assert chat.ask_exam(speaker, question) == shown | {"way": "options as they stand"}
 
 
 def numbers(shown: str) -> list[int]:
@@ -299,7 +300,9 @@ def numbers(shown: str) -> list[int]:
 
 
 def test_exam_draws_by_the_seed_and_each_question_once(session, speaker, capsys, monkeypatch):
-    monkeypatch.setattr(chat, "ask_exam", lambda *_: {"answer": "A", "probabilities": [0.2] * 5, "mass": 0.5})
+    monkeypatch.setattr(
+        chat, "ask_exam", lambda *_: {"answer": "A", "probabilities": [0.2] * 5, "mass": 0.5, "way": "options as they stand"}
+    )
     total = len(recipe.dev_questions(session.settings))
     first = numbers(talked(session, capsys, *["/exam"] * total))
     assert sorted(first) == list(range(1, total + 1)) != first
