@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
+from words import hits
 
 from kmlite import paths
 
@@ -210,6 +211,11 @@ def test_both_languages_show_the_same_figures_and_commands():
             found.append((blocks, cells))
         assert set(found[0][0]) <= set(found[1][0]), korean  # a Korean page may show more
         assert found[0][1] == found[1][1], korean
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in ("CHANGELOG.md", "log.md")], ids=name_of)
+def test_pages_speak_the_fields_language(page):
+    assert not hits(page.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("page", [page for page in (*PAGES, NOTEBOOK) if page.name != "CHANGELOG.md"], ids=name_of)
