@@ -83,10 +83,21 @@ ADDRESS = URL | MAIL | NUMBER | RESIDENT
 MARKUP = LINK | WIKI | TAG | ENTITY | TIME | FORUM
 RULES = ADDRESS | MARKUP
 KINDS_OF_ADDRESS = {"url": URL, "mail": MAIL, "resident_number": RESIDENT, "phone": NUMBER}
+
+
+def pack(first, second, third):
+    """Three code points in one number, or three arrays of them, whether letters are small or not."""
+    return (first | 32) << 42 | (second | 32) << 21 | third | 32
+
+
 PAD = 20  # blanks behind the texts, so that every sign has some after it: more than two groups of a resident number
 TWICE = np.array([ord(sign) for sign in "w[{|='_"])
-# second signs of [목차], [각주], [편집], [원본 편집], [소스 편집], [include(, [anchor(, [youtube(, [ruby(, [math( …
-WIKI_NAMES = np.array([ord(sign) for sign in "목각편원소biayrmdkpcftnvIAYRMDKPCFTNV*"])
+MACROS = (
+    "include anchor youtube ruby math age( dday kakaotv navertv nicovideo vimeo "
+    "pagecount tableofcontents clearfix footnote date br] doc /doc gallery"
+)
+MACRO_SIGNS = np.array([pack(*map(ord, name[:3])) for name in MACROS.split()])
+MACRO_SYLLABLES = np.array([pack(*map(ord, name + " ")) >> 21 for name in ("목차", "각주", "편집", "원본", "소스")])
 
 
 def look(texts: list[str]) -> list[int]:
@@ -134,9 +145,17 @@ def look(texts: list[str]) -> list[int]:
     need(TAG, marks[(first == ord("<")) & (letter | (second == ord("/")) | (second == ord("!")))])
     need(ENTITY, marks[(first == ord("&")) & (letter | (second == ord("#")))])
     table = (first == ord("{")) & (second == ord("|"))
-    named = (first == ord("[")) & np.isin(second, WIKI_NAMES)
-    spaced = (first == ord("=")) & ((second == 32) | (second == ord('"')))  # ` = = 제목 = =`, `rowspan="2" |`
-    need(WIKI, marks[(twice & (first != ord("w"))) | table | named | spaced])
+    brackets = marks[(first == ord("[")) | (first == ord("<"))]
+    three = pack(*(codes[brackets + i].astype(np.int64) for i in (1, 2, 3)))
+    named = np.isin(three, MACRO_SIGNS) | np.isin(three >> 21, MACRO_SYLLABLES) | (codes[brackets + 1] == ord("*"))
+    need(WIKI, brackets[named])
+    before, gap = codes[marks - 1], blank[marks - 1]
+    starts = np.zeros(len(codes), dtype=bool)
+    starts[1], starts[ends[:-1]] = True, True
+    opens = (before == ord("\n")) | (gap & blank[marks - 2]) | starts[marks]
+    spaced = (first == ord("=")) & blank[marks + 1] & opens  # ` = = 제목 = =`
+    cell = (first == ord("|")) & ((before == ord('"')) | (gap & ((codes[marks - 2] == ord('"')) | blank[marks - 2])))  # `rowspan="2" |`
+    need(WIKI, marks[(twice & (first != ord("w"))) | table | spaced | cell])
     need(TAG, marks[(first == ord("[")) & ((second == ord("m")) | (second == ord("@")))])  # control tokens in square brackets
     need(FORUM, marks[(first == ord("[")) & (second == ord("/"))])
     third = codes[marks + 3]
@@ -153,7 +172,7 @@ def tidy(text: str, needs: int) -> tuple[str, int]:
     if needs & COMPOSE:
         return squeeze(strip_control_tokens(compose(text))), RULES  # `0\u200b10` holds a number now
     if needs & TAG and holds_control_token(text):
-        text, needs = strip_control_tokens(text), needs | BLANKS
+        text, needs = strip_control_tokens(text), needs | RULES | BLANKS  # `=<bos>=` is another sign than `= =`
     if needs & TABS:
         text = squeeze(text)
     elif needs & BLANKS:
@@ -166,14 +185,16 @@ def mend(text: str, needs: int, counts: Counter | None) -> str:
     addresses, which stand in them, and these before HTML, since an unescaped `&` would cut them."""
     if needs & TIME:
         text = strip_time_codes(text)
-    if needs & LINK:
-        text = outside_code(text, strip_links)
     if needs & ADDRESS:
+        text = outside_code(text, strip_links) if needs & LINK else text
+        needs &= ~LINK
         text = strip_addresses(text, [kind for kind, bit in KINDS_OF_ADDRESS.items() if needs & bit], counts)
     return outside_code(text, lambda prose: strip_markup(prose, needs)) if needs & MARKUP else text
 
 
 def strip_markup(text: str, needs: int) -> str:
+    if needs & LINK:
+        text = strip_links(text)
     if needs & TAG:
         text = strip_notes(text)
     if needs & WIKI:

@@ -18,6 +18,7 @@ NO_TEXT_LINK = re.compile(r"\[\[ ?(?:분류|파일|그림|이미지|Category|Fil
 KOREAN_LINK = re.compile(r"""(?<![A-Za-z0-9_)\]"'])\[\[(?![\s"'$])[^\[\]\n]*[가-힣][^\[\]\n]*(?<!["' ])\]\](?!\])""")
 HEADING = re.compile(r"^[ \t]*(==+)#? ?(?! )([^=\n][^\n]*?) ?#?\1[ \t]*$", re.MULTILINE)
 SPACED_HEADING = re.compile(r"^[ \t]*((?:= )+)([^=\n]*[가-힣][^=\n]*?)((?: =)+)[ \t]*$", re.MULTILINE)  # ` = = 제목 = =`
+SPACED_END = re.compile(r" =[ \t]*$", re.MULTILINE)
 BOLD = re.compile(r"'''(?! )[^'\n]*[가-힣][^'\n]*'''(?!')")
 ITALIC = re.compile(r"''(?<!''')(?! )[^'\n]*[가-힣][^'\n]*''(?!')")
 GLUED = re.compile(r"''(?<!''')('?)(?![' ])([^'\n]{1,200})''\1(?=[가-힣(])")
@@ -44,7 +45,7 @@ def kinds_of_sign(text: str) -> tuple[bool, int]:
         kinds += TEMPLATE.search(text) is not None
     if "{" in text and "{|" in text and TABLE.search(text):
         kinds += 2
-    kinds += ("~~" in text and STRUCK.search(text) is not None) + ("[br]" in text)
+    kinds += ("~" in text and "~~" in text and STRUCK.search(text) is not None) + ("[" in text and "[br]" in text)
     if "[[" in text or "'''" in text:
         kinds += ITEM.search(text) is not None
     return namu, kinds
@@ -314,7 +315,7 @@ def strip_left_overs(text: str) -> str:
         text = MACRO.sub("", text)
     if "==" in text:
         text = HEADING.sub(lambda found: found[2].strip(" ") if re.search("[가-힣]", found[2]) else found[0], text)
-    if "= " in text:
+    if "= " in text and SPACED_END.search(text):
         text = SPACED_HEADING.sub(lambda found: found[2].strip() if found[1].count("=") == found[3].count("=") else found[0], text)
     if "||" in text:
         text = NAMU_ROW.sub(lambda row: row_cells(row[0]), text)
