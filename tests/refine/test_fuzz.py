@@ -127,7 +127,8 @@ SIGNS = (
     ),
 )
 texts = st.one_of(st.text(max_size=200), st.lists(st.sampled_from(SIGNS), max_size=30).map("".join))
-many = settings(max_examples=1500, deadline=None)
+many = settings(max_examples=400, deadline=None)
+few = settings(max_examples=100, deadline=None)
 
 
 @many
@@ -146,6 +147,67 @@ def test_single_cleaners(text):
         once = cleaner(text)
         assert cleaner(once) == once
     assert len(strip_addresses(text)) <= len(text)
+
+
+words = st.text("가나다라a1 ", min_size=1, max_size=12).map(str.strip).filter(bool)
+
+
+@few
+@given(st.lists(words, min_size=1, max_size=5), st.integers(1, 60), st.sampled_from(["+1 ", "#red ", "-2 ", '#!wiki style="a"\n']))
+def test_triple_braces_keep_their_prose_at_any_depth(found, depth, opened):
+    assert clean("가 " + ("{{{" + opened) * depth + " ".join(found) + "}}}" * depth + " 나").split() == [
+        "가",
+        *" ".join(found).split(),
+        "나",
+    ]
+
+
+REMOVED = [
+    "https://a.kr/b",
+    "a@b.kr",
+    "010-1234-5678",
+    "900101-1234567",
+    "<bos>",
+    "<unused7>",
+    "\x07",
+    "<!-- x -->",
+    "{{각주}}",
+    "{{틀|a=1}}",
+]
+
+
+@few
+@given(
+    st.from_regex(r"[0-9]{1,3}|[a-z]{1,8}", fullmatch=True),
+    st.sampled_from(REMOVED),
+    st.from_regex(r"[0-9]{1,3}|[a-z]{1,8}", fullmatch=True),
+)
+def test_no_rule_joins_what_stood_on_both_sides_of_what_it_removed(left, removed, right):
+    cleaned = clean(f"약 {left} {removed} {right} 글")
+    assert cleaned.split() == ["약", left, right, "글"]
+    if removed in ("<bos>", "<unused7>", "\x07", "{{각주}}", "{{틀|a=1}}"):
+        assert clean(f"약 {left}{removed}{right} 글").split() == ["약", left, right, "글"]
+
+
+@few
+@given(
+    words,
+    st.lists(st.sampled_from(["{{각주}}", "{{출처|a=1}}", "{{틀|b=2}}", ", ", " ", "; "]), min_size=1, max_size=6).map("".join),
+    words,
+)
+def test_a_removed_template_leaves_no_empty_brackets(before, templates, after):
+    cleaned = clean(f"[[분류:의학]]\n{before} ({{{{각주}}}}{templates}) {after}")
+    assert "(" not in cleaned and ")" not in cleaned and "," not in cleaned
+
+
+@few
+@given(
+    st.lists(st.text("가나다라abc.,!?%()·~", min_size=1, max_size=10).filter(lambda word: "~~" not in word), max_size=40),
+    st.sampled_from([" ", "\n"]),
+)
+def test_a_text_without_markup_is_left_alone(found, between):
+    text = between.join(found)
+    assert clean(text) == text
 
 
 RULES = {
@@ -174,13 +236,13 @@ def test_a_rule_that_is_not_asked_would_change_nothing(text):
             assert rule(text) == text, rule
 
 
-@settings(max_examples=300, deadline=None)
+@few
 @given(st.lists(texts, max_size=8))
 def test_texts_are_cleaned_together_as_alone(found):
     assert clean_all(found) == [clean(text) for text in found]
 
 
-@settings(max_examples=300, deadline=None)
+@few
 @given(
     st.lists(
         st.one_of(texts, st.lists(st.sampled_from(["가", "나다 ", "라마바 ", "- ", "a, ", "\n"]), max_size=150).map("".join)),
