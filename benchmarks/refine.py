@@ -47,7 +47,7 @@ def main(raw: Path | None, megabytes: int, repeats: int, memory: bool, one: str)
         corpus = make_corpus(source, Path(folder) / "raw", megabytes)
         size = sum(file.stat().st_size for file in corpus.rglob("*.jsonl")) / 1e6
         click.echo(f"{size:.0f} MB of raw JSON lines made of {source.name}; one core each, medians of {repeats}")
-        names = ["refine", "kernel", "naive", *(["datatrove"] if has_datatrove() else [])]
+        names = ["refine", "worker", "naive", *(["datatrove"] if has_datatrove() else [])]
         taken: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(repeats):
             for name in names:  # in turn, so that whatever else the machine does falls on all of them
@@ -67,7 +67,7 @@ def main(raw: Path | None, megabytes: int, repeats: int, memory: bool, one: str)
 
 CHAINS = {
     "refine": "whole refine: rules, near-duplicates, corpus, rejected",
-    "kernel": "its kernel alone: rules, hashes, signatures",
+    "worker": "its worker alone: rules, hashes, signatures",
     "naive": "the same rules one text at a time in datasets.map, exact only",
     "datatrove": "datatrove: filters, MinHash in four steps",
 }
@@ -142,7 +142,7 @@ def alone(name: str, corpus: Path) -> dict:
 
 def measure_one(name: str, corpus: str) -> None:
     with tempfile.TemporaryDirectory() as out:
-        extra = {"refine": refine_all, "kernel": kernel, "naive": naive, "datatrove": datatrove}[name](Path(corpus), Path(out)) or {}
+        extra = {"refine": refine_all, "worker": worker, "naive": naive, "datatrove": datatrove}[name](Path(corpus), Path(out)) or {}
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu = sum(usage.ru_utime + usage.ru_stime for usage in used)
     print(json.dumps({"cpu": round(cpu, 2), "memory": round(max(usage.ru_maxrss for usage in used) / 1024), **extra}))
@@ -170,7 +170,7 @@ def tasks_of(corpus: Path, out: Path) -> list:
     ]
 
 
-def kernel(corpus: Path, out: Path) -> None:
+def worker(corpus: Path, out: Path) -> None:
     from kmlite.refine.worker import refine_shard
 
     for task in tasks_of(corpus, out):
@@ -298,7 +298,7 @@ def stages(corpus: Path, size: float) -> dict[str, float]:
     """Milliseconds per MB of each step of refine on the same texts, one step after the other."""
     import orjson
 
-    from kmlite.refine import batch, cleaning, markup, text, worker
+    from kmlite.refine import batch, cleaning, markup, text, wiki, worker
 
     taken: dict[str, float] = {}
 
@@ -326,7 +326,7 @@ def stages(corpus: Path, size: float) -> dict[str, float]:
     texts = [one for some in raw for one in some]
     timed("clean: white space, if all texts needed it", text.squeeze, texts)
     timed("clean: addresses, if all texts needed it", text.strip_addresses, texts)
-    timed("clean: wiki, if all texts needed it", markup.strip_wiki, texts)
+    timed("clean: wiki, if all texts needed it", wiki.strip_wiki, texts)
     timed("clean: HTML, if all texts needed it", markup.strip_html, texts)
     measured = timed("measure (letters, words, exact hash)", batch.measure, cleaned)
     timed("repeated five-word runs", batch.repeated_words, measured)

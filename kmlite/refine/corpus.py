@@ -31,7 +31,7 @@ def assemble(tasks: list[Task], summaries: list[dict], out: Path, heldout_most: 
     """Write `out`/00_plain_text and `out`/rejected/text.jsonl from finished shards; the funnel's counts.
 
     Args:
-        tasks, summaries: of `kernel.refine_shard`, in input order.
+        tasks, summaries: of `worker.refine_shard`, in input order.
         run: `engine.run` with its workers chosen: (function, tasks) → (number, result) pairs.
     """
     stems = [f"{task.out}.{number}" for task, summary in zip(tasks, summaries, strict=True) for number in range(len(summary["parts"]))]
@@ -143,7 +143,7 @@ def write_rejected(tasks: list[Task], summaries: list[dict], duplicates: list[li
 
 
 def rejected_rows(task: Task, summary: dict, written: Counter, most: int) -> Iterator[dict]:
-    """What the kernel set aside of a shard, unless there is enough of all its reasons already."""
+    """What the worker set aside of a shard, unless there is enough of all its reasons already."""
     if any(written[reason] < most for reason in summary["rejected"]):
         with open(f"{task.out}.rejected.jsonl", encoding="utf-8") as file:
             yield from map(json.loads, file)

@@ -3,7 +3,7 @@
 The first text in input order is kept, and a later one is dropped only for a text that was kept. All is a function of the
 hashes in their order, so neither the number of workers nor the bounds of shards can change it.
 
-On disk for each text, whatever it shares: 120 bytes of hashes and 8 of its place from the kernel, 4 + 56 for the texts that it
+On disk for each text, whatever it shares: 120 bytes of hashes and 8 of its place from the worker, 4 + 56 for the texts that it
 may repeat, 188 in all; at most 8 million are sorted in memory at once.
 """
 
@@ -26,7 +26,7 @@ def find_duplicates(parts: list[np.ndarray], work: Path) -> np.ndarray:
     """(n,) uint8 for the n texts of all parts in order: KEPT, DUPLICATE or NEAR_DUPLICATE.
 
     Args:
-        parts: of each part (1 + BANDS, texts) uint64, as `kernel.refine_shard` writes them; memory maps will do.
+        parts: of each part (1 + BANDS, texts) uint64, as `worker.refine_shard` writes them; memory maps will do.
         work: a folder for files as large as the hashes themselves.
     """
     n = sum(part.shape[1] for part in parts)

@@ -258,7 +258,7 @@ def test_disk_for_a_text_is_188_bytes_even_where_every_text_shares_every_bucket(
     )
     verdicts = find_duplicates([keys], tmp_path)
     assert verdicts.tolist() == [duplicates.KEPT, duplicates.NEAR_DUPLICATE] * (n // 2)
-    assert keys[:, 0].nbytes + 8 + used[0] / n <= 188.1  # the 8 are `places` of the kernel; the files have heads of 128 bytes
+    assert keys[:, 0].nbytes + 8 + used[0] / n <= 188.1  # the 8 are `places` of the worker; the files have heads of 128 bytes
     assert not list(tmp_path.iterdir())
 
 
