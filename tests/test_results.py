@@ -23,7 +23,7 @@ def point(when: str, korean: float, dev: float, low: float) -> list[dict]:
         ((4.2, 10, 0), ["Korean"], ["dev"]),
     ],
 )
-def test_what_is_taught_must_not_get_worse_and_the_rest_is_a_price(after, worse, price):
+def test_what_is_trained_must_not_get_worse_and_the_rest_is_said(after, worse, price):
     found = results.losses([*point("before", 4.0, 40, 30), *point("after", *after)], {("bits_per_character", "korean")})
     assert [len(part) for part in found] == [len(worse), len(price)]
     assert all(name in told for name, told in zip([*worse, *price], [*found[0], *found[1]], strict=True))
