@@ -1,6 +1,7 @@
 """The whole pipeline in this process, on minimal models: what trains, what stays, what is recorded, what survives a kill."""
 
 import json
+import os
 import shutil
 import traceback
 from itertools import pairwise
@@ -557,6 +558,23 @@ def test_the_pipeline_takes_what_data_there_is(refined, tmp_path, monkeypatch, w
     assert [step for step, *_ in found[1:]] == [step for step, _ in expected]
     assert all(base == wanted or (base and wanted and base.endswith(wanted)) for base, (_, wanted) in zip(bases, expected, strict=True))
     assert said.count("skipped") == 4 - len(expected)
+
+
+def test_nothing_changed_but_what_was_meant_to(trained, refined):
+    """What the sample and the minimal pipeline come to, by count and by name. A change on purpose: KMLITE_GOLDEN=write, and look."""
+    out, _ = trained
+    funnel = files.read_json(refined / paths.REFINE_RECORD)["funnel"]
+    records = [*(record(out / stage) for stage in paths.STAGES), files.read_json(out / paths.STAGES[2] / paths.EVALUATION)]
+    measured = sorted({(r["stage"], r["when"].split()[0], r["measure"], r["data"], r["n"]) for one in records for r in one["results"]})
+    found = {
+        "refine": {name: {"read": part["read"], "kept": part["kept"], "rejected": part["rejected"]} for name, part in funnel.items()},
+        "records": [sorted(one) for one in records],
+        "results": [list(row) for row in measured],
+    }
+    golden = paths.ROOT / "tests/golden.json"
+    if os.environ.get("KMLITE_GOLDEN") == "write":
+        files.write_json(golden, found)
+    assert found == files.read_json(golden)
 
 
 def test_stage_2_takes_the_mix_and_the_reasonings_that_hold():
