@@ -85,8 +85,8 @@ stage2: $(STAMP) ## teach exam questions until the target accuracy on dev
 eval: $(STAMP) ## score the final model (or BASE) on the test questions; HARNESS=1: by lm-eval itself
 	$(PY) -m recipes.$(if $(HARNESS),harness,evaluate) $(BASE_ARG) $(FOLDERS) $(value ARGS)
 
-compare: $(STAMP) ## compare two evaluations, A=folder B=folder: the paired difference and what flipped
-	$(PY) -m recipes.compare --a $(call quoted,A) --b $(call quoted,B) $(value ARGS)
+compare: $(STAMP) ## compare two evaluations, A=folder B=folder (HARNESS=1: by lm-eval): the paired difference and what flipped
+	$(PY) -m recipes.compare $(if $(value A),--a $(call quoted,A)) $(if $(value B),--b $(call quoted,B)) $(if $(HARNESS),--harness) $(value ARGS)
 
 report: $(STAMP) ## write OUT/report.html: what every step did, on one page that opens from disk
 	$(PY) -m recipes.report $(FOLDERS) $(value ARGS)

@@ -14,7 +14,9 @@ MESSAGES = {
     "{path} does not exist.\n  {hint}": "{path}: 파일이나 폴더가 없다.\n  {hint}",
     "Run first: make refine RAW=… REFINED={refined}": "먼저 실행: make refine RAW=… REFINED={refined}",
     "Put a dictionary under RAW/01_medical_dict and run: make refine": "사전을 RAW/01_medical_dict에 넣고 실행: make refine",
-    "Put exam questions under RAW/02_kor_med_test and run: make refine": "시험 문제를 RAW/02_kor_med_test에 넣고 실행: make refine",
+    "Put exam questions under RAW/02_kor_med_test (make data fetches KorMedMCQA) and run: make refine": (
+        "시험 문제를 RAW/02_kor_med_test에 넣고(KorMedMCQA는 make data로 받는다) 실행: make refine"
+    ),
     "Put raw data there (README, “Your data”), or name its folder: make refine RAW=…": (
         "원본 데이터를 그곳에 넣거나(README.ko.md의 “내 데이터”), 폴더를 지정한다: make refine RAW=…"
     ),

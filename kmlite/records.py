@@ -44,7 +44,9 @@ def read_dictionary(refined: Path) -> list[dict]:
 
 
 def read_exam(refined: Path, split: str) -> list[dict]:
-    path = paths.require(paths.exam_split(refined, split), "Put exam questions under RAW/02_kor_med_test and run: make refine")
+    path = paths.require(
+        paths.exam_split(refined, split), "Put exam questions under RAW/02_kor_med_test (make data fetches KorMedMCQA) and run: make refine"
+    )
     questions = []
     for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
         if not line and number == 1:

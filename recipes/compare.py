@@ -2,6 +2,7 @@
 
 \b
     make compare A=model/eval/google--medgemma-4b-it B=model/02_trained
+    make compare A=… B=… HARNESS=1                  the evaluations by lm-eval
 """
 
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from kmlite.cli import console, recipe, setting
 
 @dataclass(frozen=True)
 class Settings:
-    a: Path = setting(Path("model/eval"), "folder with the evaluation of the first model (the one before)")
+    a: Path = setting(Path("model/eval/google--medgemma-4b-it"), "folder with the evaluation of the first model (the one before)")
     b: Path = setting(Path("model/02_trained"), "folder with the evaluation of the second")
+    harness: bool = setting(False, "compare lm-eval's evaluations; without it kmlite's own, where both folders hold one")
     show: int = setting(5, "flipped questions to print in each direction")
 
 
@@ -24,7 +26,7 @@ def main(settings: Settings) -> None:
     from kmlite import runs
     from kmlite.evaluation import scoring, statistics
 
-    (first, a), (second, b) = read(settings.a, settings.b)
+    (first, a), (second, b) = read(settings.a, settings.b, settings.harness)
     unlike = runs.differences(asked_how(first), asked_how(second))
     if not unlike and asked_what(a) != asked_what(b):
         unlike = ["the questions themselves, or their right answers"]
@@ -41,6 +43,7 @@ def main(settings: Settings) -> None:
         console.print(f"  {name}  {scoring.in_words(scoring.score_of(answers))}  {folder}", markup=False)
     if first["plan"]["model"]["fingerprint"] == second["plan"]["model"]["fingerprint"]:
         console.print("  A and B are the same model")
+    console.print(f"  both: {how_in_words(first)}", markup=False)
     console.print(
         f"  [bold]B − A: {result['difference']:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}; exact test p = {result['p']:.3g}[/]"
     )
@@ -54,12 +57,16 @@ def main(settings: Settings) -> None:
             console.print(f"    {number:>5}  {letters}  {text}", markup=False)
 
 
-def read(a: Path, b: Path) -> list[tuple[dict, list[dict]]]:
-    """The record of an evaluation and its predictions in each folder: kmlite's own, or lm-eval's where both hold that alone."""
+def read(a: Path, b: Path, harness: bool) -> list[tuple[dict, list[dict]]]:
+    """The record of an evaluation and its predictions in each folder: kmlite's; lm-eval's by `harness`, or where both hold only that."""
     from kmlite import files
 
-    hint = "make eval writes it; name the folder that holds it: make compare A=… B=…"
-    by_lm_eval = not any((folder / paths.EVALUATION).exists() for folder in (a, b)) and (a / paths.HARNESS).exists()
+    evaluated = [{name for name in (paths.EVALUATION, paths.HARNESS) if (folder / name).exists()} for folder in (a, b)]
+    by_lm_eval = harness or evaluated[0] & evaluated[1] == {paths.HARNESS}
+    hint = (
+        f"It is written by: make eval{' HARNESS=1' if by_lm_eval else ''} (B), and with BASE=google/medgemma-4b-it (A).\n"
+        "  Other folders: make compare A=… B=…"
+    )
     names = (paths.HARNESS, paths.HARNESS_PREDICTIONS) if by_lm_eval else (paths.EVALUATION, paths.PREDICTIONS)
     found = [[paths.require(folder / name, hint) for name in names] for folder in (a, b)]
     return [(files.read_json(record), files.read_lines(answers)) for record, answers in found]
@@ -71,6 +78,17 @@ def asked_how(record: dict) -> dict:
     settings = {key: value for key, value in plan["settings"].items() if key not in ("base", "precision")}
     precision = record.get("precision") or f"{plan['settings'].get('precision')}, as chosen on {record.get('device')}"
     return {**settings, "precision": precision, **{key: plan.get(key) for key in ("prompt", "data", "fewshot")}}
+
+
+def how_in_words(record: dict) -> str:
+    """What an evaluation has to be published with: split, prompt, scorer, precision."""
+    from recipes.evaluate import in_words
+
+    settings = record["plan"]["settings"]
+    precision = record.get("precision") or settings.get("precision")
+    orders = f", {settings['vote']} orders" if settings.get("vote", 1) > 1 else ""
+    scorer = "" if record["plan"]["prompt"]["name"] == "lm-eval" else f", scorer {settings['scorer']}{orders}"
+    return f"{settings['split']} split, {in_words(record['plan']['prompt'])}{scorer}, {precision}"
 
 
 def asked_what(predictions: list[dict]) -> list[tuple]:

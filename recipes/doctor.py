@@ -258,7 +258,7 @@ def show_plan(settings: Settings) -> None:
     if len(cards) == 1:
         for step, values in stages:
             plan = plan_of(shape, cards[0][1], step, values, tokens[step])
-            found = ", ".join(f"{part} {size / memory.GIB:.2f}" for part, size in plan.parts.items())
+            found = "; ".join(f"{part} {size / memory.GIB:.2f}" for part, size in plan.parts.items())
             console.print(f"  {step} in GiB: {found}")
     if not any(tokens.values()):
         console.print(f"  No hours: {settings.refined} holds no refined data yet.")

@@ -34,8 +34,8 @@ class Settings:
     min_length: int = setting(100, "characters of the shortest text kept: less is mostly menus and captions")
     heldout_share: float = setting(0.01, "share of texts held out to measure stage 0, chosen by hash, so stable as data grows")
     heldout_most: int = setting(2000, "texts held out at the most: more would not measure better")
-    rejected_most: int = setting(1000, "records kept in rejected/ for each reason; refine.json has the true counts")
-    workers: int = setting(0, "processes; 0: one for each core, and each needs up to 400 MB")
+    rejected_most: int = setting(1000, "records written to rejected/ for each reason, to look at; refine.json counts all")
+    workers: int = setting(0, "processes; 0: one for each core, each takes about 175 MB, at most 400")
     shard_mb: int = setting(32, "raw megabytes that a worker refines at a time: what a killed run may lose")
     engine: str = setting("local", "processes of this machine, or Ray tasks (docs/refine.md)", choices=("local", "ray"))
     address: str = setting("", "of a Ray cluster: auto, or ray://host:10001; without one --engine ray starts Ray here")
@@ -147,7 +147,6 @@ def work(settings: Settings, kinds: dict[str, list[Path]], plan: dict, unread: l
     outputs.move_in(partial, refined, {"plan": plan, "funnel": funnel, "unread": [one._asdict() for one in unread]})
     clear(partial, settings.keep_shards)
     show(funnel, settings)
-    console.print(f"  written to {refined}; what was set aside, with its reason, file and line: {refined / paths.REJECTED}")
 
 
 def clear(partial: Path, keep_shards: bool = False) -> None:
@@ -347,24 +346,38 @@ def progress(size: int) -> Iterator[Callable]:
 def show(funnel: dict, settings: Settings) -> None:
     from rich.table import Table
 
-    table = Table("", "read", "kept", "set aside, by reason", "characters", "≈ tokens", "seconds", title="What went in and what was kept")
+    table = Table("", "read", "kept", "set aside", "characters", "≈ tokens", "seconds", title="What went in and what was kept")
     for name, part in funnel.items():
-        reasons = ", ".join(f"{reason} {n}" for reason, n in part["rejected"].items()) or "none"
         # 1.86 characters a token: published for Gemma 3 on Korean; stage 0 counts with its own tokenizer
-        row = (part["read"], part["kept"], reasons, part["characters"], round(part["characters"] / 1.86), part["seconds"])
+        row = (
+            part["read"],
+            part["kept"],
+            sum(part["rejected"].values()),
+            part["characters"],
+            round(part["characters"] / 1.86),
+            part["seconds"],
+        )
         table.add_row(name, *(f"{value:,}" if isinstance(value, int) else str(value) for value in row))
     console.print(table)
+    for name, part in funnel.items():
+        if part["rejected"]:
+            console.print(f"  {name}, set aside: " + ", ".join(f"{reason} {n:,}" for reason, n in part["rejected"].items()))
     for name, part in funnel.items():
         tell_losses(name, part, settings)
     if "text" in funnel:
         part = funnel["text"]
-        console.print(f"  text: {part['kept'] - part['heldout']:,} to train on, {part['heldout']:,} held out, {part['mb_per_second']} MB/s")
+        # of less, the start of Python takes most of the time
+        rate = f", {part['mb_per_second']:,} MB/s" if part["megabytes"] >= 10 else ""
+        console.print(f"  text: {part['kept'] - part['heldout']:,} to train on, {part['heldout']:,} held out{rate}")
         if part["removed"]:
             console.print("  removed from texts: " + ", ".join(f"{kind} {n:,}" for kind, n in part["removed"].items()))
     if "dictionary" in funnel:
         console.print(f"  dictionary: {funnel['dictionary']['terms']:,} terms (several definitions of a term are joined)")
     if "exam" in funnel:
         console.print("  exam: " + ", ".join(f"{split} {n:,}" for split, n in funnel["exam"]["splits"].items()))
+    if any(part["kept"] for part in funnel.values()):
+        refined = settings.refined
+        console.print(f"  written to {refined}; examples of what was set aside, with reason, file and line: {refined / paths.REJECTED}")
 
 
 def tell_losses(name: str, part: dict, settings: Settings) -> None:

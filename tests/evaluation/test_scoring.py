@@ -175,6 +175,22 @@ def test_two_of_lm_evals_figures_are_compared_and_never_with_one_of_ours(tmp_pat
         assert done.exit_code == 1 and "eval.json does not exist" in done.output
 
 
+def test_where_folders_hold_both_kinds_harness_chooses(tmp_path):
+    a, b = (evaluation(tmp_path / name) for name in "ab")
+    for folder in (a, b):
+        record = files.read_json(folder / paths.EVALUATION)
+        record["plan"]["prompt"] = {"name": "lm-eval", "version": "3.0", "shots": 5, "chat_template": False}
+        files.write_json(folder / paths.HARNESS, record)
+        (folder / paths.HARNESS_PREDICTIONS).write_bytes((folder / paths.PREDICTIONS).read_bytes())
+    ours = CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(b)])
+    assert ours.exit_code == 0 and "lm-eval" not in ours.output
+    theirs = CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(b), "--harness"])
+    assert theirs.exit_code == 0 and "lm-eval prompt, version 3.0, 5 shots, no chat template" in theirs.output
+    (a / paths.HARNESS).unlink()
+    missing = CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(b), "--harness"])
+    assert missing.exit_code == 1 and "harness.json does not exist" in missing.output and "HARNESS=1" in missing.output
+
+
 def test_probabilities_that_are_not_numbers_are_no_answer(loaded, questions):
     """The largest of five NaNs is the first: an accuracy of about 20% out of nothing."""
     network, tokenizer = loaded
