@@ -49,7 +49,8 @@ def test_the_notebook_runs_from_top_to_bottom(clone, base, monkeypatch):
     NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(clone / "docs")}}).execute()
     said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
     assert "Traceback" not in said
-    assert "Error 1" not in said  # a make target that failed: `!make` does not stop the notebook
+    failed = [line for line in said.splitlines() if "Error 1" in line or line.startswith("Error:")]
+    assert not failed, said[-6000:]  # `!make` does not stop the notebook
     assert (clone / "model/notebook/02_trained/final/model.safetensors").exists()
     assert (clone / "model/notebook/report.html").exists()
 
