@@ -80,10 +80,10 @@ def make_corpus(source: Path, out: Path, megabytes: int) -> Path:
     """
     chosen = random.Random(1)
     texts = [
-        value["text"]
+        raw.value["text"]
         for file in readers.raw_files(source / paths.RAW_TEXT)
-        for _, _, value, problem in readers.read_raw(file, source)
-        if problem is None and isinstance(value.get("text"), str)
+        for raw in readers.read_raw(file, source)
+        if raw.problem is None and isinstance(raw.value.get("text"), str)
     ]
     pools = [[s for s in SENTENCE.split(text) if 10 < len(s) < 400] for text in texts]
     pools = [pool for pool in pools if pool]
