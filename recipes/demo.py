@@ -109,7 +109,7 @@ def show(out: Path) -> None:
     found = [one for path in records for one in files.read_json(path)["results"] if one["measure"] in results.KEY_MEASURES]
     results.show([one for one in found if not one["when"].startswith("loop ")], "What was learned, as measured")
     for one in found:
-        if one["data"] == "seen" and one["when"].startswith("loop "):
+        if one["data"] == "seen" and one["when"].startswith("loop ") and not one["how"].get("subject"):
             console.print(f"  stage 2, {one['when']}: {results.in_words(one)} of {one['n']} train questions right, which it had seen")
 
 
