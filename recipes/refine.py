@@ -95,10 +95,8 @@ def find(raw: Path) -> tuple[dict[str, list[Path]], list["Unread"]]:
 
 def tell_unread(unread: list["Unread"], most: int = 20) -> None:
     """Name the files that are not read, the largest first."""
-    from rich.markup import escape
-
     for path, size, why in sorted(unread, key=lambda one: -one.bytes)[:most]:
-        console.print(f"  [yellow]not read[/]: {escape(path)} ({size:,} bytes): {escape(why)}")
+        console.print(f"  [bold]not read[/]: {path} ({size:,} bytes): {why}")
     if len(unread) > most:
         console.print(f"  and {len(unread) - most:,} more that are not read: refine.json names all")
 
@@ -382,8 +380,6 @@ def show(funnel: dict, settings: Settings) -> None:
 
 def tell_losses(name: str, part: dict, settings: Settings) -> None:
     """What a setting would keep, which fields there are where the wanted ones are missing, and what could not be read."""
-    from rich.markup import escape
-
     wanted = {
         "text": settings.text_column,
         "replay": settings.text_column,
@@ -393,7 +389,7 @@ def tell_losses(name: str, part: dict, settings: Settings) -> None:
     if part["fields"]:
         there = "; ".join(f"{n:,} × {fields or 'none'}" for fields, n in part["fields"].items())
         how = " (--text-column names another)" if name == "text" else ""
-        console.print(escape(f"  {name}: missing_field: wanted {wanted[name]}{how}; the fields there: {there}"))
+        console.print(f"  {name}: missing_field: wanted {wanted[name]}{how}; the fields there: {there}")
     if any(part["lost"]):
         records, size = part["lost"]
         console.print(

@@ -547,3 +547,12 @@ def test_text_of_the_bases_own_language_is_cleaned_and_not_judged(tmp_path):
     funnel = json.loads((tmp_path / "refined" / paths.REFINE_RECORD).read_text())["funnel"]["replay"]
     assert (funnel["read"], funnel["kept"]) == (4, 1)
     assert funnel["rejected"] == {"duplicate": 1, "missing_field": 1, "too_short": 1}
+
+
+def test_a_file_that_is_not_read_is_named_as_it_is_called(tmp_path):
+    folder = tmp_path / "raw" / paths.RAW_TEXT
+    folder.mkdir(parents=True)
+    (folder / "a.jsonl").write_text(json.dumps({"text": "x"}) + "\n")
+    (folder / "b[red].pdf").touch()
+    said = CliRunner().invoke(refine.command, ["--raw", str(tmp_path / "raw"), "--refined", str(tmp_path / "refined")]).output
+    assert "  not read: " in said and "b[red].pdf (0 bytes)" in said
