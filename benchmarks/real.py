@@ -339,28 +339,34 @@ def adapted(study, seed: int = 0):
     return network, [w for w in network.parameters() if w.requires_grad]
 
 
-def train(study, examples: list[tuple[list[int], list[bool]]], *, rate=RATE, rows=None, row_rate=2e-4, batch=2, epochs=1, checks=None):
+def train(
+    study, examples: list[tuple[list[int], list[bool]]], *, rate=RATE, rows=None, row_rate=2e-4, batch=2, loops=1, checks=None, seed=0
+):
     """Train a LoRA (and `rows`) on (ids, which of them count) examples, cosine with warm-up; `checks`: {examples seen: measure}.
+
+    The examples come in `loops` equal parts, each shuffled by itself and each with a schedule and an Adam of its own.
 
     Returns {"steps", "tokens", "loss" of the last fifth, "seconds", "checks": {tokens: what measure gave}}.
     """
     import torch
 
-    network, weights = adapted(study)
+    network, weights = adapted(study, seed)
     body = network.base_model.model.model
     groups = [{"params": weights, "lr": rate, "top": rate, "weight_decay": 0.01}]
     if rows is not None:
         rows.requires_grad_(True)
         groups.append({"params": [rows], "lr": row_rate, "top": row_rate, "weight_decay": 0.0})
-    optimizer = torch.optim.AdamW(groups)
-    chance, order = random.Random(0), []
-    for _ in range(epochs):
-        turn = list(range(len(examples)))
+    chance, order = random.Random(seed), []
+    for loop in range(loops):
+        turn = list(range(len(examples) * loop // loops, len(examples) * (loop + 1) // loops))
         chance.shuffle(turn)
         order += turn
     steps, losses, tokens, found, spent, started = math.ceil(len(order) / batch), [], 0, {}, 0.0, time.time()
+    length = math.ceil(steps / loops)  # of a schedule
     checks = dict(checks or {})
     for step in range(steps):
+        if step % length == 0:
+            optimizer = torch.optim.AdamW(groups)
         part = [examples[i] for i in order[step * batch : (step + 1) * batch]]
         network.train()
         hidden = states(study, body, [ids for ids, _ in part], rows)
@@ -374,9 +380,9 @@ def train(study, examples: list[tuple[list[int], list[bool]]], *, rate=RATE, row
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_([w for g in groups for w in g["params"]], 1.0)
-        warm = max(1, round(0.03 * steps))
+        warm, at = max(1, round(0.03 * length)), step % length
         for group in optimizer.param_groups:
-            share = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+            share = (at + 1) / warm if at < warm else 0.5 * (1 + math.cos(math.pi * (at - warm) / max(1, length - warm)))
             group["lr"] = group["top"] * share
         optimizer.step()
         losses.append(float(loss))
@@ -454,7 +460,7 @@ def base_cell(study) -> dict:
     return {"kept": len(study.kept), "mass": round(mass, 5), "at": {"0": measure(study, body, encode)}}
 
 
-def text_cell(study, tokens: int, count: int = 0, start: str = "", rate: float = 1.0, replay: float = 0.0) -> dict:
+def text_cell(study, tokens: int, count: int = 0, start: str = "", rate: float = 1.0, replay: float = 0.0, seed: int = 0) -> dict:
     """Continued pretraining on equal text; measured in the middle and at the end."""
     encode, rows, note, saved = encoder(study.tokenizer), None, {}, {}
     if count:
@@ -466,7 +472,7 @@ def text_cell(study, tokens: int, count: int = 0, start: str = "", rate: float =
         len(examples) // 2: lambda b, r: measure(study, b, encode, r, kinds[:2]),
         len(examples): lambda b, r: measure(study, b, encode, r, kinds),
     }
-    result = train(study, examples, rate=rate * RATE, rows=rows, checks=checks)
+    result = train(study, examples, rate=rate * RATE, rows=rows, checks=checks, seed=seed)
     at = result.pop("checks")
     return {"saved": saved, "note": note, "training": result, "at": at}
 
@@ -533,34 +539,36 @@ def dictionary_cell(study, wordings: int, entries: int = 90) -> dict:
     return {"training": result, "at": {"0": before, **result.pop("checks")}}
 
 
-def exam_cell(study, shuffle: bool, questions: int = 320, dev: int = 200) -> dict:
-    """One epoch of stage 2 on a part of KorMedMCQA's train, options in place or shuffled; dev by letter."""
-    from kmlite.training import shuffling
+def exam_cell(study, shuffle: bool, passes: int = 2, loops: int = 1, questions: int = 320, dev: int = 200) -> dict:
+    """Stage 2 on a part of KorMedMCQA's train, dev by letter: options in place or shuffled anew each pass, and `passes` in `loops` that
+    start schedule and Adam anew, or under one schedule."""
+    from kmlite.training.examples import shuffled
 
     chance = random.Random(0)
-    taught = study.exam["train"][:questions]
-    taught = [shuffling.shuffled(q, chance) for q in taught] if shuffle else taught
     letters = [study.tokenizer.encode(letter, add_special_tokens=False)[0] for letter in prompts.LETTERS]
 
     def look(body, rows=None) -> dict:
         import torch
 
-        right, chosen = [], Counter()
+        right, chosen, bits = [], Counter(), []
         for question in study.exam["dev"][:dev]:
             ids, _ = prompts.conversation_ids(study.tokenizer, prompts.exam_prompt(question))
             with torch.no_grad():
-                scores = study.matrix[letters] @ states(study, body, [ids])[0, -1]
+                scores = (study.matrix[letters] @ states(study, body, [ids])[0, -1]).log_softmax(0)
             letter = prompts.LETTERS[int(scores.argmax())]
             chosen[letter] += 1
             right.append(int(letter == question["answer"]))
-        return {"dev by letter": {"right": right, "chosen": dict(chosen)}}
+            bits.append(round(-float(scores[prompts.LETTERS.index(question["answer"])]) / math.log(2), 3))
+        return {"dev by letter": {"right": right, "chosen": dict(chosen), "bits": bits}}
 
     examples = []
-    for question in taught:
+    for question in [q for _ in range(passes) for q in study.exam["train"][:questions]]:
+        question = shuffled(question, chance) if shuffle else question
         ids, labels = prompts.conversation_ids(study.tokenizer, prompts.exam_prompt(question), prompts.exam_answer(question))
         examples.append((ids, [label != prompts.IGNORED for label in labels]))
-    before = {} if shuffle else {"0": look(study.model.model)}
-    result = train(study, examples, batch=4, rate=1e-5, checks={len(examples): look})
+    before = {} if shuffle or loops > 1 else {"0": look(study.model.model)}
+    checks = {len(examples) * part // passes: look for part in range(1, passes + 1)}
+    result = train(study, examples, batch=4, rate=1e-5, loops=loops, checks=checks)
     return {"training": result, "at": {**before, **result.pop("checks")}}
 
 
@@ -577,11 +585,18 @@ CELLS: dict[str, tuple] = {
     "text rate 3x": (text_cell, {"tokens": 8000, "rate": 3.0}),
     "text rate 0.3x": (text_cell, {"tokens": 8000, "rate": 0.3}),
     "dictionary 1 wording": (dictionary_cell, {"wordings": 1}),
-    "dictionary 3 wordings and reverse": (dictionary_cell, {"wordings": 3}),
-    "text 1000 best, 30k": (text_cell, {"tokens": 30000, "count": 1000, "start": "best"}),
-    "text plain, 30k": (text_cell, {"tokens": 30000}),
+    "text plain, seed 1": (text_cell, {"tokens": 8000, "seed": 1}),
+    "text 1000 best, seed 1": (text_cell, {"tokens": 8000, "count": 1000, "start": "best", "seed": 1}),
+    "text replay 10%": (text_cell, {"tokens": 8000, "replay": 0.1}),
     "exam in place": (exam_cell, {"shuffle": False}),
+    "dictionary 3 wordings and reverse": (dictionary_cell, {"wordings": 3}),
+    "text plain, 30k": (text_cell, {"tokens": 30000}),
+    "text 1000 best, 30k": (text_cell, {"tokens": 30000, "count": 1000, "start": "best"}),
     "exam shuffled": (exam_cell, {"shuffle": True}),
+    "exam in place, 2 loops": (exam_cell, {"shuffle": False, "loops": 2}),
+    "text rate 0.3x, 30k": (text_cell, {"tokens": 30000, "rate": 0.3}),
+    "text plain, 100k": (text_cell, {"tokens": 100000}),
+    "text 1000 best, 100k": (text_cell, {"tokens": 100000, "count": 1000, "start": "best"}),
 }
 
 
@@ -599,8 +614,8 @@ def study(base: Path, refined: Path, english: Path) -> None:
         line |= {
             "machine": f"{platform.machine()}, {os.cpu_count()} shared cores, {os.environ.get('OMP_NUM_THREADS', 1)} threads",
             "precision": "float32",
-            "seed": 0,
         }
+        line = {"seed": 0, **line}
         line["date"] = time.strftime("%Y-%m-%d")
         RESULTS.parent.mkdir(exist_ok=True)
         with RESULTS.open("a", encoding="utf-8") as file:
