@@ -79,13 +79,16 @@ def measured(asked: dict) -> dict:
 
 
 class Clock:
-    """Time from when it is started, by the wall and by the processor."""
+    """Time between its first and its last tick, by the wall and by the processor."""
 
-    def start(self) -> None:
-        self.wall, self.processor = time.perf_counter(), time.process_time()
+    def __init__(self) -> None:
+        self.ticks: list[tuple[float, float]] = []
+
+    def tick(self) -> None:
+        self.ticks.append((time.perf_counter(), time.process_time()))
 
     def rates(self, count: int) -> dict:
-        wall, processor = time.perf_counter() - self.wall, time.process_time() - self.processor
+        wall, processor = (last - first for first, last in zip(self.ticks[0], self.ticks[-1], strict=True))
         return {"a_second": count / wall, "a_processor_second": count / processor}
 
 
@@ -110,8 +113,7 @@ def trained(asked: dict) -> dict:
 
     class Timed(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 1:
-                clock.start()
+            clock.tick()  # what comes after the last step, such as saving, is no training
 
     with tempfile.TemporaryDirectory() as folder:
         rows, result = (plainly if asked["way"] == "plain" else ours)(asked, Path(folder), Timed())
@@ -204,18 +206,20 @@ def scored(asked: dict) -> dict:
     clock = Clock()
     if asked["way"] == "kmlite":
         model, tokenizer = loading.load(asked["model"], "16bit", 2048)
-        clock.start()
+        clock.tick()
         answers = scoring.answer_exam(model, tokenizer, questions, scorer="letter", batch=32)
+        clock.tick()
         return {**clock.rates(len(questions)), "right": sum(answer["right"] for answer in answers)}
     model, tokenizer = plain_model(asked["model"])
     letters = [tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in prompts.LETTERS]
     right = 0
-    clock.start()
+    clock.tick()
     for question in questions:
         ids = prompts.conversation_ids(tokenizer, prompts.exam_prompt(question, False))[0]
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([ids])).logits[0, -1, letters]
         right += prompts.LETTERS[int(logits.argmax())] == question["answer"]
+    clock.tick()
     return {**clock.rates(len(questions)), "right": right}
 
 

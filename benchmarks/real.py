@@ -433,7 +433,9 @@ def started_rows(study, merges, encode, start: str, between=None):
     import torch
 
     if start == "best":
-        cost = {line["start"]: sum(sum(v["bits"]) for v in line["at"]["0"].values()) for line in read() if line.get("count") == 1000}
+        cost = {
+            line["start"]: sum(sum(v["bits"]) for v in line["at"]["0"].values()) for line in read() if line["cell"].startswith("start 1000")
+        }
         start = min((name for name in cost if name != "best"), key=cost.__getitem__)
     if start == "mean":
         return torch.stack([study.matrix[ids].mean(0) for ids in pieces_of(study, merges)]), {}
