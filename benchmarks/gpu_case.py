@@ -28,7 +28,7 @@ def settings_of(asked: dict, shape: memory.Shape) -> dict:
     recipe = recipe_settings(asked)
     plan = memory.choose(shape, asked["cap"] * memory.GIB, recipe, embeddings=asked["embeddings"], new_rows=NEW_ROWS)
     chosen = {"precision": plan.precision, "batch": plan.batch, "embeddings": plan.embeddings, "planned_to_fit": plan.fits}
-    return {**asked, **chosen, "gave_up": plan.gave_up}
+    return {**asked, **chosen, "reduced": plan.reduced}
 
 
 def recipe_settings(asked: dict):

@@ -228,7 +228,7 @@ def snippets(study, encode, count: int, budget: int, left: int = 10, right: int 
     return list(chosen.values())
 
 
-def taught_rows(study, merges, encode, start, budget: int, between=None):
+def trained_rows(study, merges, encode, start, budget: int, between=None):
     """Rows that started as `start` and were fitted to what the old pieces do.
 
     First the head's side alone, which is convex: hidden states of the model over snippets in the OLD tokens are kept, and the rows
@@ -429,7 +429,7 @@ def starts(study, count: int, start: str, exam_share: float = EXAM_SHARE) -> dic
 
 
 def started_rows(study, merges, encode, start: str, between=None):
-    """The rows of a start; the taught ones are kept on disk, since several cells begin with them."""
+    """The rows of a start; the trained ones are kept on disk, since several cells begin with them."""
     import torch
 
     if start == "best":
@@ -441,11 +441,11 @@ def started_rows(study, merges, encode, start: str, between=None):
         return torch.stack([study.matrix[ids].mean(0) for ids in pieces_of(study, merges)]), {}
     if start == "fitted":
         return kmlite_starts.fitted_rows(study.matrix, study.tokenizer, merges), {"start": "fitted"}
-    kept = OUT / f"taught-{len(merges)}.pt"
+    kept = OUT / f"trained-{len(merges)}.pt"
     if kept.exists():
-        return torch.load(kept), {"start": "taught"}
+        return torch.load(kept), {"start": "trained"}
     fitted = kmlite_starts.fitted_rows(study.matrix, study.tokenizer, merges)
-    rows, note = taught_rows(study, merges, encode, fitted, 14000, between=between)
+    rows, note = trained_rows(study, merges, encode, fitted, 14000, between=between)
     torch.save(rows, kept)
     return rows, note
 
@@ -580,7 +580,7 @@ CELLS: dict[str, tuple] = {
     "start 1000 mean": (starts, {"count": 1000, "start": "mean"}),
     "start 500 fitted": (starts, {"count": 500, "start": "fitted"}),
     "start 5000 fitted": (starts, {"count": 5000, "start": "fitted"}),
-    "start 1000 taught": (starts, {"count": 1000, "start": "taught"}),
+    "start 1000 trained": (starts, {"count": 1000, "start": "trained"}),
     "text plain": (text_cell, {"tokens": 8000}),
     "text 1000 best": (text_cell, {"tokens": 8000, "count": 1000, "start": "best"}),
     "text replay 20%": (text_cell, {"tokens": 8000, "replay": 0.2}),

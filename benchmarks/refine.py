@@ -267,7 +267,7 @@ def datatrove(corpus: Path, out: Path) -> None:
 
     word_tokenizers.KiwiTokenizer.word_tokenize = lambda _self, text: text.split()
 
-    def mend(documents, rank=0, world_size=1):
+    def cleaned(documents, rank=0, world_size=1):
         for document in documents:
             document.text = clean(document.text)
             yield document
@@ -277,7 +277,7 @@ def datatrove(corpus: Path, out: Path) -> None:
     pipelines = [
         [
             JsonlReader(str(corpus / paths.RAW_TEXT)),
-            mend,
+            cleaned,
             LambdaFilter(
                 lambda document: len(document.text) >= 100 and is_korean(document.text)[0] and is_no_advertisement(document.text)[0]
             ),

@@ -159,7 +159,7 @@ MESSAGES = {
         "  학습으로는 고칠 수 없다. 베이스 모델을 다시 받거나 ARGS='--precision 16bit'로 실행한다."
     ),
     # ---- card and memory
-    "out of GPU memory at batch {batch}, {length} tokens a row. nvidia-smi shows who else uses the card.\n"
+    "out of GPU memory at batch {batch}, sequences of {length} tokens. nvidia-smi shows who else uses the card.\n"
     "  make doctor shows what fits; less takes: ARGS='--batch 1 --length {half} --precision 4bit'.": (
         "GPU 메모리가 부족하다(배치 {batch}, 시퀀스 {length}토큰). 카드를 쓰는 다른 프로그램은 nvidia-smi로 확인한다.\n"
         "  들어가는 설정은 make doctor가 보여 준다. 메모리를 줄이려면: ARGS='--batch 1 --length {half} --precision 4bit'"

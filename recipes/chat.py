@@ -90,7 +90,7 @@ def main(settings: Settings) -> None:
     console.print()
     for line in chat.WARNING:
         note(line, "bold")
-    for line in chat.BABBLE if speaker.stand_in else ():
+    for line in chat.STAND_IN if speaker.stand_in else ():
         note(line, "bold yellow")
     console.print()
     session = Session(settings, speaker)
@@ -218,7 +218,7 @@ def compare(session: Session, argument: str) -> None:
         with console.status(escape(f"loading {name}")):
             session.others[folder] = chat.load(name, folder, session.settings.precision, session.settings.length)
         if session.others[folder].stand_in and not session.speaker.stand_in:
-            note(f"{name}: {chat.BABBLE[0]}", "yellow")
+            note(f"{name}: {chat.STAND_IN[0]}", "yellow")
     other = session.others[folder]
     if other.precision != session.speaker.precision:
         note(f"{name} in {other.precision} weights, {session.speaker.name} in {session.speaker.precision}", "yellow")

@@ -249,7 +249,7 @@ def show_plan(settings: Settings) -> None:
                 plan.precision,
                 f"{plan.batch} × {plan.accumulation}",
                 f"{plan.total / memory.GIB:.1f}" + ("" if plan.fits else " [red]too much[/]"),
-                ", ".join(given.partition(" →")[0] for given in plan.gave_up),
+                ", ".join(given.partition(" →")[0] for given in plan.reduced),
                 f"{'' if measured else '~'}{rate:,.0f}" if rate else "unknown",
                 "–" if not hours else f"{hours:,.1f}" if hours >= 0.1 else "< 0.1",
             )

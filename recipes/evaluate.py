@@ -81,7 +81,7 @@ def main(settings: Settings) -> None:
         return
     precision = loading.pick_precision(settings.precision, base)
     stand_in = folders.is_stand_in(base)
-    console.print(f"  model        {base}{folders.said_of(base)}")
+    console.print(f"  model        {base}{folders.stand_in_note(base)}")
     console.print(f"  device       {'GPU' if loading.on_gpu() else 'CPU'}, {precision} weights")
     way = voting.in_words(settings.vote, bool(among))
     console.print(f"  questions    {len(questions):,}, {in_words(plan['prompt'])}, scorer {settings.scorer}, {way}")

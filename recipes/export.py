@@ -50,7 +50,7 @@ def main(settings: Settings) -> None:
 
     # ---- refuse early
     source = export.source(settings.out, settings.stage)
-    console.print(f"  model        {source.final}{folders.said_of(source.final)}")
+    console.print(f"  model        {source.final}{folders.stand_in_note(source.final)}")
     if settings.push:
         check_push(settings, source)
     if settings.format == "gguf":

@@ -75,7 +75,7 @@ def main(settings: Settings) -> None:
         evaluate.show_published(result)
         return
     stand_in = folders.is_stand_in(base)
-    console.print(f"  model        {base}{folders.said_of(base)}")
+    console.print(f"  model        {base}{folders.stand_in_note(base)}")
     where = f"{len(questions):,} refined questions" if questions else "sean0042/KorMedMCQA from the hub"
     console.print(f"  questions    {where}, {evaluate.in_words(plan['prompt'])}")
     started = time.time()

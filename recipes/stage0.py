@@ -211,7 +211,7 @@ def write_extended(
         return [], {}
     half = starts.TEXTS // 2
     sample = [*random.Random(settings.seed).sample(domain, min(half, len(domain))), *islice(records.read_texts(shards), half)]
-    rows, before = starts.taught_rows(model, tokenizer, merges, sample), cost(model, tokenizer)
+    rows, before = starts.trained_rows(model, tokenizer, merges, sample), cost(model, tokenizer)
     del model
     loading.free()
     ids = vocabulary.extend_model(stage.base, extended, merges, rows)

@@ -81,7 +81,7 @@ def test_the_first_cases_are_the_targets_and_all_differ():
 
 def test_a_plan_for_a_cap_is_the_planners():
     found = gpu_case.settings_of(gpu.case("cap", cap=8, embeddings="auto", as_planned=True), gpu.memory.MEDGEMMA)
-    assert (found["precision"], found["embeddings"], found["gave_up"]) == ("4bit", "new", ["16bit → 4bit"])
+    assert (found["precision"], found["embeddings"], found["reduced"]) == ("4bit", "new", ["16bit → 4bit"])
     assert found["planned_to_fit"]
 
 

@@ -218,6 +218,16 @@ def test_pages_speak_the_fields_language(page):
     assert not hits(page.read_text(encoding="utf-8"))
 
 
+def test_code_speaks_the_fields_language():
+    """Messages, names, docstrings and the report's template; 훈련 there is what other people's data call a split."""
+    code = [
+        p for folder in ("kmlite", "recipes", "benchmarks") for p in (paths.ROOT / folder).rglob("*") if p.suffix in (".py", ".j2", ".js")
+    ]
+    assert len(code) > 60
+    found = {name_of(file): hits(file.read_text(encoding="utf-8").replace('"훈련"', "").replace("_", " ")) for file in code}
+    assert not {file: words for file, words in found.items() if words}
+
+
 @pytest.mark.parametrize("page", [page for page in (*PAGES, NOTEBOOK) if page.name != "CHANGELOG.md"], ids=name_of)
 def test_options_in_running_text_exist(page):
     known = {item.name for recipe in RECIPES for item in fields(import_module(f"recipes.{recipe}").Settings)}

@@ -41,7 +41,7 @@ def test_without_data_it_says_what_to_put_where(base, tmp_path):
     assert "make data" in said
 
 
-def test_a_base_that_is_not_there_stops_stage_0_with_the_command_that_mends_it(refined, tmp_path):
+def test_a_base_that_is_not_there_stops_stage_0_with_the_command_that_fixes_it(refined, tmp_path):
     said = run("--base", "google/medgemma-none", "--refined", refined, "--out", tmp_path, status=1)
     assert "✗ base" in said
     assert "hf download google/medgemma-none" in said

@@ -12,11 +12,11 @@ from kmlite import files, paths
 SEED = 5
 KILLS_IN_SAVING, KILLS_BY_CLOCK = 4, 2  # of each stage
 SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "1"]
-GAUGE = ["--heldout", "2", "--entries", "2"]
+SUITE = ["--heldout", "2", "--entries", "2"]
 STAGES = {
-    "stage0": [*SMALL, *GAUGE, "--new-tokens", "40", "--length", "64", "--max-steps", "9", "--save-every", "3", "--eval-every", "4"],
+    "stage0": [*SMALL, *SUITE, "--new-tokens", "40", "--length", "64", "--max-steps", "9", "--save-every", "3", "--eval-every", "4"],
     "stage1": [*SMALL, "--epochs", "3", "--max-steps", "12", "--heldout-share", "0.7", "--eval-every", "4", "--entries", "5"],
-    "stage2": [*SMALL, *GAUGE, "--max-steps", "6", "--save-every", "2", "--eval-every", "4", "--loops", "2", "--max-new-tokens", "2"],
+    "stage2": [*SMALL, *SUITE, "--max-steps", "6", "--save-every", "2", "--eval-every", "4", "--loops", "2", "--max-new-tokens", "2"],
 }
 STAGES["stage0"] += ["--questions", "2"]
 STAGES["stage1"] += ["--recalled", "1", "--heldout", "2", "--questions", "2"]

@@ -29,7 +29,7 @@ def test_what_is_trained_must_not_get_worse_and_the_rest_is_said(after, worse, p
     assert all(name in told for name, told in zip([*worse, *price], [*found[0], *found[1]], strict=True))
 
 
-def test_bits_of_what_is_not_taught_may_rise_by_two_percent():
+def test_bits_of_what_is_not_trained_on_may_rise_by_two_percent():
     for value, told in ((4.07, []), (4.12, ["bits per character, Korean, held out: 4.0000 → 4.1200 (+3.0%)"])):
         found = [*point("before", 4.0, 40, 30), *point("after", value, 60, 50)]
         assert results.losses(found, {("accuracy", "dev")}) == ([], told)

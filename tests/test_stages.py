@@ -365,7 +365,7 @@ def test_stage2_teaches_its_own_reasonings_and_a_kill_changes_no_byte(trained, t
 
 
 def test_stage2_on_exam_questions_alone_with_a_weighted_letter(trained, tiny_refined, tmp_path):
-    """Neither text nor a dictionary beside them: the suite has its English text, and nothing is said of Korean."""
+    """Neither text nor a dictionary beside them: the suite has its English text, and nothing about Korean."""
     bare = tmp_path / "refined"
     shutil.copytree(tiny_refined / paths.EXAM, bare / paths.EXAM)
     base = trained[0] / paths.STAGES[1] / paths.FINAL

@@ -331,7 +331,7 @@ def is_stand_in(folder: Path) -> bool:
     return "kmlite" in read_json(folder / "config.json")
 
 
-def said_of(folder: Path) -> str:
+def stand_in_note(folder: Path) -> str:
     """What is printed behind a model's name: nothing, or that it descends from the embedded base."""
     return " (from the embedded base: its figures say nothing about MedGemma)" if is_stand_in(folder) else ""
 

@@ -140,7 +140,7 @@ def parts(
     """Bytes of a training step by part, at the moment of its peak.
 
     Args:
-        batch, length: rows of tokens at once; padding counts like text.
+        batch, length: sequences at once, and tokens of each; padding counts like text.
         embeddings: "new" (`new_rows` of them), "all" or "none" train.
         gpu: False for the CPU's path: 32-bit optimizer state, the loss in tiles, no CUDA, and the process with its libraries.
         half: a CPU that computes in bfloat16, and so holds the weights in 16 bits.
@@ -193,7 +193,7 @@ class Plan:
     embeddings: str
     length: int
     parts: dict[str, int]
-    gave_up: list[str]
+    reduced: list[str]
     fits: bool
 
     @property
@@ -229,16 +229,16 @@ def choose(shape: Shape, room: float, settings: "TrainingSettings", *, embedding
             dropout=settings.dropout,
             recompute=settings.checkpointing != "off",
         )
-        gave_up = []
+        reduced = []
         if mode != modes[0]:
-            gave_up.append("new tokens")
+            reduced.append("new tokens")
         if precision != precisions[0]:
-            gave_up.append(f"{precisions[0]} → {precision}")
+            reduced.append(f"{precisions[0]} → {precision}")
         if batch < settings.batch:
-            gave_up.append(f"batch {settings.batch} → {batch}")
+            reduced.append(f"batch {settings.batch} → {batch}")
         accumulation = settings.accumulation * settings.batch // batch
         fits = sum(found.values()) <= room * (1 - ROOM)
-        tried = Plan(precision, batch, accumulation, mode, settings.length, found, gave_up, fits)
+        tried = Plan(precision, batch, accumulation, mode, settings.length, found, reduced, fits)
         if fits:
             break
     return tried

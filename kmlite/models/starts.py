@@ -45,7 +45,7 @@ def fitted_rows(old, tokenizer, merges: list[Merge]):
     return rows
 
 
-def taught_rows(model, tokenizer, merges: list[Merge], texts: Iterable[str]):
+def trained_rows(model, tokenizer, merges: list[Merge], texts: Iterable[str]):
     """Fitted rows, trained to be predicted where the model has read the same text in its old tokens; float32 [merges, width].
 
     The output side of Token Distillation (arXiv 2505.20133), which is convex: hidden states over snippets in old tokens are kept, and

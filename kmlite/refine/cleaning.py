@@ -180,7 +180,7 @@ def tidy(text: str, needs: int) -> tuple[str, int]:
     return text, needs & RULES
 
 
-def mend(text: str, needs: int, counts: Counter | None) -> str:
+def apply_rules(text: str, needs: int, counts: Counter | None) -> str:
     """Links, addresses, wiki, HTML, once. What one brings up for an earlier one waits for the next pass. Links come before
     addresses, which stand in them, and these before HTML, since an unescaped `&` would cut them."""
     if needs & TIME:
@@ -219,7 +219,7 @@ def clean_all(texts: list[str], counts: Counter | None = None) -> list[str]:
         for i, needs in zip(left, look([out[i] for i in left]) if left else (), strict=True):
             if needs:
                 text, needs = tidy(out[i], needs)
-                out[i] = mend(text, needs, counts) if needs else text
+                out[i] = apply_rules(text, needs, counts) if needs else text
                 if out[i] != text:
                     changed.append(i)
         left = changed

@@ -1,4 +1,4 @@
-"""Rules for plain text: the first half mend it (`cleaning` says when each is asked), `judge` keeps it or says why not.
+"""Rules for plain text: the first half clean it (`cleaning` says when each is asked), `judge` keeps it or says why not.
 
 Each rule can be read and tested alone.
 """

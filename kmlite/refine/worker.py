@@ -181,9 +181,9 @@ def refine_batch(rows: list[Row], task: Task, work: Work, exam: ExamStems) -> No
     columns = (measured.hangul, measured.letters, measured.kana, measured.tokens, repeated, measured.sales)
     counts = zip(*(values.tolist() for values in columns), strict=True)
     kept = []
-    for i, (row, mended, count) in enumerate(zip(rows, cleaned, counts, strict=True)):
-        keep, reason = text.judge(mended, task.min_length, text.Counts(*count))
-        if keep and suspects[i] and exam.stands_in(mended):
+    for i, (row, cleaned_text, count) in enumerate(zip(rows, cleaned, counts, strict=True)):
+        keep, reason = text.judge(cleaned_text, task.min_length, text.Counts(*count))
+        if keep and suspects[i] and exam.stands_in(cleaned_text):
             keep, reason = False, "exam_leak"
         if keep:
             kept.append(i)

@@ -18,7 +18,7 @@ WARNING = (
     "A language model that passed or failed an exam, not a doctor: never use what it says for the care of a patient.",
     "시험을 치른 언어 모델이며 의사가 아닙니다. 환자 진료에 절대 쓰지 마십시오.",
 )
-BABBLE = (
+STAND_IN = (
     "This is the embedded base, a stand-in thousands of times smaller than MedGemma: it writes no meaningful text.",
     "MedGemma가 아니라 수천 배 작은 연습용 모델입니다. 뜻 없는 말만 합니다.",
 )

@@ -150,7 +150,7 @@ def page(speaker: chat.Speaker, others: list[str], draw: Callable[[], list[dict]
 
     plain: dict[str, Any] = {"render_markdown": False, "sanitize_html": True, "buttons": ["copy"], "height": "65vh"}
     with gradio.Blocks(title="kmlite", analytics_enabled=False) as blocks:
-        notes = [*chat.WARNING, *(chat.BABBLE if speaker.stand_in else ()), HELP]
+        notes = [*chat.WARNING, *(chat.STAND_IN if speaker.stand_in else ()), HELP]
         gradio.Markdown("  \n".join(notes))
         kept = gradio.State([])
         name = gradio.Dropdown(["", *others], value="", label="a second model beside it", visible=bool(others))

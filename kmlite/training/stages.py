@@ -55,7 +55,7 @@ class Stage:
         """Print what the stage is about to do, before it spends time on it; `what` names its sequences."""
         settings = self.settings
         learning = f"LoRA rank {settings.rank}, rate {rate_in_words(settings)}, {settings.epochs:g} epochs"
-        lines = {"base": f"{self.base}{folders.said_of(self.base)}", **fitted_in_words(self.fitted, settings, what)}
+        lines = {"base": f"{self.base}{folders.stand_in_note(self.base)}", **fitted_in_words(self.fitted, settings, what)}
         for name, value in {**lines, "learning": learning, **resolved}.items():
             console.print(f"  {name:<12} {value}")
 
@@ -265,7 +265,7 @@ def fitted_in_words(plan: memory.Plan, settings: TrainingSettings, what: str) ->
 
     lines = {"device": f"{'GPU' if loading.on_gpu() else 'CPU'}, {plan.precision} weights"}
     if loading.on_gpu():
-        given = f"; reduced: {', '.join(plan.gave_up)}" if plan.gave_up else ""
+        given = f"; reduced: {', '.join(plan.reduced)}" if plan.reduced else ""
         doubt = "" if plan.fits else "; by calculation that is more than is free, trying all the same"
         lines["memory"] = f"{plan.total / memory.GIB:.1f} GiB planned{given}{doubt}"
     return {**lines, "batch": f"{plan.batch} × {plan.accumulation} {what} of up to {settings.length} tokens"}

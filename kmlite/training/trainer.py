@@ -287,7 +287,7 @@ def smaller(trainer, size: dict, settings: TrainingSettings) -> dict:
     batch, times = size["batch"], size["out_of_memory"]
     if batch == 1 or times == 3 or processes() > 1:
         raise click.ClickException(
-            f"out of GPU memory at batch {batch}, {settings.length} tokens a row. nvidia-smi shows who else uses the card.\n"
+            f"out of GPU memory at batch {batch}, sequences of {settings.length} tokens. nvidia-smi shows who else uses the card.\n"
             f"  make doctor shows what fits; less takes: ARGS='--batch 1 --length {settings.length // 2} --precision 4bit'."
         )
     trainer.model.zero_grad(set_to_none=True)

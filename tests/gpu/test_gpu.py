@@ -32,11 +32,11 @@ PRECISIONS = ["4bit", "8bit", "16bit"]
 
 SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "1"]
 SMALL += ["--max-steps", "3"]
-GAUGE = ["--heldout", "2", "--entries", "2"]
+SUITE = ["--heldout", "2", "--entries", "2"]
 STAGES = {
-    0: (stage0, [*SMALL, *GAUGE, "--questions", "2", "--new-tokens", "40", "--length", "64", "--eval-every", "0"]),
+    0: (stage0, [*SMALL, *SUITE, "--questions", "2", "--new-tokens", "40", "--length", "64", "--eval-every", "0"]),
     1: (stage1, [*SMALL, "--entries", "4", "--heldout", "2", "--questions", "2", "--recalled", "1"]),
-    2: (stage2, [*SMALL, *GAUGE, "--loops", "1", "--target", "100", "--max-new-tokens", "2", "--questions", "4"]),
+    2: (stage2, [*SMALL, *SUITE, "--loops", "1", "--target", "100", "--max-new-tokens", "2", "--questions", "4"]),
 }
 
 
@@ -85,7 +85,7 @@ def test_three_steps_and_what_they_changed(small, tiny_refined, tmp_path, stage,
         assert record["memory"]["measured_bytes"] > memory.CONTEXT
     folder = tmp_path / paths.STAGES[stage]
     if stage == 2 and not record["best_loop"]:
-        return  # no loop was better on dev: the model as it came is handed over
+        return  # no loop was better on dev: the initial model is handed over
     before, after = weights(small), weights(folder / paths.FINAL)  # merged, written, and read again
     assert before.keys() == after.keys()
     changed = {name for name in before if before[name].shape != after[name].shape or not before[name].equal(after[name])}

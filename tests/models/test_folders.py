@@ -304,10 +304,10 @@ def test_a_broken_folder_is_refused_in_a_sentence(base, tmp_path, fault):
     spoil(folder)
     with pytest.raises(click.ClickException, match=f"(?s){said}") as caught:
         folders.check(folder)
-    what, _, mend = caught.value.message.partition("\n")
+    what, _, fix = caught.value.message.partition("\n")
     assert str(folder) in what or "config" in what or "stored in both" in what
     assert len(what) < 250 + 2 * len(str(folder))
-    assert mend or "Name" in what or "Remove" in what or "Take" in what or "Copy" in what
+    assert fix or "Name" in what or "Remove" in what or "Take" in what or "Copy" in what
 
 
 # ---- what is accepted, loads whole

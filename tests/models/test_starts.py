@@ -79,7 +79,7 @@ def test_every_new_token_that_stands_in_the_texts_gets_a_snippet(tokenizer, merg
     assert sum(map(len, snippets)) <= starts.SNIPPET_TOKENS * len(merges) + starts.LEFT + starts.RIGHT + 1
 
 
-def test_taught_rows_come_nearer_to_rows_that_are_predicted(loaded, tokenizer, merges, monkeypatch):
+def test_trained_rows_come_nearer_to_rows_that_are_predicted(loaded, tokenizer, merges, monkeypatch):
     """Positions whose next token is drawn by rows that differ from the fitted ones: on others drawn so, the loss must fall."""
     chance = torch.Generator().manual_seed(0)
     start = starts.fitted_rows(loaded[0].get_output_embeddings().weight.detach(), tokenizer, merges)
@@ -95,14 +95,14 @@ def test_taught_rows_come_nearer_to_rows_that_are_predicted(loaded, tokenizer, m
         logits = torch.cat([totals[:, None], seen @ rows.T], 1)
         return torch.nn.functional.cross_entropy(logits, targets + 1)
 
-    taught_on, others = positions(4000), positions(1000)
+    trained_on, others = positions(4000), positions(1000)
     monkeypatch.setattr(starts, "chosen_snippets", lambda *arguments: [["any"]])
-    monkeypatch.setattr(starts, "remembered", lambda *arguments: taught_on)
-    rows = starts.taught_rows(loaded[0], tokenizer, merges, [])
+    monkeypatch.setattr(starts, "remembered", lambda *arguments: trained_on)
+    rows = starts.trained_rows(loaded[0], tokenizer, merges, [])
     before, best, after = (loss(found, *others) for found in (start, truth, rows))
     assert before - after > 0.1 * (before - best)
 
 
 def test_rows_stay_fitted_where_no_text_holds_them(loaded, tokenizer, merges):
     matrix = loaded[0].get_output_embeddings().weight.detach()
-    assert starts.taught_rows(loaded[0], tokenizer, merges, ["no Hangul"]).equal(starts.fitted_rows(matrix, tokenizer, merges))
+    assert starts.trained_rows(loaded[0], tokenizer, merges, ["no Hangul"]).equal(starts.fitted_rows(matrix, tokenizer, merges))

@@ -1,4 +1,4 @@
-"""The labelled texts of tests/quality: what a careful Korean reader would keep, drop and mend."""
+"""The labelled texts of tests/quality: what a careful Korean reader would keep, drop and fix."""
 
 import pytest
 

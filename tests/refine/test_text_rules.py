@@ -1,4 +1,4 @@
-"""The rules for plain text: what cleaning mends and what it must leave alone, and what judging drops."""
+"""The rules for plain text: what cleaning changes and what it must leave alone, and what judging drops."""
 
 import json
 import unicodedata

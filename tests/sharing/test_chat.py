@@ -508,7 +508,7 @@ def test_lines_from_a_pipe(out, refined, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(chat.WARNING[0]) == done.stdout.count(chat.WARNING[1]) == 1
-    assert chat.BABBLE[0] in done.stdout
+    assert chat.STAND_IN[0] in done.stdout
     said = [
         "> 안녕",
         "5 tokens",

@@ -89,7 +89,7 @@ def test_out_of_memory_at_batch_1_is_said_plainly(base, few, tmp_path, at_batch)
     at_batch(full_above(0))
     said = stage(base, few, tmp_path, status=1)
     assert "batch 2 → 1" in said
-    assert "out of GPU memory at batch 1, 512 tokens a row" in said
+    assert "out of GPU memory at batch 1, sequences of 512 tokens" in said
     assert "make doctor" in said
 
 

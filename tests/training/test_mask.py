@@ -38,9 +38,9 @@ def test_the_loss_counts_the_answer_and_its_end_alone(tokenizer, case):
 def test_the_prompt_is_a_prefix_of_the_training_text(tokenizer, case):
     prompt, answer = CASES[case]
     asked, _ = prompts.conversation_ids(tokenizer, prompt)
-    taught, labels = prompts.conversation_ids(tokenizer, prompt, answer)
-    assert taught[: len(asked)] == asked
-    assert labels[len(asked)] == taught[len(asked)]  # the first counted token is the first that a model would write
+    whole, labels = prompts.conversation_ids(tokenizer, prompt, answer)
+    assert whole[: len(asked)] == asked
+    assert labels[len(asked)] == whole[len(asked)]  # the first counted token is the first that a model would write
 
 
 @pytest.mark.parametrize("case", CASES)

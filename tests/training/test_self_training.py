@@ -88,11 +88,11 @@ def test_one_reasoning_a_question_is_kept_with_the_letters_of_the_question_as_it
     found = self_training.verdicts([(0, order) for order in orders], asked, turns, [])
     assert [record["dropped"] for record in found] == ["", "spare", "spare"]
     assert found[0]["cot"].split("\n")[1] == "B는 티아민, E는 비타민 A 결핍에서 생기므로 여기에 맞지 않습니다."
-    taught = self_training.with_reasonings([QUESTION, EXAMPLE], found)
-    assert taught[0]["cot"] == found[0]["cot"]
-    assert taught[0]["self_written"] is True
-    assert taught[1] == EXAMPLE
-    moved = examples.reordered(taught[0], "EDCBA")
+    given = self_training.with_reasonings([QUESTION, EXAMPLE], found)
+    assert given[0]["cot"] == found[0]["cot"]
+    assert given[0]["self_written"] is True
+    assert given[1] == EXAMPLE
+    moved = examples.reordered(given[0], "EDCBA")
     assert "D는 티아민, A는 비타민 A 결핍" in moved["cot"]
     assert prompts.exam_answer(moved, reasoned=True).endswith("</reasoning>E")
 
