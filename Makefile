@@ -114,13 +114,12 @@ rehearse-gpu: $(STAMP) ## Unsloth's GPU code, computed on a CPU: the stages' tes
 	test -d .venv/triton || $(PY) -m pip install -q --no-deps --target .venv/triton triton==3.7.1
 	KMLITE_REHEARSE=1 $(PY) -m pytest -p tests.gpu.unsloth_on_cpu tests/gpu tests/test_stages.py tests/training/test_loss.py tests/models/test_new_rows.py $(value ARGS)
 
-test: $(EXTRAS) ## run the tests
-	$(PY) -m pytest $(value ARGS)
+test: $(EXTRAS) ## run the tests in two processes; ARGS="tests/x.py -k y" chooses, ARGS="-n 0" takes one process
+	$(PY) -m pytest -n 2 --no-loadscope-reorder $(value ARGS)
 
 test-docs: $(EXTRAS) ## run the notebook, the Dockerfile's steps and uv in empty folders (slow)
 	$(INSTALL) --require-hashes -r requirements/docs.txt
 	KMLITE_RUN_DOCS=1 $(PY) -m pytest tests/test_ways_in.py $(value ARGS)
-
 
 check: $(STAMP) ## lint, formatting and types
 	$(PY) -m ruff check .

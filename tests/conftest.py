@@ -4,11 +4,13 @@ import gc
 import os
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from filelock import FileLock
 from forked import Forked
 from safetensors.numpy import save_file
 
@@ -28,12 +30,49 @@ def collected() -> None:
     settle()  # all that the test modules imported
 
 
-@pytest.fixture(scope="session", autouse=True)
-def early(request) -> None:
-    """The helpers that a chosen test asks for, started now: they import while other tests run."""
-    wanted = {name for item in request.session.items for name in item.fixturenames}
-    for name in {"warm", "plain"} & wanted:
-        request.getfixturevalue(name)
+# How `make test` shares the files among its workers: what takes longest first, so that they end together, and files whose tests ask for
+# one helper process (`warm`, `plain`) to one worker, which then starts it once.
+LONG = {
+    **dict.fromkeys(("test_kill.py", "test_chat.py", "test_security.py"), "warm"),
+    "test_stages.py": "",
+    **dict.fromkeys(("test_harness.py", "test_export.py"), "plain"),
+    **dict.fromkeys(("test_engine.py", "test_processes.py", "test_suite.py", "test_peak.py", "test_callbacks.py", "test_report.py"), ""),
+}
+
+
+def pytest_collection_modifyitems(items) -> None:
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileAndHelper(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return LONG.get(Path(file).name) or file
+
+    return ByFileAndHelper(config, log)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """shared(name, make): the folder of that name, which the first worker to need it fills by make(folder)."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def once(name: str, make: Callable[[Path], None]) -> Path:
+        folder = root / "shared" / name
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                make(folder.with_name(f"{name}.partial"))
+                os.rename(folder.with_name(f"{name}.partial"), folder)
+        return folder
+
+    return once
 
 
 @pytest.fixture(scope="session")
@@ -53,14 +92,15 @@ def plain(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def refined(tmp_path_factory) -> Path:
+def refined(shared) -> Path:
     """The refined sample."""
     from recipes import refine
 
-    out = tmp_path_factory.mktemp("refined")
-    result = CliRunner().invoke(refine.command, ["--raw", str(paths.SAMPLE_RAW), "--refined", str(out), "--heldout-share", "0.1"])
-    assert result.exit_code == 0, result.output
-    return out
+    def make(folder: Path) -> None:
+        result = CliRunner().invoke(refine.command, ["--raw", str(paths.SAMPLE_RAW), "--refined", str(folder), "--heldout-share", "0.1"])
+        assert result.exit_code == 0, result.output
+
+    return shared("refined", make)
 
 
 @pytest.fixture(scope="session")
@@ -95,26 +135,32 @@ def make_checkpoint():
     return make
 
 
-def minimal(folder: Path, texts: list[str], refined: Path, text_only: bool) -> Path:
-    from kmlite.models import loading, tiny
+def minimal(folder: Path, texts: list[str], refined: Path, text_only: bool) -> None:
+    from kmlite.models import tiny
 
-    loading.fast_model()  # before transformers, as in a recipe
-    settle()
     turns = [(prompts.dictionary_prompt(e["term"]), e["definition"]) for e in records.read_dictionary(refined)[:20]]
     tiny.build(folder, texts, turns, pieces=1500, hidden=64, layers=2, steps=0, text_only=text_only)
-    return folder
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory, texts, refined) -> Path:
+def stack() -> None:
+    """Unsloth before transformers, as in a recipe."""
+    from kmlite.models import loading
+
+    loading.fast_model()
+    settle()
+
+
+@pytest.fixture(scope="session")
+def base(stack, shared, texts, refined) -> Path:
     """MedGemma's class with random weights: two layers, hidden size 64."""
-    return minimal(tmp_path_factory.mktemp("base") / "base", texts, refined, text_only=False)
+    return shared("base", lambda folder: minimal(folder, texts, refined, text_only=False))
 
 
 @pytest.fixture(scope="session")
-def text_base(tmp_path_factory, texts, refined) -> Path:
+def text_base(stack, shared, texts, refined) -> Path:
     """The class of gemma-3-1b and medgemma-27b-text."""
-    return minimal(tmp_path_factory.mktemp("text_base") / "base", texts, refined, text_only=True)
+    return shared("text_base", lambda folder: minimal(folder, texts, refined, text_only=True))
 
 
 @pytest.fixture(scope="session")
