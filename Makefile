@@ -42,12 +42,12 @@ help: ## this page
 setup: $(STAMP) ## set up .venv with the locked packages (every other target does it by itself; UV=1 by uv)
 
 # The stamp comes last, so a set-up that was interrupted is done anew, and so is one of older locks.
-$(STAMP): $(LOCK) pyproject.toml
+$(STAMP): $(LOCK) requirements/torch.in pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "kmlite needs Python 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 1; }
 	@echo "setting up .venv from $(LOCK), a few minutes once"
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
-	$(INSTALL) torch==2.13.0
+	$(INSTALL) -r requirements/torch.in
 	$(INSTALL) --require-hashes -r $(LOCK)
 	$(INSTALL) --no-build-isolation -e .
 	@touch $(STAMP)

@@ -4,8 +4,8 @@
 
 uv resolves (pip has no universal resolution), and keeps the versions that stand in the locks where they still fit; `make lock
 ARGS=--upgrade` takes the newest. Unsloth's metadata asks for packages that only a GPU needs, so it is locked without its dependencies:
-what it needs stands in cpu.in and gpu.in. torch itself is not in the locks, because it comes as a CPU or a CUDA build with hashes of its
-own: `make setup` installs it first, without dependencies, which are locked here; those of its CUDA build in gpu.txt alone.
+what it needs stands in cpu.in and gpu.in. torch itself (torch.in) is not in the locks, because it comes as a CPU or a CUDA build with
+hashes of its own: `make setup` installs it first, without dependencies, which are locked here; those of its CUDA build in gpu.txt alone.
 """
 
 import re
@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TORCH = "torch==2.13.0"
 CUDA = re.compile(r"triton|nvidia-|cuda-")
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -56,11 +55,11 @@ def main() -> None:
     unsloth = resolved(asked("unsloth"), HERE / "none", "--no-deps")
     whole: dict[str, dict[str, str]] = {}
     for name in ("cpu", "gpu"):
-        found = resolved(f"{asked(name)}\n{TORCH}\n", HERE / f"{name}.txt")
+        found = resolved(asked(name) + asked("torch"), HERE / f"{name}.txt")
         whole[name] = {k: v for k, v in found.items() if k != "torch" and (name == "gpu" or not CUDA.match(k))}
-        write(name, {**whole[name], **unsloth}, f" and unsloth.in; install with --no-deps --require-hashes after {TORCH}")
+        write(name, {**whole[name], **unsloth}, " and unsloth.in; install with --no-deps --require-hashes after torch.in")
     for name in ("eval", "web", "docs"):  # an extra never changes what stands in the locks, whatever its metadata asks for
-        found = resolved(f"{asked(name)}\n{TORCH}\n", HERE / f"{name}.txt", "--overrides", "cpu.txt")
+        found = resolved(asked(name) + asked("torch"), HERE / f"{name}.txt", "--overrides", "cpu.txt")
         extra = {k: v for k, v in found.items() if k not in whole["cpu"] and k != "torch" and not CUDA.match(k)}
         write(name, extra, "; install with --no-deps --require-hashes beside cpu.txt or gpu.txt")
 
