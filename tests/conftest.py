@@ -163,6 +163,14 @@ def text_base(stack, shared, texts, refined) -> Path:
     return shared("text_base", lambda folder: minimal(folder, texts, refined, text_only=True))
 
 
+@pytest.fixture(scope="module")
+def loaded(base):
+    """(model, tokenizer) of `base`, loaded as every recipe does."""
+    from kmlite.models import loading
+
+    return loading.load(base, "16bit", 512)
+
+
 @pytest.fixture(scope="session")
 def tokenizer(base):
     from transformers import AutoTokenizer

@@ -7,13 +7,6 @@ import torch
 
 from kmlite import prompts, records
 from kmlite.evaluation import generation, scoring
-from kmlite.models import loading
-
-
-@pytest.fixture(scope="module")
-def loaded(base):
-    return loading.load(base, "16bit", 256)
-
 
 ASKED = [
     "혈압은?",

@@ -12,13 +12,7 @@ from rich.console import Console
 
 from kmlite import files, paths, prompts, records
 from kmlite.evaluation import published, scoring
-from kmlite.models import loading
 from recipes import compare, evaluate
-
-
-@pytest.fixture(scope="module")
-def loaded(base):
-    return loading.load(base, "16bit", 512)
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,8 @@ from hypothesis import strategies as st
 
 from kmlite import prompts, records
 from kmlite.evaluation import scoring, voting
-from kmlite.models import loading
 
 LETTERS = prompts.LETTERS
-
-
-@pytest.fixture(scope="module")
-def loaded(base):
-    return loading.load(base, "16bit", 512)
 
 
 @pytest.fixture(scope="module")
