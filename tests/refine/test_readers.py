@@ -214,7 +214,7 @@ PACKERS = {
     "": bytes,
     ".gz": gzip.compress,
     ".bz2": bz2.compress,
-    ".xz": lzma.compress,
+    ".xz": lambda b: lzma.compress(b, preset=0),
     ".zst": lambda b: pa.compress(b, "zstd", asbytes=True),
 }
 

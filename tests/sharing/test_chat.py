@@ -490,25 +490,24 @@ def test_leaving(session, state, capsys):
 TERMINAL = {"PYTHONUNBUFFERED": "1", "TERM": "xterm-256color"}
 
 
-def command(out, refined, *more) -> list[str]:
-    return [sys.executable, "-m", "recipes.chat", "--out", str(out), "--refined", str(refined), *more]
+CODE = "from recipes.chat import command; command()"
 
 
-def test_lines_from_a_pipe(out, refined, tmp_path):
+def given(out, refined, *more) -> list[str]:
+    return ["--out", str(out), "--refined", str(refined), *more]
+
+
+def test_lines_from_a_pipe(warm, out, refined, tmp_path):
     lines = "안녕\n\n/exam 2\n/compare 00_trained\n/exam 999\n마지막 말"
-    done = subprocess.run(
-        command(out, refined, "--max-new-tokens", "5"),
-        input=lines,
-        capture_output=True,
-        text=True,
-        cwd=paths.ROOT,
-        env={**os.environ, **TERMINAL, "XDG_STATE_HOME": str(tmp_path)},
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(chat.WARNING[0]) == done.stdout.count(chat.WARNING[1]) == 1
-    assert chat.STAND_IN[0] in done.stdout
+    os.mkfifo(tmp_path / "pipe")
+    code = f"import os, sys; os.dup2(os.open(sys.argv.pop(), os.O_RDONLY), 0); {CODE}"
+    arguments = given(out, refined, "--max-new-tokens", "5")
+    warm.start(code, *arguments, str(tmp_path / "pipe"), output=tmp_path / "said", **TERMINAL, XDG_STATE_HOME=str(tmp_path))
+    (tmp_path / "pipe").write_text(lines, encoding="utf-8")
+    status, shown = warm.status(), (tmp_path / "said").read_text(encoding="utf-8")
+    assert status == 0, shown
+    assert shown.count(chat.WARNING[0]) == shown.count(chat.WARNING[1]) == 1
+    assert chat.STAND_IN[0] in shown
     said = [
         "> 안녕",
         "5 tokens",
@@ -520,11 +519,11 @@ def test_lines_from_a_pipe(out, refined, tmp_path):
         "a number from",
         "> 마지막 말",
     ]
-    places = [done.stdout.index(text) for text in said]
+    places = [shown.index(text) for text in said]
     assert places == sorted(places)
-    assert "5 tokens" in done.stdout[places[-1] :]
-    assert "\x1b" not in done.stdout
-    assert "Traceback" not in done.stderr
+    assert "5 tokens" in shown[places[-1] :]
+    assert "\x1b" not in shown
+    assert "Traceback" not in shown
 
 
 class Pty:
@@ -569,9 +568,9 @@ class Pty:
 
 def test_control_c_in_a_terminal(warm, out, refined, tmp_path):
     """It stops an answer and the talk goes on; twice in an answer ends the program, and so does twice at the prompt."""
-    arguments = command(out, refined, "--max-new-tokens", "4000", "--length", "4096")[3:]
+    arguments = given(out, refined, "--max-new-tokens", "4000", "--length", "4096")
     where = {**TERMINAL, "XDG_STATE_HOME": str(tmp_path), "NO_COLOR": "1"}
-    terminal = Pty(warm, "from recipes.chat import command; command()", *arguments, **where)
+    terminal = Pty(warm, CODE, *arguments, **where)
     try:
         start = terminal.until("twice leaves")
         assert "no meaningful text" in start
