@@ -63,9 +63,7 @@ def main(settings: Settings) -> None:
         return
     if most and stage.fitted.embeddings == "none" and settings.embeddings == "auto":
         most, because = 0, "new rows do not fit into the memory"  # and rows that do not train would stay estimates
-    measured_on = suite.prepare(
-        settings.refined, texts=settings.heldout, entries=settings.entries, questions=settings.questions, length=settings.length
-    )
+    measured_on = suite.prepare(settings.refined, texts=settings.heldout, entries=settings.entries, questions=settings.questions)
     size = sum(shard.stat().st_size for shard in shards) / 1e6
     rate = f"{stage.fitted.embeddings}, rate {settings.embedding_learning_rate:g}"
     text = f"{len(shards)} shards, {size:.1f} MB"

@@ -43,7 +43,7 @@ def main(settings: Settings) -> None:
     stage = stages.open_stage(1, settings, data)
     if not stage:
         return
-    measured_on = suite.prepare(settings.refined, texts=settings.heldout, entries=0, questions=settings.questions, length=settings.length)
+    measured_on = suite.prepare(settings.refined, texts=settings.heldout, entries=0, questions=settings.questions)
     stage.describe(
         "entries", {"dictionary": f"{len(seen):,} terms to teach, {len(heldout):,} held out", "suite": suite.in_words(measured_on)}
     )

@@ -67,7 +67,7 @@ def main(settings: Settings) -> None:
         return
     questions, leaked = examples.without_leaks(exam["train"], *(listed for name, listed in exam.items() if name != "train"))
     questions = chosen(settings, questions)
-    measured_on = suite.prepare(settings.refined, texts=settings.heldout, entries=settings.entries, questions=0, length=settings.length)
+    measured_on = suite.prepare(settings.refined, texts=settings.heldout, entries=settings.entries, questions=0)
     seen = suite.sample_questions(questions, settings.questions)
     describe(stage, settings, questions, exam, leaked, suite.in_words(measured_on))
 

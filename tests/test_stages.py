@@ -19,8 +19,8 @@ from recipes import evaluate, export, pipeline, stage0, stage1, stage2
 SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "2"]
 STAGE0 = [*SMALL, "--new-tokens", "40", "--length", "64", "--max-steps", "12", "--save-every", "4", "--heldout", "6", "--entries", "30"]
 STAGE0 += ["--eval-every", "4", "--questions", "6"]
-STAGE1 = [*SMALL, "--max-steps", "6", "--eval-every", "3", "--heldout", "4", "--entries", "50", "--questions", "4", "--recalled", "3"]
-STAGE2 = [*SMALL, "--max-steps", "4", "--save-every", "2", "--eval-every", "4", "--loops", "2", "--max-new-tokens", "2"]
+STAGE1 = [*SMALL, "--max-steps", "6", "--eval-every", "3", "--heldout", "6", "--entries", "50", "--questions", "4", "--recalled", "3"]
+STAGE2 = [*SMALL, "--max-steps", "4", "--save-every", "2", "--eval-every", "4", "--loops", "2", "--max-new-tokens", "2", "--heldout", "6"]
 
 
 def run(recipe, *arguments, status: int = 0) -> str:
@@ -557,6 +557,20 @@ def test_nothing_changed_but_what_was_meant_to(trained, refined):
     if os.environ.get("KMLITE_GOLDEN") == "write":
         files.write_json(golden, found)
     assert found == files.read_json(golden)
+
+
+def test_a_stage_begins_with_the_figures_that_the_one_before_ended_with(trained):
+    """Whatever lengths the two train with: the same model is measured in the same way."""
+    out, _ = trained
+    found: dict[tuple, list[float]] = {}
+    for number, stage in enumerate(paths.STAGES):
+        for one in record(out / stage)["results"]:
+            if (one["measure"], one["data"]) in {("bits_per_character", "korean"), ("bits_per_character", "english")}:
+                found.setdefault((one["data"], number + (one["when"] == "after")), []).append(one["value"])
+    for data in ("korean", "english"):
+        for border in (1, 2):
+            before, after = found[data, border]
+            assert before == after, (data, border)
 
 
 def test_stage_2_takes_the_mix_and_the_reasonings_that_hold():

@@ -10,6 +10,7 @@ from kmlite import paths, prompts, records, results
 from kmlite.evaluation import generation, scoring
 
 T = TypeVar("T")
+LENGTH = 512  # tokens of context at the most, whatever the stage trains with: else two stages would differ on the same model
 
 
 class Suite(NamedTuple):
@@ -19,7 +20,6 @@ class Suite(NamedTuple):
     dictionary: list[tuple[str, str]]
     english: list[str]
     dev: list[dict]
-    length: int
 
 
 def sample(items: Iterable[T], n: int, text: Callable[[T], str], stratum: Callable[[T], str] = lambda item: "") -> list[T]:
@@ -48,7 +48,7 @@ def sample_entries(entries: list[dict], n: int) -> list[dict]:
     return sample(entries, n, lambda entry: entry["term"])
 
 
-def prepare(refined: Path, *, texts: int, entries: int, questions: int, length: int) -> Suite:
+def prepare(refined: Path, *, texts: int, entries: int, questions: int) -> Suite:
     """Up to `texts` held-out texts, `entries` dictionary entries and `questions` dev questions of the refined data, by hash."""
     held = paths.heldout_text(refined)
     korean = sample(records.read_texts([held]), texts, str) if texts and held.exists() else []
@@ -56,7 +56,7 @@ def prepare(refined: Path, *, texts: int, entries: int, questions: int, length: 
     dev = records.read_exam(refined, "dev") if questions and paths.exam_split(refined, "dev").exists() else []
     english = [json.loads(line)["text"] for line in paths.ENGLISH.read_text(encoding="utf-8").splitlines()]
     pairs = [(prompts.dictionary_prompt(t["term"]), t["definition"]) for t in sample_entries(terms, entries)]
-    return Suite(korean, pairs, english, sample_questions(dev, questions), length)
+    return Suite(korean, pairs, english, sample_questions(dev, questions))
 
 
 def in_words(suite: Suite) -> str:
@@ -69,9 +69,9 @@ def bits(model, tokenizer, suite: Suite) -> list[dict]:
     """Bits per character by kind of text."""
     found = []
     for data, texts in (("korean", suite.korean), ("english", suite.english)):
-        if (cost := generation.bits_per_character(model, tokenizer, texts, suite.length)) is not None:
+        if (cost := generation.bits_per_character(model, tokenizer, texts, LENGTH)) is not None:
             found.append(results.result("bits_per_character", data, cost, len(texts)))
-    if (cost := generation.answer_bits(model, tokenizer, suite.dictionary, suite.length)) is not None:
+    if (cost := generation.answer_bits(model, tokenizer, suite.dictionary, LENGTH)) is not None:
         found.append(results.result("bits_per_character", "dictionary", cost, len(suite.dictionary)))
     return found
 

@@ -16,11 +16,11 @@ from recipes import stage1
 
 
 def test_the_suite_measures_what_the_refined_data_has(refined, tmp_path):
-    whole = suite.prepare(refined, texts=3, entries=4, questions=5, length=64)
+    whole = suite.prepare(refined, texts=3, entries=4, questions=5)
     assert [len(part) for part in whole[:4]] == [3, 4, 16, 5]
-    bare = suite.prepare(tmp_path, texts=3, entries=4, questions=5, length=64)
+    bare = suite.prepare(tmp_path, texts=3, entries=4, questions=5)
     assert [len(part) for part in bare[:4]] == [0, 0, 16, 0]
-    assert [len(part) for part in suite.prepare(refined, texts=0, entries=0, questions=0, length=64)[:4]] == [0, 0, 16, 0]
+    assert [len(part) for part in suite.prepare(refined, texts=0, entries=0, questions=0)[:4]] == [0, 0, 16, 0]
 
 
 @pytest.mark.parametrize("n", [3, 10, 40, 99, 100, 200])
@@ -39,12 +39,12 @@ def test_a_sample_is_spread_over_the_subjects_and_the_same_in_any_order_of_the_f
         assert all(q in larger for q in chosen)
 
 
-def test_measuring_changes_nothing(base, refined):
+def test_measuring_changes_nothing(base, refined, monkeypatch):
     """Twice the same figures; weights and random state as before: a run that is measured is the run that is not."""
     import torch
 
     network, tokenizer = loading.load(base, "16bit", 64)
-    measured_on = suite.prepare(refined, texts=2, entries=2, questions=2, length=256)
+    measured_on = suite.prepare(refined, texts=2, entries=2, questions=2)
     state, sums = torch.get_rng_state(), loading.weight_sums(network)
     first = suite.measure(network, tokenizer, measured_on, 4)
     assert suite.measure(network, tokenizer, measured_on, 4) == first
@@ -56,7 +56,8 @@ def test_measuring_changes_nothing(base, refined):
         ("bits_per_character", "dictionary", 2),
         ("accuracy", "dev", 2),
     ]
-    short = suite.bits(network, tokenizer, measured_on._replace(length=8))
+    monkeypatch.setattr(suite, "LENGTH", 8)
+    short = suite.bits(network, tokenizer, measured_on)
     assert [one["data"] for one in short] == ["korean", "english"]  # no definition is that short
 
 
