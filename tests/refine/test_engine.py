@@ -206,7 +206,7 @@ def test_killed_again_and_again_the_bytes_are_the_same(large, undisturbed, tmp_p
     while killed < 8:
         process = start(large, out, "--workers", 2, "--shard-mb", 1, *(["--restart"] if killed % 4 == 3 else []))
         try:
-            process.wait(chosen.uniform(0.1, 0.9) * whole)
+            process.wait((killed % 4 + chosen.random()) / 4 * whole)  # early, then later
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -218,7 +218,7 @@ def test_killed_again_and_again_the_bytes_are_the_same(large, undisturbed, tmp_p
             (out / paths.REFINE_RECORD).write_text("{")  # begin anew, over the old result
     run(large, out, "--workers", 2, "--shard-mb", 1)
     assert content(out) == content(undisturbed)
-    assert len(progressed) > 2  # it was killed at different points
+    assert len(progressed) > 1  # it was killed at different points
 
 
 def test_finished_shards_are_not_done_again(large, undisturbed, tmp_path, monkeypatch):

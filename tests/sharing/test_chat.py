@@ -536,7 +536,7 @@ class Pty:
         self.shown, self.seen = "", 0
 
     def until(self, text: str, seconds: float = 120) -> str:
-        """Read on until `text` comes; returns what came since the last call."""
+        """Read on until `text` comes; returns what came behind what the last call waited for."""
         end = time.monotonic() + seconds
         raw = b""
         while text not in self.shown[self.seen :] + raw.decode(errors="ignore"):
@@ -546,8 +546,8 @@ class Pty:
             else:
                 assert not self.warm.ended(0), f"it has ended before {text!r}: {self.shown}{raw.decode(errors='ignore')}"
         self.shown += raw.decode(errors="ignore")
-        came, self.seen = self.shown[self.seen :], len(self.shown)
-        return came
+        begun, self.seen = self.seen, self.shown.index(text, self.seen) + len(text)  # what came behind it is for the next call
+        return self.shown[begun : self.seen]
 
     def send(self, text: str) -> None:
         os.write(self.end, text.encode())
