@@ -38,6 +38,8 @@ def table_lines(source: Iterator[bytes | Lost], separator: str) -> Iterator[tupl
             yield text.rstrip("\r\n"), "too_many_cells"
         elif row:
             yield dict(zip(header, [*row, *[None] * (len(header) - len(row))], strict=False)), None
+        if len(header) > 1:
+            yield from table.plain_rows(header, separator)
 
 
 class Table:
@@ -50,12 +52,25 @@ class Table:
         if self.back:
             return self.back.popleft()
         line, whole = next(self.source, (None, True))
-        if line is None or isinstance(line, Lost):
-            return line
-        if not whole:
-            return Lost(len(line), "a line of more than 16 MB")
-        text, encoding = decode(line)
-        return Lost(len(line), f"seems to be {encoding}") if encoding not in ("utf-8", "cp949") else text + "\n"
+        return None if line is None else as_text(line, whole)
+
+    def plain_rows(self, header: list[str], separator: str) -> Iterator[tuple[dict, None]]:
+        """The next rows as long as they are what most are: UTF-8, without quotes, not more cells than columns. What `row` does, and
+        twice as fast."""
+        if self.back:
+            return
+        width = len(header)
+        for line, whole in self.source:
+            if whole and b'"' not in line and isinstance(line, bytes):
+                try:
+                    row = line.decode().rstrip("\r").split(separator)
+                except UnicodeDecodeError:
+                    row = []
+                if len(row) == width:
+                    yield dict(zip(header, row, strict=False)), None
+                    continue
+            self.back.append(as_text(line, whole))
+            return
 
     def row(self, separator: str) -> tuple[Any, str, str | None] | None:
         """(cells, the text that they were, None), or (a Lost or the broken line, its text, the problem); None at the end."""
@@ -95,6 +110,15 @@ class Table:
             problem = "open_quote" if "end of data" in str(error) else "bad_quotes"
         self.back.extendleft(reversed(taken[1:]))
         return first.rstrip("\r\n"), first, problem
+
+
+def as_text(line: bytes | Lost, whole: bool) -> str | Lost:
+    if isinstance(line, Lost):
+        return line
+    if not whole:
+        return Lost(len(line), "a line of more than 16 MB")
+    text, encoding = decode(line)
+    return Lost(len(line), f"seems to be {encoding}") if encoding not in ("utf-8", "cp949") else text + "\n"
 
 
 # ---- tables of columns
