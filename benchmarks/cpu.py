@@ -143,7 +143,7 @@ def ours(asked: dict, folder: Path, timed) -> tuple[list[dict], dict]:
     rows = rows_of(asked, tokenizer)
     known = trainer.callbacks
     with mock.patch.object(trainer, "callbacks", lambda *args: [*known(*args), timed]):
-        result = trainer.train(adapted, tokenizer, rows, folder, settings, order="sequential")
+        result = trainer.train(adapted, tokenizer, rows, folder, settings, trainer.Task(order="sequential"))
     return rows, {"loss": result["loss"], "compute": result["compute"]}
 
 

@@ -119,18 +119,8 @@ def trained_here(asked: dict, model: Path, refined: Path) -> dict:
     clock = Clock(whole, warm=ACCUMULATION)
     settings = dataclasses.replace(settings, batch=asked["batch"], accumulation=ACCUMULATION, max_steps=STEPS, save_every=STEPS + 1)
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(trainer, "collate", clock):
-        result = trainer.train(
-            adapted,
-            tokenizer,
-            rows,
-            Path(folder),
-            settings,
-            embeddings=asked["embeddings"],
-            embedding_learning_rate=2e-4,
-            order=order,
-            epochs=1,
-            apart=apart,
-        )
+        task = trainer.Task(embeddings=asked["embeddings"], embedding_learning_rate=2e-4, order=order, apart=apart)
+        result = trainer.train(adapted, tokenizer, rows, Path(folder), settings, task)
     found = {**clock.rates(), "loss": result["loss"], "fits": result["out_of_memory"] == 0, "batch_in_the_end": result["batch"]}
     return found | ({"texts_apart": apart} if asked["stage"] == 0 else {}) | {"parts": parts_of(asked, settings, model)}
 

@@ -67,7 +67,7 @@ def run(stage: int, adapted, tokenizer, rows: list[dict], settings, padded: bool
     if stage == 2 and not padded:
         rows, order = examples.in_order([rows], settings.batch, settings.seed), "sequential"
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(trainer, "collate", collate):
-        result = trainer.train(adapted, tokenizer, rows, Path(folder), settings, order=order)
+        result = trainer.train(adapted, tokenizer, rows, Path(folder), settings, trainer.Task(order=order))
         seconds = time.perf_counter() - begun[0]
     useful = sum(len(row["input_ids"]) for row in rows)
     return {"tokens_per_second": useful / seconds, "padding": result["padding"]}

@@ -83,12 +83,7 @@ def main(settings: Settings) -> None:
     start = dev_accuracy(before, "before")
     console.print(f"  before       dev {start:.1f}%")
     adapted = stage.adapt(model)
-    if done := finished(stage.folder):
-        loading.load_adapter(adapted, stage.folder / f"loop_{len(done)}")
-        console.print(f"  going on after loop {len(done)}")
-    while not (reason := why_stop(done, start, settings)):
-        done.append(one_loop(stage, settings, len(done) + 1, adapted, tokenizer, questions, seen, exam))
-        prune(stage.folder, done, start)
+    done, reason = loops(stage, settings, start, adapted, tokenizer, questions, seen, exam)
     best = best_loop(done, start)
     console.print(f"  stopped: {reason}; the best is {f'loop {best}' if best else 'the initial model, no loop was better on dev'}")
     stage.training = [loop["training"] for loop in done]
@@ -159,6 +154,21 @@ def describe(stage, settings: Settings, questions: list[dict], exam: dict[str, l
             "until": f"dev accuracy {settings.target:g}%; at most {settings.loops} loops, patience {settings.patience}",
         },
     )
+
+
+def loops(
+    stage, settings: Settings, start: float, model, tokenizer, questions: list[dict], seen: list[dict], exam: dict[str, list[dict]]
+) -> tuple[list[dict], str]:
+    """(the records of all loops, those of earlier runs among them, and why they ended); `start` is the dev accuracy before them."""
+    from kmlite.models import loading
+
+    if done := finished(stage.folder):
+        loading.load_adapter(model, stage.folder / f"loop_{len(done)}")
+        console.print(f"  going on after loop {len(done)}")
+    while not (reason := why_stop(done, start, settings)):
+        done.append(one_loop(stage, settings, len(done) + 1, model, tokenizer, questions, seen, exam))
+        prune(stage.folder, done, start)
+    return done, reason
 
 
 def one_loop(

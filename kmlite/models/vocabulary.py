@@ -136,7 +136,7 @@ def choose_merges(words: dict[str, int], tokenizer, count: int, min_count: int =
 
 def best_merges(words: dict[str, int], tokenizer, count: int, min_count: int, flat: bool, done: Callable[[int], None]) -> list[Merge]:
     """The work of `choose_merges`; `done` is told how many are chosen."""
-    known, added = set(tokenizer.get_vocab()), set(tokenizer.get_added_vocab())
+    known, fits = set(tokenizer.get_vocab()), fitting(set(tokenizer.get_added_vocab()))
     # Byte-fallback pieces (<0xEA>) never match HANGUL; neither do special tokens.
     listed = [(word, n) for word, n in sorted(words.items()) if re.search("[가-힣]", word)]
     encoded = tokenizer.backend_tokenizer.encode_batch([w.replace("▁", " ") for w, _ in listed], add_special_tokens=False)
@@ -147,16 +147,6 @@ def best_merges(words: dict[str, int], tokenizer, count: int, min_count: int, fl
 
     pairs: Counter = Counter()
     where: dict[tuple[str, str], set[int]] = defaultdict(set)
-    whole, inner = {}, {}  # each piece is matched once: there are few of them and many words
-
-    def fits(left: str, right: str) -> bool:
-        # an added token is cut out before the BPE, which never sees it: a merge with it would not be reached
-        if left not in whole:
-            whole[left] = HANGUL(left) is not None and left not in added
-        if right not in inner:
-            inner[right] = HANGUL_NO_SPACE(right) is not None and right not in added
-        return whole[left] and inner[right]
-
     for index, word in enumerate(pieces):
         for pair in pairwise(word):
             if fits(*pair):
@@ -201,6 +191,20 @@ def best_merges(words: dict[str, int], tokenizer, count: int, min_count: int, fl
         for other in touched:
             heapq.heappush(heap, (-pairs[other], other))
     return merges
+
+
+def fitting(added: set[str]) -> Callable[[str, str], bool]:
+    """Whether two pieces may be merged: both are Hangul, and neither is one of the `added` tokens, which are cut out before the BPE."""
+    whole, inner = {}, {}  # each piece is matched once: there are few of them and many words
+
+    def fits(left: str, right: str) -> bool:
+        if left not in whole:
+            whole[left] = HANGUL(left) is not None and left not in added
+        if right not in inner:
+            inner[right] = HANGUL_NO_SPACE(right) is not None and right not in added
+        return whole[left] and inner[right]
+
+    return fits
 
 
 def join(pieces: list[str], pair: tuple[str, str], joined: str) -> list[str]:

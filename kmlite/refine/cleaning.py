@@ -114,25 +114,18 @@ def look(texts: list[str]) -> list[int]:
     def need(rule: int, places: np.ndarray) -> None:
         out[np.searchsorted(ends, places, side="right")] |= rule
 
-    def later(values: np.ndarray, by: int) -> np.ndarray:
-        return values[by : by + n]
-
     odd = np.flatnonzero((kind & ODD) != 0)  # of bool: of bytes it takes four times as long
     space = (kind[odd] & BLANK) != 0
     need(TABS, odd[space])
     need(COMPOSE, odd[~space])
     blank = (kind & BLANK) != 0
-    two = np.flatnonzero(later(blank, 0) & later(blank, 1))
+    two = np.flatnonzero(blank[:n] & blank[1 : n + 1])
     two = two[(codes[two] == 32) | (codes[two + 1] == 32) | blank[two + 2]]  # all but one empty line
     need(BLANKS, two)
     need(BLANKS, two + 1)  # before a text, the first of them is the one that holds it apart from the last
-    digit = (kind & (WORD | LETTER)) == WORD
-    three = digit[:-2] & digit[1:-1] & digit[2:]
-    four = three[:-1] & digit[3:]
-    seven = four[:-3] & three[4:]
-    need(NUMBER, np.flatnonzero(later(three, 0) & (later(four, 3) | later(four, 4) | later(four, 5) | later(four, 6))))
-    seven = later(seven, 6) | later(seven, 7) | later(seven, 8) | later(seven, 9)
-    need(RESIDENT, np.flatnonzero(later(three, 0) & later(three, 3) & seven))
+    number, resident = numbers((kind & (WORD | LETTER)) == WORD, n)
+    need(NUMBER, np.flatnonzero(number))
+    need(RESIDENT, np.flatnonzero(resident))
 
     marks = np.flatnonzero((kind & MARK) != 0)
     first, second = codes[marks], codes[marks + 1]
@@ -161,6 +154,20 @@ def look(texts: list[str]) -> list[int]:
     third = codes[marks + 3]
     need(TIME, marks[(first == ord(":")) & digit_at(second) & ((third == ord(",")) | (third == ord(".")) | (third == ord("]")))])
     return out[:-1].tolist()
+
+
+def numbers(digit: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each of `n` signs, whether a telephone number may begin there, and a resident number: by the groups of digits that follow."""
+
+    def later(values: np.ndarray, by: int) -> np.ndarray:
+        return values[by : by + n]
+
+    three = digit[:-2] & digit[1:-1] & digit[2:]
+    four = three[:-1] & digit[3:]
+    seven = four[:-3] & three[4:]
+    number = later(three, 0) & (later(four, 3) | later(four, 4) | later(four, 5) | later(four, 6))
+    seven = later(seven, 6) | later(seven, 7) | later(seven, 8) | later(seven, 9)
+    return number, later(three, 0) & later(three, 3) & seven
 
 
 def digit_at(codes: np.ndarray) -> np.ndarray:

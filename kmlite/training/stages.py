@@ -104,7 +104,7 @@ class Stage:
         """Train an adapted model on `rows` as `trainer.train` does; what it measured on the way goes to the results."""
         from kmlite.training import trainer
 
-        trained = trainer.train(model, tokenizer, rows, folder or self.checkpoints, settings or self.on_card, **how)
+        trained = trainer.train(model, tokenizer, rows, folder or self.checkpoints, settings or self.on_card, trainer.Task(**how))
         for step, found in trained.pop("measured").items():
             self.results += results.stamped(found, self.name, f"step {step}", precision=self.fitted.precision)
         self.training.append(trained)

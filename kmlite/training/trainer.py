@@ -3,6 +3,7 @@
 import contextlib
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -30,41 +31,33 @@ from kmlite.training.loss import in_pieces, tiled_is_faster
 from kmlite.training.settings import TrainingSettings
 
 
-def train(
-    model,
-    tokenizer,
-    rows,
-    folder: Path,
-    settings: TrainingSettings,
-    *,
-    embeddings: str = "none",
-    embedding_learning_rate: float | None = None,
-    eval_rows: list[dict] | None = None,
-    order: str = "random",
-    apart: bool = False,
-    every: Measure | None = None,
-    answer_weight: float = 1,
-) -> dict:
+@dataclass(frozen=True)
+class Task:
+    """What a stage tells the trainer beside its rows and settings."""
+
+    embeddings: str = "none"  # the mode that `add_lora` was given
+    embedding_learning_rate: float | None = None
+    eval_rows: list[dict] | None = None  # their loss is taken every `eval_every` steps
+    # of the rows: "random", "group_by_length" (little padding), or "sequential", as they are given. None depends on the batch alone, so
+    # that a smaller one goes on at the same row
+    order: str = "random"
+    apart: bool = False  # the backend keeps the texts of a packed row apart
+    every: Measure | None = None  # called every `eval_every` steps; the results that it returns are kept by step
+    answer_weight: float = 1  # of the last token of each answer in the loss, against 1 for the others; see kmlite/training/loss.py
+
+
+def train(model, tokenizer, rows, folder: Path, settings: TrainingSettings, task: Task) -> dict:
     """Train `model` on `rows` (a Dataset or a list) with a recipe's settings; checkpoints go to `folder`.
 
     Goes on from the last whole checkpoint in `folder`. Asserts which weights train, when it starts and when it goes on,
     and after ten steps that these moved and the frozen ones did not. Out of memory, it halves the batch and doubles the
     accumulation, at most three times, and goes on from the last step. SIGINT and SIGTERM end it after a step, saved.
 
-    Args:
-        embeddings: the mode that `add_lora` was given.
-        order: of the rows: "random", "group_by_length" (little padding), or "sequential", as they are given. None depends on
-            the batch alone, so that a smaller one goes on at the same row.
-        apart: the backend keeps the texts of a packed row apart.
-        every: called each `eval_every` steps; the results that it returns are kept by step.
-        answer_weight: of the last token of each answer in the loss, against 1 for the others; see kmlite/training/loss.py.
-
     Returns:
         {"steps", "rows", "loss" (mean, nats a token), "seconds", "curve": the trainer's log, "measured": {step: …},
         "batch", "accumulation", "out_of_memory" (how often), "compute" (dtype of the multiplications), "tokens_per_second" (padding
-        not counted), "padding" (its share),
-        "peak_bytes" (GPU memory that tensors held at the most; None on a CPU)}. Rates are of this process's own part of the run;
-        None where it found the last step done.
+        not counted), "padding" (its share), "peak_bytes" (GPU memory that tensors held at the most; None on a CPU)}. Rates are of
+        this process's own part of the run; None where it found the last step done.
 
     Raises:
         click.ClickException: the loss is not a number or jumped, the disk or the memory is full, or a stop was asked for.
@@ -73,29 +66,11 @@ def train(
     import torch
 
     note = folder / "batch.json"  # a run that goes on keeps what it had to fall back to
-    size = read_record(note, "batch", "accumulation", "out_of_memory") or {
-        "batch": settings.batch,
-        "accumulation": settings.accumulation,
-        "out_of_memory": 0,
-    }
+    size = read_record(note, "batch", "accumulation", "out_of_memory")
+    size = size or {"batch": settings.batch, "accumulation": settings.accumulation, "out_of_memory": 0}
     measured = Measured(folder / "measured.json")
     while True:
-        trainer, meter, stop = prepare(
-            model,
-            tokenizer,
-            rows,
-            folder,
-            settings,
-            size,
-            embeddings=embeddings,
-            embedding_learning_rate=embedding_learning_rate,
-            eval_rows=eval_rows,
-            order=order,
-            apart=apart,
-            every=every,
-            measured=measured,
-            answer_weight=answer_weight,
-        )
+        trainer, meter, stop = prepare(model, tokenizer, rows, folder, settings, size, task, measured)
         started = time.time()
         if run_to_the_end(trainer, stop, folder):
             break
@@ -163,23 +138,7 @@ def run_to_the_end(trainer, stop: Stop, folder: Path) -> bool:
     return True
 
 
-def prepare(
-    model,
-    tokenizer,
-    rows,
-    folder: Path,
-    settings: TrainingSettings,
-    size: dict,
-    *,
-    embeddings,
-    embedding_learning_rate,
-    eval_rows,
-    order,
-    apart,
-    every,
-    measured,
-    answer_weight,
-):
+def prepare(model, tokenizer, rows, folder: Path, settings: TrainingSettings, size: dict, task: Task, measured: Measured):
     """(trl's trainer, the meter of its tokens, its stop) for one attempt at a batch and accumulation of `size`."""
     from datasets import Dataset
     from trl import SFTTrainer
@@ -188,39 +147,39 @@ def prepare(
     if size["accumulation"] % together:
         raise click.ClickException(f"GPUS={together} does not divide the accumulation of {size['accumulation']}: add --accumulation.")
     accumulation = size["accumulation"] // together
-    arguments = trainers_arguments(settings, folder, size["batch"], accumulation, order, bool(eval_rows))
+    arguments = trainers_arguments(settings, folder, size["batch"], accumulation, task)
     for_training(model, tokenizer)
     multiple = 8 if on_gpu() else 1  # tensor cores want multiples of 8
     meter, stop = Meter(accumulation, together), Stop()
 
     def batch(rows: list[dict]) -> dict:
-        out = collate(rows, tokenizer, multiple, apart)
+        out = collate(rows, tokenizer, multiple, task.apart)
         meter.note(rows, out)
         return out
 
     trainer_class: type = SFTTrainer if on_gpu() else on_a_cpu(SFTTrainer)
-    if answer_weight != 1 or embeddings == "new" or tiled_is_faster(head_of(model)[0]):
-        trainer_class = in_pieces(trainer_class, answer_weight, tokenizer.convert_tokens_to_ids("<end_of_turn>"))
+    if task.answer_weight != 1 or task.embeddings == "new" or tiled_is_faster(head_of(model)[0]):
+        trainer_class = in_pieces(trainer_class, task.answer_weight, tokenizer.convert_tokens_to_ids("<end_of_turn>"))
     trainer = trainer_class(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(rows) if isinstance(rows, list) else rows,
-        eval_dataset=Dataset.from_list(eval_rows).remove_columns("record") if eval_rows else None,
+        eval_dataset=Dataset.from_list(task.eval_rows).remove_columns("record") if task.eval_rows else None,
         processing_class=tokenizer,
         data_collator=batch,
-        optimizers=(optimizer(model, arguments, embedding_learning_rate), None),
+        optimizers=(optimizer(model, arguments, task.embedding_learning_rate), None),
     )
     # trl casts what trains on a quantised base to bfloat16; before a checkpoint is read back, or its float32 would be rounded
-    set_trainable(model, embeddings)
+    set_trainable(model, task.embeddings)
     for callback in list(trainer.callback_handler.callbacks):
         if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
             trainer.remove_callback(callback)
-    for callback in callbacks(model, tokenizer, folder, embeddings, settings, meter, stop, every, measured):
+    for callback in callbacks(model, tokenizer, folder, task.embeddings, settings, meter, stop, task.every, measured):
         trainer.add_callback(callback)
     return trainer, meter, stop
 
 
-def trainers_arguments(settings: TrainingSettings, folder: Path, batch: int, accumulation: int, order: str, evaluates: bool):
+def trainers_arguments(settings: TrainingSettings, folder: Path, batch: int, accumulation: int, task: Task):
     """Everything that trl's trainer can be told, from the settings: its own defaults differ from Unsloth's."""
     from trl import SFTConfig
 
@@ -245,7 +204,7 @@ def trainers_arguments(settings: TrainingSettings, folder: Path, batch: int, acc
         save_strategy="steps" if settings.save_every else "epoch",
         save_steps=settings.save_every or 500,
         save_total_limit=2,
-        eval_strategy="steps" if evaluates and settings.eval_every else "no",
+        eval_strategy="steps" if task.eval_rows and settings.eval_every else "no",
         eval_steps=settings.eval_every or None,
         prediction_loss_only=True,
         logging_nan_inf_filter=False,  # else a loss that is no number is logged as the last one that was
@@ -256,7 +215,7 @@ def trainers_arguments(settings: TrainingSettings, folder: Path, batch: int, acc
         padding_free=False,
         dataset_kwargs={"skip_prepare_dataset": True},  # ids and labels are ours, the same on a CPU and a GPU
         remove_unused_columns=False,
-        train_sampling_strategy=order,
+        train_sampling_strategy=task.order,
         dataloader_num_workers=0,
         ddp_find_unused_parameters=False,  # all that trains is used in each step
         report_to=settings.report_to,

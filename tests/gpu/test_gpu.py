@@ -205,7 +205,7 @@ def trained(folder: Path, out: Path, precision: str, embeddings: str, settings: 
     chance = torch.Generator().manual_seed(0)
     rows = torch.randint(200, 2000, (64, settings.length), generator=chance).tolist()
     rows = [{"input_ids": row, "labels": row, "record": number} for number, row in enumerate(rows)]
-    return trainer.train(adapted, tokenizer, rows, out, settings, embeddings=embeddings, embedding_learning_rate=2e-4)
+    return trainer.train(adapted, tokenizer, rows, out, settings, trainer.Task(embeddings=embeddings, embedding_learning_rate=2e-4))
 
 
 @pytest.mark.parametrize("embeddings", ["none", "new", "all"])

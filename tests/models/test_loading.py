@@ -25,7 +25,7 @@ def trained(base, folder) -> dict:
     rows = examples.conversation_rows(tokenizer, PAIRS, 128)[0]
     settings = dataclasses.replace(stage2.Settings(), batch=2, accumulation=1, max_steps=3, epochs=3, learning_rate=1e-3, eval_every=1)
     settings = dataclasses.replace(settings, save_every=100)
-    result = trainer.train(adapted, tokenizer, rows, folder, settings, eval_rows=rows, order="sequential")
+    result = trainer.train(adapted, tokenizer, rows, folder, settings, trainer.Task(eval_rows=rows, order="sequential"))
     after = generation.bits_per_character(adapted, tokenizer, TEXTS, 128)
     five = scoring.answer_exam(adapted, tokenizer, [QUESTION], scorer="letter", batch=1)[0]["probabilities"]
     curve = [entry.get("loss") or entry["eval_loss"] for entry in result["curve"]]

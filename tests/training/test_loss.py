@@ -65,7 +65,8 @@ def gradients(adapted, rows, tmp_path, monkeypatch, batch: int, accumulation: in
         patch.setattr(Accelerator, "clip_grad_norm_", note)
         if forced:
             patch.setattr(trainer, "in_pieces", lambda kind, given, end: loss.in_pieces(kind, 1.0, end))
-        trainer.train(*adapted, rows, tmp_path, settings, order="sequential", answer_weight=7 if forced else weight)
+        task = trainer.Task(order="sequential", answer_weight=7 if forced else weight)
+        trainer.train(*adapted, rows, tmp_path, settings, task)
     assert found
     return found
 
@@ -138,6 +139,7 @@ def test_dev_loss_is_unweighted(adapted, rows, tmp_path):
     settings = dataclasses.replace(stage2.Settings(), batch=2, accumulation=2, max_steps=1, epochs=1, learning_rate=0.0, eval_every=1)
     losses = []
     for weight in (1, 5):
-        result = trainer.train(*adapted, rows, tmp_path / str(weight), settings, eval_rows=rows, order="sequential", answer_weight=weight)
+        task = trainer.Task(eval_rows=rows, order="sequential", answer_weight=weight)
+        result = trainer.train(*adapted, rows, tmp_path / str(weight), settings, task)
         losses.append([entry["eval_loss"] for entry in result["curve"] if "eval_loss" in entry])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
