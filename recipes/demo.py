@@ -2,7 +2,7 @@
 
 \b
     make demo
-    make demo BASE=unsloth/gemma-3-270m-it        needs no licence click; or any folder of a Gemma 3
+    make demo BASE=unsloth/gemma-3-270m-it        an hour; needs no licence click; or any folder of a Gemma 3
 
 The embedded base is a stand-in of 1.4 M parameters: it shows that every step works and learns, nothing about MedGemma.
 """
