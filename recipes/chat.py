@@ -11,11 +11,11 @@
 another stage's model answer the same. The test split is never asked.
 """
 
-import random
 import re
 import sys
 import unicodedata
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,8 @@ from typing import Any
 import click
 
 from kmlite.cli import console, printable, recipe, setting
+from kmlite.messages import localized
 from kmlite.models.loading import PRECISIONS
-from kmlite.sharing.terminal import WIDEST, Flow, note, piped, show_probabilities, stoppable, text_width, typed
-
-SIDE_BY_SIDE = 120  # columns from which two answers stand beside each other
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,8 @@ class Settings:
     temperature: float = setting(0.0, "0 takes the likeliest token, always the same; 0.7 or so varies, as people are used to")
     length: int = setting(4096, "tokens of a conversation with its answer; what is older is left out. Longer takes more memory")
     precision: str = setting("auto", "weights; auto takes what the free GPU memory holds", PRECISIONS)
-    seed: int = setting(0, "of the questions that /exam draws, and of a temperature above 0")
     web: bool = setting(False, "serve a page on 127.0.0.1 in place of the terminal")
     port: int = setting(0, "port of the page; 0 takes a free one. Name one to reach it through ssh -L")
-    remember: bool = setting(True, "keep typed lines for the arrow keys, in the user's state folder (never the answers)")
 
 
 @dataclass
@@ -49,14 +45,11 @@ class Session:
     """One conversation in the terminal."""
 
     settings: Settings
-    speaker: Any  # kmlite.chat.Speaker
+    speaker: Any  # chat.Speaker
+    exam: Any  # chat.Exam
     others: dict = field(default_factory=dict)  # loaded for /compare, by folder
     messages: list[dict] = field(default_factory=list)
-    drawn: list[dict] = field(default_factory=list)  # dev questions in the order in which /exam asks them
-    asked: int = 0  # how many of them were asked
-    last: dict | None = None  # the exam question that came after the last message
-    told: bool = False  # that old turns are left out
-    interrupted: bool = False  # Ctrl-C was the last thing pressed
+    last: tuple[int, dict] | None = None  # the exam question that came after the last message
 
 
 def main(settings: Settings) -> None:
@@ -80,9 +73,6 @@ def main(settings: Settings) -> None:
         from kmlite.models import loading
 
         loading.fast_model()
-        from transformers import set_seed
-
-        set_seed(settings.seed)
         speaker = chat.load(name, folder, settings.precision, settings.length)
     how = "the likeliest token each time" if settings.temperature == 0 else f"drawn at temperature {settings.temperature}"
     console.print(f"  device       {'GPU' if loading.on_gpu() else 'CPU'}, {speaker.precision} weights; {how}")
@@ -93,13 +83,13 @@ def main(settings: Settings) -> None:
     for line in chat.STAND_IN if speaker.stand_in else ():
         note(line, "bold yellow")
     console.print()
-    session = Session(settings, speaker)
+    session = Session(settings, speaker, chat.Exam(settings.refined))
     if settings.web:
-        web.serve(speaker, comparable(session), lambda: dev_questions(settings), settings)
+        web.serve(speaker, comparable(session), session.exam, settings)
         return
-    note("/help lists the commands. Ctrl-C stops an answer, twice leaves.")
+    note("/help lists the commands. Ctrl-C stops an answer, Ctrl-D leaves.")
     try:
-        talk(session, typed(session, completions(session), settings.remember) if sys.stdin.isatty() else piped())
+        talk(session, typed() if sys.stdin.isatty() else piped())
     except KeyboardInterrupt:
         console.print()
         sys.exit(130)
@@ -125,43 +115,32 @@ def talk(session: Session, lines: Iterator[str]) -> None:
             note(error.message, "red")
 
 
-# ---- answers
-
-
 def message(session: Session, text: str) -> None:
     """Say something to the model and show its answer while it is written."""
     asked = [*session.messages, {"role": "user", "content": text}]
     found = stream(session, session.speaker, asked)
-    session.messages = [*asked, {"role": "assistant", "content": found["text"]}]
+    session.messages = [*asked[2 * found.dropped :], {"role": "assistant", "content": found.text}]
     session.last = None
-    if found["dropped"] and not session.told:
-        session.told = True
-        note(
-            f"The conversation has outgrown {session.speaker.length:,} tokens: from now on the model no longer hears its oldest turns. "
-            "/reset starts anew.",
-            "yellow",
-        )
+    if found.dropped:
+        note(f"the oldest {found.dropped} turns no longer fit into {session.speaker.length:,} tokens and are forgotten", "yellow")
 
 
-def stream(session: Session, speaker, messages: list[dict]) -> dict:
+def stream(session: Session, speaker, messages: list[dict]):
+    """Print an answer while it is written, then how it ended; Ctrl-C stops it. Returns the `chat.Turn`."""
     from kmlite.sharing import chat
 
-    flow = Flow()
-    with stoppable(session) as stop:
-        found = chat.answer(speaker, messages, **how(session), said=flow.write, stopped=stop.is_set)
-    flow.end()
-    note(footer(session, found), "dim")
-    return found
-
-
-def how(session: Session) -> dict:
-    return {"max_new_tokens": session.settings.max_new_tokens, "temperature": session.settings.temperature}
-
-
-def footer(session: Session, found: dict) -> str:
-    rate = f"{found['tokens']} tokens, {found['tokens'] / max(found['seconds'], 1e-9):.0f} a second"
-    cut = f"; cut at --max-new-tokens {session.settings.max_new_tokens}"
-    return rate + {"turn": "", "length": cut, "stopped": "; stopped", "thought": "; its thought never ended"}[found["ended"]]
+    turn, shown, settings = chat.Turn("", 0, 0, 0), 0, session.settings
+    try:
+        with closing(chat.answer(speaker, messages, settings.max_new_tokens, settings.temperature)) as turns:
+            for turn in turns:
+                console.out(printable(turn.text[shown:]), end="", highlight=False)
+                shown = len(turn.text)
+    except KeyboardInterrupt:
+        turn = turn._replace(ended="stopped")
+    console.print()
+    why = {"length": f"; cut at --max-new-tokens {settings.max_new_tokens}", "stopped": "; stopped", "thought": "; its thought never ended"}
+    note(f"{turn.tokens} tokens, {turn.tokens / max(turn.seconds, 1e-9):.0f} a second{why.get(turn.ended, '')}", "dim")
+    return turn
 
 
 # ---- commands; /help shows their first lines
@@ -169,42 +148,18 @@ def footer(session: Session, found: dict) -> str:
 
 def exam(session: Session, argument: str) -> None:
     """a question of the dev split: its probabilities, then the truth"""
+    session.last = session.exam.take(argument)
+    show_exam(session.speaker, session.last)
+
+
+def show_exam(speaker, asked: tuple[int, dict]) -> None:
     from kmlite.sharing import chat
 
-    if not session.drawn:
-        session.drawn = dev_questions(session.settings)
-    if argument:
-        numbers = {question["number"]: question for question in session.drawn}
-        if not argument.isdecimal() or int(argument) not in numbers:
-            raise click.ClickException(f"/exam {argument}: a number from 1 to {len(session.drawn)}, or none to draw one.")
-        question = numbers[int(argument)]
-    else:
-        question = session.drawn[session.asked % len(session.drawn)]
-        session.asked += 1
-    found = chat.ask_exam(session.speaker, question)
-    subject = f" · {question['subject']}" if question.get("subject") else ""
-    note(f"dev question {question['number']} of {len(session.drawn)}{subject}", "dim")
-    console.print(question["question"], markup=False, width=text_width())
-    show_probabilities(question, {session.speaker.name: found})
-    session.last = {"question": question, "found": found}
-
-
-def dev_questions(settings: Settings) -> list[dict]:
-    """The dev questions with their numbers, shuffled by the seed."""
-    from kmlite import paths, records
-
-    questions = records.read_exam(settings.refined, "dev")
-    if not questions:
-        raise click.ClickException(f"{paths.exam_split(settings.refined, 'dev')} is empty.")
-    numbered = [{**question, "number": number} for number, question in enumerate(questions, 1)]
-    random.Random(settings.seed).shuffle(numbered)
-    return numbered
+    console.print(chat.exam_text(*asked, chat.ask_exam(speaker, asked[1])), markup=False)
 
 
 def compare(session: Session, argument: str) -> None:
     """let another model answer the last message or exam question"""
-    from rich.markup import escape
-
     from kmlite.sharing import chat
 
     if not argument:
@@ -215,57 +170,16 @@ def compare(session: Session, argument: str) -> None:
     if folder.resolve() == session.speaker.folder.resolve():
         raise click.ClickException(f"{name} is the model that you talk to. Others: {', '.join(comparable(session)) or 'none yet'}")
     if folder not in session.others:
-        with console.status(escape(f"loading {name}")):
+        with console.status(f"loading {name}"):
             session.others[folder] = chat.load(name, folder, session.settings.precision, session.settings.length)
-        if session.others[folder].stand_in and not session.speaker.stand_in:
-            note(f"{name}: {chat.STAND_IN[0]}", "yellow")
     other = session.others[folder]
-    if other.precision != session.speaker.precision:
-        note(f"{name} in {other.precision} weights, {session.speaker.name} in {session.speaker.precision}", "yellow")
+    console.print(f"── {other.name}, {other.precision} weights", style="bold", markup=False)
+    if other.stand_in and not session.speaker.stand_in:
+        note(chat.STAND_IN[0], "yellow")
     if session.last:
-        question = session.last["question"]
-        show_probabilities(question, {session.speaker.name: session.last["found"], other.name: chat.ask_exam(other, question)})
-        return
-    asked, known = session.messages[:-1], session.messages[-1]["content"]
-    if console.is_terminal and console.width >= SIDE_BY_SIDE:
-        beside(session, other, asked, known)
-        return
-    console.print(f"── {session.speaker.name}", style="bold", markup=False)
-    flow = Flow()
-    flow.write(known)
-    flow.end()
-    console.print(f"── {other.name}", style="bold", markup=False)
-    stream(session, other, asked)
-
-
-def beside(session: Session, other, asked: list[dict], known: str) -> None:
-    """Two answers in two columns, the right one while it is written."""
-    from rich.live import Live
-    from rich.table import Table
-    from rich.text import Text
-
-    from kmlite.sharing import chat
-
-    said: list[str] = []
-
-    def columns() -> Table:
-        table = Table(width=min(console.width, 2 * WIDEST))
-        for name in (session.speaker.name, other.name):
-            table.add_column(Text(name), ratio=1)
-        table.add_row(Text(printable(known), overflow="fold"), Text(printable("".join(said)), overflow="fold"))
-        return table
-
-    with (
-        stoppable(session) as stop,
-        Live(get_renderable=columns, console=console, transient=True, refresh_per_second=8),
-    ):
-        found = chat.answer(other, asked, **how(session), said=said.append, stopped=stop.is_set)
-    console.print(columns())
-    note(f"{other.name}: {footer(session, found)}", "dim")
-
-
-def completions(session: Session) -> list[str]:
-    return [*COMMANDS, "/quit", *(f"/compare {name}" for name in comparable(session))]
+        show_exam(other, session.last)
+    else:
+        stream(session, other, session.messages[:-1])
 
 
 def comparable(session: Session) -> list[str]:
@@ -276,24 +190,9 @@ def comparable(session: Session) -> list[str]:
     return [name for name in names if name != session.speaker.name]
 
 
-def history(session: Session, _: str) -> None:
-    """the conversation, and how much of its room it takes"""
-    from kmlite import prompts
-
-    if not session.messages:
-        note("nothing was said yet")
-        return
-    for said in session.messages:
-        mark = "> " if said["role"] == "user" else ""
-        console.print(f"{mark}{said['content']}", markup=False, width=text_width())
-    tokens = len(prompts.dialogue_ids(session.speaker.tokenizer, session.messages))
-    room = session.speaker.length - session.settings.max_new_tokens
-    note(f"{len(session.messages) // 2} turns, {tokens:,} of {room:,} tokens", "dim")
-
-
 def reset(session: Session, _: str) -> None:
     """forget the conversation and start anew"""
-    session.messages, session.last, session.told = [], None, False
+    session.messages, session.last = [], None
     note("forgotten; a new conversation")
 
 
@@ -301,20 +200,57 @@ def show_help(session: Session, _: str) -> None:
     """this list"""
     for name, (work, takes) in COMMANDS.items():
         note(f"{name + ' ' + takes:<16} {work.__doc__}")
-    note(f"{'/quit':<16} leave; so do Ctrl-D, and Ctrl-C twice")
+    note(f"{'/quit':<16} leave; so does Ctrl-D")
     if others := comparable(session):
         note(f"to compare with: {', '.join(others)}, a model folder or a hub name")
     note("Enter sends, Alt-Enter starts a new line, the arrow keys bring back what was typed. Ctrl-C stops an answer.")
-    note("An exam question stands outside the conversation: the model is asked it afresh, and forgets it.")
+    note("An exam question stands outside the conversation: the model is asked it by itself.")
 
 
-COMMANDS = {
-    "/exam": (exam, "[NUMBER]"),
-    "/compare": (compare, "OTHER"),
-    "/history": (history, ""),
-    "/reset": (reset, ""),
-    "/help": (show_help, ""),
-}
+COMMANDS = {"/exam": (exam, "[NUMBER]"), "/compare": (compare, "OTHER"), "/reset": (reset, ""), "/help": (show_help, "")}
+
+
+# ---- the terminal
+
+
+def note(text: str, style: str = "") -> None:
+    """A line of our own, indented and by LANG in Korean."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console.print(Padding(Text(localized(printable(text)), style), (0, 0, 0, 2), expand=False))
+
+
+def piped() -> Iterator[str]:
+    """The lines of standard input, shown as they are taken."""
+    for line in sys.stdin:
+        if line.strip():
+            console.print(f"\n> {line.strip()}", markup=False)
+        yield line
+
+
+def typed() -> Iterator[str]:
+    """Lines edited in the terminal: Korean and other wide characters, arrow keys, pasted lines."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+    keys.add("enter")(lambda event: event.current_buffer.validate_and_handle())
+    keys.add("escape", "enter")(lambda event: event.current_buffer.insert_text("\n"))  # Alt-Enter
+    # multiline: a pasted exam question keeps its lines
+    prompt: PromptSession = PromptSession(
+        multiline=True, prompt_continuation="  ", key_bindings=keys, completer=WordCompleter([*COMMANDS, "/quit"], sentence=True)
+    )
+    while True:
+        try:
+            console.print()
+            yield prompt.prompt("> ")
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            note("Ctrl-D or /quit leaves")
+
 
 command = recipe(Settings)(main)
 

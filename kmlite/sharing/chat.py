@@ -1,16 +1,20 @@
 """Talk to a model: find it, keep a conversation within its length, stream an answer, ask it an exam question."""
 
+import random
+import threading
 import time
-from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, NamedTuple
 
 import click
 
-from kmlite import files, paths, prompts
+from kmlite import files, paths, prompts, records
+from kmlite.cli import printable
 from kmlite.evaluation import generation, voting
 from kmlite.models import folders, loading
 
@@ -122,21 +126,30 @@ def load(name: str, folder: Path, precision: str, length: int) -> Speaker:
 # ---- what it says
 
 
+class Turn(NamedTuple):
+    """How far an answer has come."""
+
+    text: str
+    tokens: int
+    seconds: float
+    dropped: int  # oldest turns of the conversation that were left out for room; a turn is a message and its answer
+    ended: str = ""  # in the last one: "turn", "length", or "thought" where the model never came to an answer
+
+
 class Stream:
-    """Takes the tokens that `generate` hands over one by one and says the text, whole characters at a time.
+    """Takes the tokens that `generate` hands over one by one and queues their text, whole characters at a time.
 
     A rare syllable is several byte tokens; until the last of them the text ends in U+FFFD and is held back. A thought
-    (`prompts.THINKS`) is neither said nor counted unless `thoughts`.
+    (`prompts.THINKS`) is neither shown nor counted.
     """
 
-    def __init__(self, tokenizer, said: Callable[[str], None], thoughts: bool = False):
-        self.tokenizer, self.said = tokenizer, said
-        self.thinks = [] if thoughts else prompts.thought_ids(tokenizer)
-        self.thinking = False
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.thinks = prompts.thought_ids(tokenizer)
         self.stops = set(prompts.stop_ids(tokenizer))
-        self.prompt_seen = self.ended = False
+        self.queue: SimpleQueue = SimpleQueue()  # str, or what ended the work: an exception or None
+        self.prompt_seen = self.thinking = self.ended = self.stopped = False
         self.held: list[int] = []
-        self.pieces: list[str] = []
         self.tokens = 0
 
     def put(self, ids) -> None:
@@ -147,118 +160,133 @@ class Stream:
         if token in self.thinks:
             self.thinking = token == self.thinks[0]
             return
-        if token in self.stops:
-            self.ended = True
+        self.ended |= token in self.stops
         if self.thinking:
             return
         self.tokens += 1
-        if self.ended:
-            return
-        self.held.append(token)
+        if not self.ended:
+            self.held.append(token)
+            self.flush(whole=True)
+
+    def flush(self, whole: bool) -> None:
         text = self.tokenizer.decode(self.held)
-        if not text.endswith("\ufffd"):
-            self.say(text)
+        if self.held and not (whole and text.endswith("\ufffd")):
+            self.held = []
+            self.queue.put(text)
 
     def end(self) -> None:
-        if self.held:
-            self.say(self.tokenizer.decode(self.held))
-
-    def say(self, text: str) -> None:
-        self.held = []
-        self.pieces.append(text)
-        self.said(text)
+        self.flush(whole=False)
 
 
 def fit(tokenizer, messages: list[dict], room: int) -> tuple[list[int], int]:
-    """(ids, turns dropped): the longest end of a conversation that fits into `room` tokens; a turn is a message and its answer.
+    """(ids, turns dropped): the longest end of a conversation that fits into `room` tokens.
 
     Raises:
         click.ClickException: not even the last message fits.
     """
-    turns = (len(messages) + 1) // 2
-
-    def latest(kept: int) -> list[int]:
-        return prompts.dialogue_ids(tokenizer, messages[2 * (turns - kept) :])
-
-    most = 1
-    while most < turns and len(latest(most)) <= room:  # from the end: a conversation of thousands of turns costs no more than its room
-        most = min(2 * most, turns)
-    kept = bisect_right(range(1, most + 1), room, key=lambda kept: len(latest(kept)))
-    if not kept:
+    start = len(messages) - 1
+    ids = prompts.dialogue_ids(tokenizer, messages[start:])
+    if len(ids) > room:
         raise click.ClickException(
-            f"that message is {len(latest(1)):,} tokens long, and {room:,} is what there is room for. "
-            "Shorten it, or start with a larger --length."
+            f"that message is {len(ids):,} tokens long, and {room:,} is what there is room for. Shorten it, or name a larger --length."
         )
-    return latest(kept), turns - kept
+    # from the end: a conversation of thousands of turns costs no more than its room
+    while start and len(longer := prompts.dialogue_ids(tokenizer, messages[start - 2 :])) <= room:
+        ids, start = longer, start - 2
+    return ids, start // 2
 
 
-def answer(
-    speaker: Speaker,
-    messages: list[dict],
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    said: Callable[[str], None],
-    stopped: Callable[[], bool],
-    thoughts: bool = False,
-) -> dict:
-    """The model's next turn in a conversation, said piece by piece while it is written.
+def answer(speaker: Speaker, messages: list[dict], max_new_tokens: int, temperature: float) -> Generator[Turn, None, None]:
+    """The model's next turn in a conversation, longer each time; the model stops where the iterator is closed.
 
     Args:
-        max_new_tokens: of what is said; a thought may take generation.THOUGHT_MOST beside them, as far as the length allows.
+        max_new_tokens: of what is shown; a thought may take generation.THOUGHT_MOST beside them, as far as the length allows.
         temperature: 0 takes the likeliest token each time; above it draws, with top-k and top-p as the model's own
             generation_config.json gives them.
-        stopped: asked after each token; once true, the answer ends as it stands.
-        thoughts: say what the model thinks before it answers too.
 
-    Returns:
-        {"text", "tokens", "seconds", "ended": "turn", "length", "stopped" or "thought" (which never ended), "dropped": oldest turns
-        left out for room}.
+    Raises:
+        click.ClickException: the conversation does not fit into the model's length, or into the card's memory.
     """
-    import torch
-
     ids, dropped = fit(speaker.tokenizer, messages, speaker.length - max_new_tokens)
-    loading.for_inference(speaker.model, speaker.tokenizer)
-    stream = Stream(speaker.tokenizer, said, thoughts)
-    thinks = prompts.thought_ids(speaker.tokenizer)
-    most = min(max_new_tokens + (generation.THOUGHT_MOST if thinks else 0), speaker.length - len(ids))
-    written = generation.until(speaker.tokenizer, (1, len(ids)), max_new_tokens, thinks, None)
+    stream = Stream(speaker.tokenizer)
+    thread = threading.Thread(target=write, args=(speaker, ids, stream, max_new_tokens, temperature), daemon=True)
+    started, text = time.monotonic(), ""
+    thread.start()
+    try:
+        while isinstance(piece := stream.queue.get(), str):
+            text += piece
+            yield Turn(text, stream.tokens, time.monotonic() - started, dropped)
+    finally:
+        stream.stopped = True
+        thread.join()
+    if piece is not None:
+        raise piece
+    ended = "turn" if stream.ended and not stream.thinking else "thought" if stream.thinking else "length"
+    yield Turn(text, stream.tokens, time.monotonic() - started, dropped, ended)
 
-    def asked_to_stop(so_far, scores, **_):
-        return written(so_far, scores) | torch.full((so_far.shape[0],), stopped(), dtype=torch.bool, device=so_far.device)
+
+def write(speaker: Speaker, ids: list[int], stream: Stream, max_new_tokens: int, temperature: float) -> None:
+    """Generate into the stream, in a thread of its own; what goes wrong is raised where the stream is read."""
+    import torch
 
     drawn = {"do_sample": True, "temperature": temperature}
     greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    prompt = torch.tensor([ids], device=speaker.model.device)
-    started = time.monotonic()
+    thinks = prompts.thought_ids(speaker.tokenizer)
+    full = generation.until(speaker.tokenizer, (1, len(ids)), max_new_tokens, thinks, None)
+    ended: BaseException | None = None
     try:
+        loading.for_inference(speaker.model, speaker.tokenizer)
+        prompt = torch.tensor([ids], device=speaker.model.device)
         with torch.no_grad():
             speaker.model.generate(
                 input_ids=prompt,
                 attention_mask=torch.ones_like(prompt),
-                max_new_tokens=most,
+                max_new_tokens=min(max_new_tokens + (generation.THOUGHT_MOST if thinks else 0), speaker.length - len(ids)),
                 **(drawn if temperature else greedy),
                 eos_token_id=prompts.stop_ids(speaker.tokenizer),
                 pad_token_id=speaker.tokenizer.pad_token_id,
                 cache_implementation=None,  # not the static one of Gemma's generation_config
                 streamer=stream,
-                stopping_criteria=[asked_to_stop],
+                stopping_criteria=[lambda so_far, scores, **_: full(so_far, scores) | stream.stopped],
             )
-    except torch.OutOfMemoryError as error:
-        loading.free()
-        raise click.ClickException(
+    except torch.OutOfMemoryError:
+        ended = click.ClickException(
             f"the card has no room for a conversation of {len(ids):,} tokens. /reset starts anew; a smaller --length keeps it short."
-        ) from error
-    ended = "turn" if stream.ended else "stopped" if stopped() else "length"
-    if stream.thinking and ended != "stopped":
-        ended = "thought"
-    return {
-        "text": "".join(stream.pieces),
-        "tokens": stream.tokens,
-        "seconds": time.monotonic() - started,
-        "ended": ended,
-        "dropped": dropped,
-    }
+        )
+    except BaseException as error:
+        ended = error
+    if ended:
+        loading.free()
+    stream.queue.put(ended)
+
+
+# ---- exam questions
+
+
+class Exam:
+    """The dev questions, read when the first is asked: by their number, or each once in a random order."""
+
+    def __init__(self, refined: Path):
+        self.refined = refined
+        self.order: list[int] = []
+
+    @cached_property
+    def questions(self) -> list[dict]:
+        found = records.read_exam(self.refined, "dev")
+        if not found:
+            raise click.ClickException(f"{paths.exam_split(self.refined, 'dev')} is empty.")
+        return found
+
+    def take(self, argument: str) -> tuple[int, dict]:
+        """(number, question) of "7", or of "" for one that was not drawn yet."""
+        if not argument:
+            self.order = self.order or random.sample(range(1, len(self.questions) + 1), len(self.questions))
+            number = self.order.pop()
+        elif argument.isdecimal() and 0 < int(argument) <= len(self.questions):
+            number = int(argument)
+        else:
+            raise click.ClickException(f"/exam {argument}: a number from 1 to {len(self.questions)}, or none to draw one.")
+        return number, self.questions[number - 1]
 
 
 def ask_exam(speaker: Speaker, question: dict) -> dict:
@@ -273,3 +301,19 @@ def ask_exam(speaker: Speaker, question: dict) -> dict:
     asked = prompts.exam_prompt(question)
     fit(speaker.tokenizer, [{"role": "user", "content": asked}], speaker.length)
     return voting.ask(speaker.model, speaker.tokenizer, question)
+
+
+def exam_text(number: int, question: dict, found: dict) -> str:
+    """An exam question, the probability of each option as a bar of up to 20 columns, and which one is right; `found` as of `ask_exam`."""
+    truth = question["answer"]
+    lines = [" · ".join([f"dev question {number}", *([question["subject"]] if question.get("subject") else [])]), question["question"], ""]
+    for letter, share in zip(prompts.LETTERS, found["probabilities"], strict=True):
+        full, eighths = divmod(round(share * 160), 8)
+        drawn = "█" * full + ("", *"▏▎▍▌▋▊▉")[eighths]
+        lines += [f"{letter}) {question[letter]}", f"{drawn:<20} {share:>6.1%}"]
+    lines += [
+        "",
+        f"{found['answer']} is {'right ✓' if found['answer'] == truth else 'wrong ✗'}; right is {truth}: {question[truth]}",
+        f"The five letters hold {found['mass']:.0%} of the next token's probability; {found['way']}.",
+    ]
+    return printable("\n".join(lines))

@@ -5,23 +5,19 @@ a browser is told to load nothing from elsewhere. Messages are shown as plain te
 """
 
 import contextlib
-import functools
 import os
 import secrets
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
-from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
-from kmlite import prompts
 from kmlite.cli import console, printable
+from kmlite.messages import localized
 from kmlite.sharing import chat
-from kmlite.sharing.terminal import bar
 
 ADDRESS = "127.0.0.1"
 HOSTS = {ADDRESS, "localhost"}
@@ -41,12 +37,11 @@ def require() -> None:
         raise click.ClickException(f"--web needs {error.name}. Run: make extras") from error
 
 
-def serve(speaker: chat.Speaker, others: list[str], draw: Callable[[], list[dict]], settings) -> None:
+def serve(speaker: chat.Speaker, others: list[str], exam: chat.Exam, settings) -> None:
     """Serve until Ctrl-C.
 
     Args:
         others: names of the models that may answer beside the first.
-        draw: the dev questions, read when the first is asked.
 
     Raises:
         click.ClickException: the port is taken.
@@ -62,7 +57,7 @@ def serve(speaker: chat.Speaker, others: list[str], draw: Callable[[], list[dict
     password = secrets.token_urlsafe(24)
     app = gradio.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-        page(speaker, others, draw, settings),
+        page(speaker, others, exam, settings),
         path=f"/{password}",
         server_name=ADDRESS,
         footer_links=[],
@@ -109,44 +104,47 @@ def guarded(app, password: str):
     return guard
 
 
-def page(speaker: chat.Speaker, others: list[str], draw: Callable[[], list[dict]], settings):
-    """Gradio's ChatInterface with a second model's answers beside it."""
-    import gradio
-
+def replies(speaker: chat.Speaker, exam: chat.Exam, settings):
+    """What the page calls with a message: a generator of what the models say so far."""
     loaded = {speaker.name: speaker}
-    questions = functools.cache(lambda: {question["number"]: question for question in draw()})
-    asked = iter(())  # numbers of the questions in the order in which /exam draws them
 
     def named(name: str) -> chat.Speaker:
         if name not in loaded:
             loaded[name] = chat.load(*chat.find(name, settings.out), settings.precision, settings.length)
         return loaded[name]
 
-    def question(argument: str) -> dict:
-        nonlocal asked
-        number = int(argument) if argument.isdecimal() else next(asked, None) if not argument else 0
-        if number is None:  # the first, or all were asked
-            asked = iter(questions())
-            number = next(asked)
-        if number not in questions():
-            raise click.ClickException(f"/exam {argument}: a number from 1 to {len(questions())}, or none to draw one.")
-        return questions()[number]
+    def said(by: chat.Speaker, history: list[dict], message: str, drawn: tuple[int, dict] | None) -> Iterator[str]:
+        if drawn:
+            yield chat.exam_text(*drawn, chat.ask_exam(by, drawn[1]))
+            return
+        messages = [*conversation(history), {"role": "user", "content": message}]
+        with contextlib.closing(chat.answer(by, messages, settings.max_new_tokens, settings.temperature)) as turns:
+            for turn in turns:
+                yield printable(turn.text)
 
     def reply(message: str, history: list[dict], other: str, beside: list[dict]) -> Iterator[tuple[str, list[dict], list[dict]]]:
         """What the first model says so far, and the second's conversation so far: as it is shown, and as it is kept."""
+        import gradio
+
         try:
             beside = [*(beside if history else []), {"role": "user", "content": message}] if other else []
-            drawn = question(message.removeprefix("/exam").strip()) if is_exam(message) else None
-            said = ""
-            for said in [probabilities(speaker, drawn)] if drawn else written(speaker, history, message, settings):
-                yield said, beside, beside
+            drawn = exam.take(message.strip().removeprefix("/exam").strip()) if is_exam(message) else None
+            first = ""
+            for first in said(speaker, history, message, drawn):
+                yield first, beside, beside
             if other:
-                second = named(other)
-                for text in [probabilities(second, drawn)] if drawn else written(second, beside[:-1], message, settings):
-                    answered = [*beside, {"role": "assistant", "content": text}]
-                    yield said, answered, answered
+                for second in said(named(other), beside[:-1], message, drawn):
+                    answered = [*beside, {"role": "assistant", "content": second}]
+                    yield first, answered, answered
         except click.ClickException as error:
-            raise gradio.Error(error.message, print_exception=False) from error
+            raise gradio.Error(localized(error.message), print_exception=False) from error
+
+    return reply
+
+
+def page(speaker: chat.Speaker, others: list[str], exam: chat.Exam, settings):
+    """Gradio's ChatInterface with a second model's answers beside it."""
+    import gradio
 
     plain: dict[str, Any] = {"render_markdown": False, "sanitize_html": True, "buttons": ["copy"], "height": "65vh"}
     with gradio.Blocks(title="kmlite", analytics_enabled=False) as blocks:
@@ -158,7 +156,7 @@ def page(speaker: chat.Speaker, others: list[str], draw: Callable[[], list[dict]
             second = gradio.Chatbot(label="the second model", visible=False, render=False, **plain)
             with gradio.Column():
                 gradio.ChatInterface(
-                    reply,
+                    replies(speaker, exam, settings),
                     chatbot=gradio.Chatbot(label=speaker.name, **plain),
                     additional_inputs=[name, kept],
                     additional_outputs=[second, kept],
@@ -185,49 +183,3 @@ def conversation(history: list[dict]) -> list[dict]:
 
 def text_of(content: str | list[dict]) -> str:
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
-
-
-def written(speaker: chat.Speaker, history: list[dict], message: str, settings) -> Iterator[str]:
-    """The model's answer, longer each time; it ends where the one who listens has gone."""
-    messages = [*conversation(history), {"role": "user", "content": message}]
-    pieces: SimpleQueue = SimpleQueue()
-    stop = threading.Event()
-
-    def work() -> None:
-        how = {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature}
-        try:
-            chat.answer(speaker, messages, **how, said=pieces.put, stopped=stop.is_set)
-            pieces.put(None)
-        except BaseException as error:  # raised again below, where it is shown
-            pieces.put(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    text = ""
-    try:
-        while isinstance(piece := pieces.get(), str):
-            text += printable(piece)
-            yield text
-        if piece is not None:
-            raise piece
-    finally:
-        stop.set()
-        thread.join()
-
-
-def probabilities(speaker: chat.Speaker, question: dict) -> str:
-    """An exam question, how likely the model holds each option, and which one is right, as text."""
-    found = chat.ask_exam(speaker, question)
-    subject = f" · {question['subject']}" if question.get("subject") else ""
-    options = zip(prompts.LETTERS, found["probabilities"], strict=True)
-    truth = question["answer"]
-    lines = [
-        f"dev question {question['number']}{subject}",
-        question["question"],
-        "",
-        *(f"{letter}) {question[letter]}\n{bar(share, 20)}" for letter, share in options),
-        "",
-        f"{found['answer']} is {'right ✓' if found['answer'] == truth else 'wrong ✗'}; right is {truth}: {question[truth]}",
-        f"The five letters hold {found['mass']:.0%} of the next token's probability; {found['way']}.",
-    ]
-    return printable("\n".join(lines))

@@ -4,27 +4,25 @@ import os
 import pty
 import re
 import select
-import signal
 import subprocess
 import sys
+import threading
 import time
+from itertools import pairwise
 
 import click
 import pytest
 from click.testing import CliRunner
-from rich.cells import cell_len
-from rich.console import Console
 
 from kmlite import cli, files, paths, prompts
 from kmlite.evaluation import generation
 from kmlite.sharing import chat
-from kmlite.sharing import terminal as screen
 from recipes import chat as recipe
 
 
 @pytest.fixture
 def session(speaker, out, refined):
-    return recipe.Session(recipe.Settings(refined=refined, out=out, max_new_tokens=12, length=1024), speaker)
+    return recipe.Session(recipe.Settings(refined=refined, out=out, max_new_tokens=12, length=1024), speaker, chat.Exam(refined))
 
 
 def user(text: str) -> dict:
@@ -35,8 +33,12 @@ def assistant(text: str) -> dict:
     return {"role": "assistant", "content": text}
 
 
-def say(speaker, *messages, tokens=12, temperature=0.0, said=lambda _: None, stopped=lambda: False) -> dict:
-    return chat.answer(speaker, list(messages), max_new_tokens=tokens, temperature=temperature, said=said, stopped=stopped)
+def say(speaker, *messages, tokens=12, temperature=0.0) -> list[chat.Turn]:
+    return list(chat.answer(speaker, list(messages), tokens, temperature))
+
+
+def text(speaker, *messages, **how) -> str:
+    return say(speaker, *messages, **how)[-1].text
 
 
 # ---- what it hears
@@ -69,87 +71,79 @@ def test_the_oldest_turns_give_way(tokenizer):
 
 
 def test_the_stream_is_what_evaluation_generates(speaker):
-    pieces = []
-    found = say(speaker, user("혈압이란?"), tokens=24, said=pieces.append)
-    [turn] = generation.generate(speaker.model, speaker.tokenizer, ["혈압이란?"], max_new_tokens=24, batch=1)
-    assert len(pieces) > 3
-    assert "".join(pieces) == found["text"] == prompts.ENDS.split(turn)[0]
-    assert found["ended"] == ("turn" if "<end_of_turn>" in turn else "length")
+    turns = say(speaker, user("혈압이란?"), tokens=24)
+    [whole] = generation.generate(speaker.model, speaker.tokenizer, ["혈압이란?"], max_new_tokens=24, batch=1)
+    assert len(turns) > 3
+    assert all(later.text.startswith(turn.text) for turn, later in pairwise(turns))
+    assert turns[-1].text == prompts.ENDS.split(whole)[0]
+    assert turns[-1].ended == ("turn" if "<end_of_turn>" in whole else "length")
+
+
+def queued(stream) -> list[str]:
+    return [stream.queue.get() for _ in range(stream.queue.qsize())]
 
 
 @pytest.mark.parametrize("text", ["혈압이 높다", "뷁뷁 쀍 똠방각하", "💊 5 µg\n\n둘째 줄", "가 나"])
 def test_syllables_of_several_tokens_come_whole(tokenizer, text):
-    pieces = []
-    stream = chat.Stream(tokenizer, pieces.append)
+    stream = chat.Stream(tokenizer)
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
     stream.put(ids)  # stands for the prompt, which is not said
     for token in ids:
         stream.put(token.reshape(1))
     stream.end()
+    pieces = queued(stream)
     assert "".join(pieces) == text
     assert not any("\ufffd" in piece for piece in pieces)
     assert len(pieces) > 1
 
 
 def test_a_character_that_is_never_finished_is_still_said(tokenizer):
-    pieces = []
-    stream = chat.Stream(tokenizer, pieces.append)
-    first_byte = tokenizer.convert_tokens_to_ids("<0xEB>")
     import torch
 
+    stream = chat.Stream(tokenizer)
     stream.put(torch.tensor([[2]]))
-    stream.put(torch.tensor([first_byte]))
-    assert pieces == []
+    stream.put(torch.tensor([tokenizer.convert_tokens_to_ids("<0xEB>")]))
+    assert queued(stream) == []
     stream.end()
-    assert pieces == ["\ufffd"]
+    assert queued(stream) == ["\ufffd"]
 
 
 @pytest.mark.parametrize(
     ("tokens", "shown", "counted", "thinking"), [("TaabE", "E", 1, False), ("Taa", "", 0, True), ("EaTab", "Ea", 2, False)]
 )
-def test_a_thought_is_neither_said_nor_counted_unless_asked_for(tokenizer, monkeypatch, tokens, shown, counted, thinking):
+def test_a_thought_is_neither_said_nor_counted(tokenizer, monkeypatch, tokens, shown, counted, thinking):
     import torch
 
     ids = dict(zip("TbaE", (tokenizer.convert_tokens_to_ids(c) for c in "TbaE"), strict=True))
     monkeypatch.setattr(prompts, "thought_ids", lambda tokenizer: [ids["T"], ids["b"]])
-    for thoughts in (False, True):
-        pieces = []
-        stream = chat.Stream(tokenizer, pieces.append, thoughts)
-        for token in "E" + tokens:  # the first stands for the prompt
-            stream.put(torch.tensor([ids[token]]))
-        stream.end()
-        assert "".join(pieces) == (tokens if thoughts else shown)
-        assert stream.tokens == (len(tokens) if thoughts else counted)
-        assert stream.thinking == (thinking and not thoughts)
+    stream = chat.Stream(tokenizer)
+    for token in "E" + tokens:  # the first stands for the prompt
+        stream.put(torch.tensor([ids[token]]))
+    stream.end()
+    assert ("".join(queued(stream)), stream.tokens, stream.thinking) == (shown, counted, thinking)
 
 
-def test_an_answer_stops_when_told(speaker):
-    pieces = []
-    found = say(speaker, user("길게"), tokens=500, said=pieces.append, stopped=lambda: len(pieces) >= 3)
-    assert found["ended"] == "stopped"
-    assert 3 <= found["tokens"] < 30
-    assert found["text"] == "".join(pieces)
+def test_an_answer_stops_where_its_reader_goes_away(speaker):
+    threads, started = threading.active_count(), time.monotonic()
+    turns = chat.answer(speaker, [user("길게")], 500, 0.0)
+    assert next(turns).ended == ""
+    turns.close()
+    assert threading.active_count() == threads
+    assert time.monotonic() - started < 5
 
 
 def test_an_answer_that_ends_by_itself(speaker, monkeypatch):
-    usual = say(speaker, user("짧게"), tokens=8)
-    assert usual["ended"] == "length"
-    stop = speaker.tokenizer(usual["text"], add_special_tokens=False)["input_ids"][0]
+    usual = say(speaker, user("짧게"), tokens=8)[-1]
+    assert usual.ended == "length"
+    stop = speaker.tokenizer(usual.text, add_special_tokens=False)["input_ids"][0]
     monkeypatch.setattr(prompts, "stop_ids", lambda _: [stop])
-    found = say(speaker, user("짧게"), tokens=8)
-    assert (found["text"], found["tokens"], found["ended"]) == ("", 1, "turn")
+    found = say(speaker, user("짧게"), tokens=8)[-1]
+    assert (found.text, found.tokens, found.ended) == ("", 1, "turn")
 
 
-def test_temperature_draws_by_the_seed(speaker):
-    from transformers import set_seed
-
-    def drawn(seed):
-        set_seed(seed)
-        return say(speaker, user("안녕"), temperature=1.0)["text"]
-
-    assert drawn(1) == drawn(1)
-    assert len({drawn(seed) for seed in range(4)}) > 1
-    assert say(speaker, user("안녕"))["text"] == say(speaker, user("안녕"))["text"]
+def test_temperature_draws(speaker):
+    assert len({text(speaker, user("안녕"), temperature=1.0) for _ in range(4)}) > 1
+    assert len({text(speaker, user("안녕")) for _ in range(2)}) == 1
 
 
 def test_no_room_on_the_card_is_said_in_words(speaker, out, monkeypatch):
@@ -231,14 +225,8 @@ def talked(session, capsys, *lines) -> str:
 
 
 def test_a_conversation_is_remembered_and_forgotten(session, capsys):
-    assert "nothing was said yet" in talked(session, capsys, "/history")
     talked(session, capsys, "안녕", "", "  ", "또 안녕")
-    roles = [message["role"] for message in session.messages]
-    assert roles == ["user", "assistant"] * 2
-    shown = talked(session, capsys, "/history")
-    assert "> 안녕" in shown
-    assert "> 또 안녕" in shown
-    assert "2 turns" in shown
+    assert [message["role"] for message in session.messages] == ["user", "assistant"] * 2
     talked(session, capsys, "/reset")
     assert session.messages == []
 
@@ -247,7 +235,7 @@ def test_the_model_hears_what_was_said_before(session, capsys):
     talked(session, capsys, "안녕", "그리고?")
     asked = session.messages[:-1]
     assert [message["content"] for message in asked[::2]] == ["안녕", "그리고?"]
-    assert session.messages[-1]["content"] == say(session.speaker, *asked)["text"]
+    assert session.messages[-1]["content"] == text(session.speaker, *asked)
 
 
 def test_separate_letters_are_joined(session, capsys):
@@ -255,11 +243,11 @@ def test_separate_letters_are_joined(session, capsys):
     assert session.messages[0]["content"] == "혈압"
 
 
-def test_old_turns_left_out_are_told_once(session, capsys):
+def test_old_turns_left_out_are_told(session, capsys):
     session.speaker = chat.Speaker(**{**vars(session.speaker), "length": 60})
     shown = talked(session, capsys, *["조금 긴 말을 한다"] * 5)
-    assert shown.count("outgrown 60 tokens") == 1
-    assert "no longer hears" in shown
+    assert "the oldest 1 turns no longer fit into 60 tokens" in shown
+    assert len(session.messages) < 10
 
 
 def test_a_message_that_is_too_long_does_not_end_the_talk(session, capsys):
@@ -270,19 +258,27 @@ def test_a_message_that_is_too_long_does_not_end_the_talk(session, capsys):
 
 def test_exam_shows_probabilities_then_the_truth(session, capsys):
     shown = talked(session, capsys, "/exam 7")
-    question = next(q for q in session.drawn if q["number"] == 7)
+    number, question = session.last
+    assert (number, question) == (7, session.exam.questions[6])
     found = chat.ask_exam(session.speaker, question)
     assert sum(found["probabilities"]) == pytest.approx(1, abs=1e-4)
     lines = shown.splitlines()
-    truth = lines.index(f"  right is {question['answer']}: {question[question['answer']]}")
-    for letter, share in zip(prompts.LETTERS, found["probabilities"], strict=True):
-        [row] = [i for i, line in enumerate(lines) if re.match(rf"{letter} .*{share:.1%}", line)]
-        assert question[letter] in lines[row]
-        assert row < truth
-        assert "█" in lines[row]
     verdict = "right ✓" if found["answer"] == question["answer"] else "wrong ✗"
-    assert f"{found['answer']} at {max(found['probabilities']):.0%}, {verdict}" in shown
+    truth = lines.index(f"{found['answer']} is {verdict}; right is {question['answer']}: {question[question['answer']]}")
+    for letter, share in zip(prompts.LETTERS, found["probabilities"], strict=True):
+        row = lines.index(f"{letter}) {question[letter]}")
+        assert row + 1 < truth
+        assert re.fullmatch(rf"█.* {share:.1%}", lines[row + 1])
     assert session.messages == []
+
+
+@pytest.mark.parametrize(
+    ("share", "drawn"), [(0, " " * 20), (1, "█" * 20), (0.5, "█" * 10 + " " * 10), (0.03125, "▋" + " " * 19), (0.999, "█" * 20)]
+)
+def test_bars_of_probabilities(share, drawn):
+    question = {"question": "?", **dict.fromkeys("ABCDE", "x"), "answer": "A"}
+    found = {"answer": "A", "probabilities": [share, 0, 0, 0, 0], "mass": 1, "way": ""}
+    assert f"A) x\n{drawn} {share:>6.1%}\nB) x" in chat.exam_text(1, question, found)
 
 
 def test_exam_asks_with_the_prompt_of_evaluation(session, speaker):
@@ -295,21 +291,13 @@ def test_exam_asks_with_the_prompt_of_evaluation(session, speaker):
     assert chat.ask_exam(speaker, question) == shown | {"way": "options as they stand"}
 
 
-def numbers(shown: str) -> list[int]:
-    return [int(number) for number in re.findall(r"dev question (\d+) of", shown)]
-
-
-def test_exam_draws_by_the_seed_and_each_question_once(session, speaker, capsys, monkeypatch):
-    monkeypatch.setattr(
-        chat, "ask_exam", lambda *_: {"answer": "A", "probabilities": [0.2] * 5, "mass": 0.5, "way": "options as they stand"}
-    )
-    total = len(recipe.dev_questions(session.settings))
-    first = numbers(talked(session, capsys, *["/exam"] * total))
-    assert sorted(first) == list(range(1, total + 1)) != first
-    again = recipe.Session(session.settings, speaker)
-    assert numbers(talked(again, capsys, *["/exam"] * 3)) == first[:3]
-    other = recipe.Session(recipe.Settings(refined=session.settings.refined, seed=1), speaker)
-    assert numbers(talked(other, capsys, *["/exam"] * 3)) != first[:3]
+def test_exam_draws_each_question_once(refined):
+    exam = chat.Exam(refined)
+    total = len(exam.questions)
+    drawn = [exam.take("") for _ in range(total)]
+    assert sorted(number for number, _ in drawn) == list(range(1, total + 1))
+    assert all(question == exam.questions[number - 1] for number, question in drawn)
+    assert [number for number, _ in drawn] != [number for number, _ in (exam.take("") for _ in range(total))]  # then anew
 
 
 @pytest.mark.parametrize("argument", ["0", "999", "x", "-1", "²"])
@@ -318,15 +306,15 @@ def test_exam_numbers_that_are_none(session, capsys, argument):
 
 
 def test_exam_without_questions(speaker, out, tmp_path, capsys):
-    session = recipe.Session(recipe.Settings(refined=tmp_path, out=out), speaker)
+    session = recipe.Session(recipe.Settings(refined=tmp_path, out=out), speaker, chat.Exam(tmp_path))
     assert "make refine" in talked(session, capsys, "/exam", "/exam")
 
 
 def test_compare_answers_the_last_message(session, capsys):
     shown = talked(session, capsys, "안녕", "/compare 00_trained")
     [other] = session.others.values()
-    expected = say(other, user("안녕"))["text"]
-    assert f"── 02_trained\n{session.messages[1]['content']}\n── 00_trained\n{expected}\n" in shown
+    expected = text(other, user("안녕"))
+    assert f"── 00_trained, 16bit weights\n{cli.printable(expected)}\n" in shown
     assert len(session.messages) == 2  # the other's answer is no part of the conversation
     assert expected != session.messages[1]["content"]
 
@@ -334,12 +322,9 @@ def test_compare_answers_the_last_message(session, capsys):
 def test_compare_answers_the_last_exam_question(session, capsys):
     shown = talked(session, capsys, "안녕", "/exam 3", "/compare 00_trained")
     [other] = session.others.values()
-    question = session.last["question"]
-    both = [chat.ask_exam(model, question) for model in (session.speaker, other)]
-    for name, found in zip(("02_trained", "00_trained"), both, strict=True):
-        assert f"{name}: {found['answer']} at" in shown
-    first, second = (found["probabilities"][0] for found in both)
-    assert re.search(rf"^A .*{first:.1%}.*{second:.1%}", shown, re.MULTILINE)
+    first, second = (chat.exam_text(*session.last, chat.ask_exam(model, session.last[1])) for model in (session.speaker, other))
+    assert first != second
+    assert shown.index(first) < shown.index("── 00_trained") < shown.index(second)
 
 
 def test_compare_that_can_not_be(session, capsys):
@@ -360,76 +345,19 @@ def test_help_and_unknown_commands(session, capsys):
 
 def test_hostile_text_can_not_steer_the_terminal(session, capsys, monkeypatch):
     evil = "\x1b]0;title\x07\x1b[2J[red]\x9b31m\u202e"
-    found = {"text": evil, "tokens": 1, "seconds": 1, "ended": "turn", "dropped": 0}
-    monkeypatch.setattr(chat, "answer", lambda *_, said, **__: said(evil) or found)
-    shown = talked(session, capsys, evil, "/history")
+    monkeypatch.setattr(chat, "answer", lambda *_: (chat.Turn(evil[:end], 1, 1, 0) for end in (5, len(evil))))
+    shown = talked(session, capsys, evil)
     assert "]0;title[2J[red]31m" in shown
-    session.drawn = [{"question": evil, **dict.fromkeys("ABCDE", evil), "answer": "A", "subject": evil, "number": 1}]
-    shown += talked(session, capsys, "/exam 1")
-    assert not set(shown) & {"\x1b", "\x07", "\x9b", "\u202e"}
+    session.exam.questions = [{"question": evil, **dict.fromkeys("ABCDE", evil), "answer": "A", "subject": evil}]
+    exam = talked(session, capsys, "/exam 1")
+    assert exam.count("]0;title[2J[red]31m") == 8
+    assert not set(shown + exam) & {"\x1b", "\x07", "\x9b", "\u202e"}
 
 
 # ---- the terminal
 
 
-@pytest.fixture
-def terminal(monkeypatch, capsys):
-    """A console that takes standard output for a terminal of a width."""
-
-    def of(width):
-        console = Console(force_terminal=True, width=width, highlight=False, color_system=None)
-        for module in (recipe, screen):
-            monkeypatch.setattr(module, "console", console)
-        return console
-
-    return of
-
-
-WORDS = "고혈압은 수축기 혈압이 140 mmHg 이상이거나 이완기 혈압이 90 mmHg 이상인 상태를 말한다. " * 4
-
-
-@pytest.mark.parametrize("width", [40, 80, 200])
-def test_streamed_text_breaks_between_words(terminal, capsys, width):
-    terminal(width)
-    flow = screen.Flow()
-    for start in range(0, len(WORDS), 3):
-        flow.write(WORDS[start : start + 3])
-    flow.end()
-    lines = capsys.readouterr().out.splitlines()
-    assert " ".join(" ".join(lines).split()) == WORDS.strip()  # no word was cut
-    assert max(map(cell_len, lines)) <= min(width, 100)
-    assert len(lines) >= cell_len(WORDS) // min(width, 100)
-
-
-def test_a_word_wider_than_the_terminal_is_still_said(terminal, capsys):
-    terminal(40)
-    flow = screen.Flow()
-    flow.write("가" * 100)
-    flow.end()
-    assert capsys.readouterr().out.replace("\n", "") == "가" * 100
-
-
-@pytest.mark.parametrize("width", [60, 80, 200])
-def test_nothing_is_wider_than_the_terminal(session, terminal, capsys, width):
-    terminal(width)
-    shown = talked(session, capsys, "안녕", "/exam 7", "/compare 00_trained", "혈압", "/help", "/history", "/compare 03_trained")
-    assert max(cell_len(line) for line in shown.splitlines()) <= width
-
-
-def test_two_answers_stand_beside_each_other_where_there_is_room(session, terminal, capsys):
-    terminal(200)
-    shown = talked(session, capsys, "안녕", "/compare 00_trained")
-    assert re.search(r"02_trained +┃ +00_trained", shown)
-    [other] = session.others.values()
-    theirs = cli.printable(say(other, user("안녕"))["text"]).split()[0]
-    ours = cli.printable(session.messages[1]["content"]).split()[0]
-    rows = [line for line in shown.splitlines() if line.startswith("│")]
-    assert any(ours[:10] in row.split("│")[1] and theirs[:10] in row.split("│")[2] for row in rows)
-    terminal(80)
-    assert "┃" not in talked(session, capsys, "/compare 00_trained")
-
-
-def typed_lines(session, keys: str, lines: int) -> list[str]:
+def typed_lines(keys: str, lines: int) -> list[str]:
     """What `typed` makes of keys, up to `lines` lines."""
     from prompt_toolkit.application import create_app_session
     from prompt_toolkit.input import create_pipe_input
@@ -437,51 +365,24 @@ def typed_lines(session, keys: str, lines: int) -> list[str]:
 
     with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
         pipe.send_text(keys)
-        typed = screen.typed(session, recipe.completions(session), session.settings.remember)
-        return [line for _, line in zip(range(lines), typed, strict=False)]  # range first: it asks for no line too many
-
-
-@pytest.fixture
-def state(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    return tmp_path / "kmlite/chat_history"
+        return [line for _, line in zip(range(lines), recipe.typed(), strict=False)]  # range first: it asks for no line too many
 
 
 LEFT, BACKSPACE, ALT_ENTER, UP, CONTROL_C, CONTROL_D = "\x1b[D", "\x7f", "\x1b\r", "\x1b[A", "\x03", "\x04"
 
 
-def test_korean_is_edited_by_syllable(session, state):
-    assert typed_lines(session, f"혈앞{BACKSPACE}압{LEFT}{LEFT}고\r", 1) == ["고혈압"]
-
-
-def test_several_lines_and_paste(session, state):
-    assert typed_lines(session, f"첫 줄{ALT_ENTER}둘째 줄\r", 1) == ["첫 줄\n둘째 줄"]
-    assert typed_lines(session, "\x1b[200~물음\nA) 가\nB) 나\x1b[201~\r", 1) == ["물음\nA) 가\nB) 나"]
-
-
-def test_what_was_typed_comes_back(session, state):
-    assert typed_lines(session, "혈압이란?\r", 1) == ["혈압이란?"]
-    assert typed_lines(session, f"{UP}\r", 1) == ["혈압이란?"]
-    assert state.stat().st_mode & 0o777 == 0o600
-    quiet = recipe.Session(recipe.Settings(out=session.settings.out, remember=False), session.speaker)
-    assert typed_lines(quiet, f"{UP}비밀\r", 1) == ["비밀"]
-    assert "비밀" not in state.read_text()
-
-
-def test_a_state_folder_that_cannot_be_written(session, tmp_path, monkeypatch, capsys):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    assert typed_lines(session, "안녕\r", 1) == ["안녕"]
-    assert "typed lines are not kept" in capsys.readouterr().out
-
-
-def test_leaving(session, state, capsys):
-    assert typed_lines(session, f"하나\r{CONTROL_D}둘\r", 9) == ["하나"]
-    assert typed_lines(session, f"{CONTROL_C}{CONTROL_C}둘\r", 9) == []
-    session.interrupted = False
-    # one Ctrl-C clears what is typed, or asks for a second; what is said in between makes it the first again
-    assert typed_lines(session, f"하나{CONTROL_C}둘\r{CONTROL_C}셋\r{CONTROL_C}넷\r{CONTROL_C}{CONTROL_C}다섯\r", 9) == ["둘", "셋", "넷"]
-    assert "once more leaves" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("keys", "lines"),
+    [
+        (f"혈앞{BACKSPACE}압{LEFT}{LEFT}고\r", ["고혈압"]),  # edited by syllable
+        (f"첫 줄{ALT_ENTER}둘째 줄\r", ["첫 줄\n둘째 줄"]),
+        ("\x1b[200~물음\nA) 가\nB) 나\x1b[201~\r", ["물음\nA) 가\nB) 나"]),  # pasted
+        (f"하나{CONTROL_C}둘\r", ["둘"]),
+        (f"하나\r{CONTROL_D}둘\r", ["하나"]),
+    ],
+)
+def test_keys(keys, lines):
+    assert typed_lines(keys, len(lines) + (CONTROL_D in keys)) == lines
 
 
 # ---- as a process
@@ -502,7 +403,7 @@ def test_lines_from_a_pipe(warm, out, refined, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     code = f"import os, sys; os.dup2(os.open(sys.argv.pop(), os.O_RDONLY), 0); {CODE}"
     arguments = given(out, refined, "--max-new-tokens", "5")
-    warm.start(code, *arguments, str(tmp_path / "pipe"), output=tmp_path / "said", **TERMINAL, XDG_STATE_HOME=str(tmp_path))
+    warm.start(code, *arguments, str(tmp_path / "pipe"), output=tmp_path / "said", **TERMINAL)
     (tmp_path / "pipe").write_text(lines, encoding="utf-8")
     status, shown = warm.status(), (tmp_path / "said").read_text(encoding="utf-8")
     assert status == 0, shown
@@ -512,9 +413,9 @@ def test_lines_from_a_pipe(warm, out, refined, tmp_path):
         "> 안녕",
         "5 tokens",
         "> /exam 2",
-        "right is",
+        "; right is",
         "> /compare 00_trained",
-        "00_trained: ",
+        "── 00_trained",
         "> /exam 999",
         "a number from",
         "> 마지막 말",
@@ -566,13 +467,12 @@ class Pty:
         os.close(self.other)
 
 
-def test_control_c_in_a_terminal(warm, out, refined, tmp_path):
-    """It stops an answer and the talk goes on; twice in an answer ends the program, and so does twice at the prompt."""
+def test_control_c_in_a_terminal(warm, out, refined):
+    """It stops an answer and the talk goes on; Ctrl-D leaves."""
     arguments = given(out, refined, "--max-new-tokens", "4000", "--length", "4096")
-    where = {**TERMINAL, "XDG_STATE_HOME": str(tmp_path), "NO_COLOR": "1"}
-    terminal = Pty(warm, CODE, *arguments, **where)
+    terminal = Pty(warm, CODE, *arguments, **TERMINAL, NO_COLOR="1")
     try:
-        start = terminal.until("twice leaves")
+        start = terminal.until("Ctrl-D leaves")
         assert "no meaningful text" in start
         assert not re.search(r"\x1b\[[0-9;]*(3[0-7]|9[0-7])m", start)  # NO_COLOR
         terminal.until("\x1b[?2004h")  # the prompt reads pasted text as such: it is there
@@ -582,27 +482,19 @@ def test_control_c_in_a_terminal(warm, out, refined, tmp_path):
         terminal.send(CONTROL_C)
         assert "4000 tokens" not in terminal.until("; stopped")
         terminal.until("\x1b[?2004h")
-        terminal.send("/history\r")
-        assert "길게 말해" in terminal.until("1 turns")
-        terminal.until("\x1b[?2004h")
+        time.sleep(0.5)  # earlier lines are read beside the prompt
+        terminal.send(UP)
+        terminal.until("길게 말해")
         terminal.send(CONTROL_C)
-        terminal.until("once more leaves")
+        terminal.until("Ctrl-D or /quit leaves")
         terminal.until("\x1b[?2004h")
-        terminal.send(CONTROL_C)
+        terminal.send("/compare nothing\r")
+        terminal.until("no stage in")  # the talk has gone on
+        terminal.until("\x1b[?2004h")
+        terminal.send(CONTROL_D)
         assert terminal.status() == 0
     finally:
         terminal.close()
-
-
-def test_control_c_twice_in_an_answer_leaves(session):
-    """The first sets the flag that the answer asks for, the second ends the program at once."""
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), screen.stoppable(session) as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop.is_set()
-        assert session.interrupted
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_settings_reach_make():

@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import browser
 import click
@@ -36,7 +37,7 @@ class Served:
         with pytest.MonkeyPatch().context() as patch:
             patch.setattr(uvicorn, "Server", Noted)
             patch.setattr(web.console, "print", lambda *text, **_: said.append(" ".join(map(str, text))))
-            work = (speaker, list(others), lambda: recipe.dev_questions(settings), settings)
+            work = (speaker, list(others), chat.Exam(settings.refined), settings)
             self.thread = threading.Thread(target=web.serve, args=work)
             self.thread.start()
             end = time.monotonic() + 120
@@ -110,7 +111,7 @@ def test_a_port_that_is_taken_is_said(speaker, refined, out):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = recipe.Settings(refined=refined, out=out, port=taken.getsockname()[1])
         with pytest.raises(click.ClickException, match="can't be had"):
-            web.serve(speaker, [], list, settings)
+            web.serve(speaker, [], chat.Exam(refined), settings)
 
 
 def test_gradio_missing(monkeypatch):
@@ -137,40 +138,24 @@ def test_a_conversation_leaves_exam_questions_and_broken_turns_out():
     assert found == [{"role": "user", "content": "가"}, {"role": "assistant", "content": "나"}]
 
 
-def test_who_goes_away_ends_the_answer(speaker, settings):
-    from kmlite.sharing.web import written
-
-    before = threading.active_count()
-    answer = written(speaker, [], "혈압?", recipe.Settings(max_new_tokens=500, length=1024, out=settings.out))
-    next(answer)
-    started = time.monotonic()
-    answer.close()
-    assert threading.active_count() == before
-    assert time.monotonic() - started < 5
-
-
-def test_a_second_model_answers_beside_the_first_and_each_hears_its_own_conversation(monkeypatch):
-    from types import SimpleNamespace
-
+def test_a_second_model_answers_beside_the_first_and_each_hears_its_own_conversation(monkeypatch, refined):
     from kmlite.sharing import web
 
-    web.require()
-    import gradio
+    def heard(speaker, messages, *_):
+        yield chat.Turn(f"\x1b{speaker.name} {[m['content'] for m in messages]}", 1, 1, 0)
 
-    interface, replies = gradio.ChatInterface, []
-    monkeypatch.setattr(gradio, "ChatInterface", lambda reply, **how: (replies.append(reply), interface(reply, **how)))
     monkeypatch.setattr(chat, "find", lambda name, out: (name, out))
     monkeypatch.setattr(chat, "load", lambda name, *_: SimpleNamespace(name=name))
-    heard = lambda speaker, messages, said, **_: said(f"{speaker.name} {[m['content'] for m in messages]}")  # noqa: E731
     monkeypatch.setattr(chat, "answer", heard)
-    web.page(SimpleNamespace(name="first", stand_in=False), ["second"], list, recipe.Settings())
-    [reply] = replies
+    monkeypatch.setattr(chat, "ask_exam", lambda by, _: {"answer": "A", "probabilities": [0.2] * 5, "mass": 1, "way": by.name})
+    reply = web.replies(SimpleNamespace(name="first"), chat.Exam(refined), recipe.Settings())
     said = ("", [])
     history: list[dict] = []
-    for message in ("가", "나"):
+    for message in ("가", "/exam 2", "나"):
         *said, kept = list(reply(message, history, "second", said[1]))[-1]
         assert kept == said[1]
         history += [user(message), {"role": "assistant", "content": said[0]}]
+    assert "dev question 2" in history[3]["content"]
     assert said[0] == "first ['가', \"first ['가']\", '나']"
     assert said[1][-1]["content"] == "second ['가', \"second ['가']\", '나']"
     assert list(reply("다", history, "", said[1]))[-1][1] == []
@@ -193,13 +178,11 @@ def test_a_conversation_and_an_exam_question_and_no_request_leaves_the_machine(s
         tab.open(served.address)
         tab.wait("document.body.innerText.includes('not a doctor')", 60)
         send(tab, "고혈압이란?")
-        expected: list[str] = []
-        chat.answer(speaker, [user("고혈압이란?")], max_new_tokens=12, temperature=0, said=expected.append, stopped=lambda: False)
-        words = "".join(expected).split()[0]
+        words = list(chat.answer(speaker, [user("고혈압이란?")], 12, 0.0))[-1].text.split()[0]
         tab.wait(f"document.querySelector('.bot')?.innerText.includes({words!r})", 60)
         send(tab, "/exam 2")
         tab.wait("/right is [A-E]/.test(document.body.innerText)", 60)
-        question = next(q for q in recipe.dev_questions(settings) if q["number"] == 2)
+        _, question = chat.Exam(settings.refined).take("2")
         assert question["A"] in tab.run("document.body.innerText")
         found = chat.ask_exam(speaker, question)
         for share in found["probabilities"]:
