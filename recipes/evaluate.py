@@ -62,22 +62,9 @@ def main(settings: Settings) -> None:
     max_new_tokens = settings.max_new_tokens or prompts.TOKENS[settings.prompt]
     base, folder = model_and_folder(settings.base, settings.out, settings.split)
     check_writable(folder)
-    plan: dict = {
-        "settings": {
-            **{k: v for k, v in asdict(settings).items() if k not in ("refined", "out", "restart", "batch")},
-            "max_new_tokens": max_new_tokens,
-        },
-        "prompt": {"name": settings.prompt, "version": prompts.VERSION},
-        "model": {"folder": str(base), "fingerprint": files.model_fingerprint(base)},
-        "data": files.fingerprint(paths.exam_split(settings.refined, settings.split)),
-    }
+    plan = plan_of(settings, base, max_new_tokens)
     result_path = folder / paths.EVALUATION
-    if not settings.restart and (files.read_record(result_path, "plan") or {}).get("plan") == runs.as_stored(plan):
-        result = files.read_json(result_path)
-        console.print("  done before, nothing changed (ARGS=--restart evaluates again)")
-        show(result["summary"])
-        show_ways(result["ways"])
-        show_published(result)
+    if not settings.restart and done_before(result_path, plan):
         return
     precision = loading.pick_precision(settings.precision, base)
     stand_in = folders.is_stand_in(base)
@@ -98,10 +85,10 @@ def main(settings: Settings) -> None:
     summary = scoring.summarise(predictions)
     openings = scoring.log_opening(folder, "eval", summary) if settings.split == "test" else None
     files.write_lines(folder / paths.PREDICTIONS, [{k: v for k, v in p.items() if k != "logs"} for p in predictions])
-    computes_in = str(loading.compute_dtype(loaded)).removeprefix("torch.")
-    precise = f"{precision}, {computes_in}"
+    precise = f"{precision}, {str(loading.compute_dtype(loaded)).removeprefix('torch.')}"
     found = results.of_answers(summary, settings.split, **how_asked(settings, precise))
     found += [results.of_score(way, "accuracy", settings.split, way=way["way"], prompt=settings.prompt, precision=precise) for way in ways]
+    seconds = time.time() - started
     record = {
         "plan": plan,
         "summary": summary,
@@ -112,17 +99,50 @@ def main(settings: Settings) -> None:
         "precision": precise,
         "test_openings": openings,
         "stand_in": stand_in,
-        "seconds": round(time.time() - started, 1),
+        "seconds": round(seconds, 1),
         **runs.environment(),
     }
     files.write_json(result_path, record)
-    show(summary)
-    show_ways(ways)
-    console.print(f"  {len(predictions) / max(time.time() - started, 1e-9):.1f} questions/s; every answer: {folder / paths.PREDICTIONS}")
-    if openings:
+    show_record(record, f"{len(predictions) / max(seconds, 1e-9):.1f} questions/s; every answer: {folder / paths.PREDICTIONS}")
+
+
+def plan_of(settings: Settings, base: Path, max_new_tokens: int) -> dict:
+    """What decides the result."""
+    from kmlite import files, prompts
+
+    asked = {name: value for name, value in asdict(settings).items() if name not in ("refined", "out", "restart", "batch")}
+    return {
+        "settings": {**asked, "max_new_tokens": max_new_tokens},
+        "prompt": {"name": settings.prompt, "version": prompts.VERSION},
+        "model": {"folder": str(base), "fingerprint": files.model_fingerprint(base)},
+        "data": files.fingerprint(paths.exam_split(settings.refined, settings.split)),
+    }
+
+
+def done_before(path: Path, plan: dict) -> bool:
+    """Whether an evaluation of the same plan stands at `path`; it is shown."""
+    from kmlite import files, runs
+
+    if (files.read_record(path, "plan") or {}).get("plan") != runs.as_stored(plan):
+        return False
+    console.print("  done before, nothing changed (ARGS=--restart evaluates again)")
+    result = files.read_json(path)
+    show(result["summary"])
+    show_ways(result.get("ways", []))
+    show_published(result)
+    return True
+
+
+def show_record(record: dict, where: str) -> None:
+    from kmlite.evaluation import scoring
+
+    show(record["summary"])
+    show_ways(record.get("ways", []))
+    console.print(f"  {where}")
+    if openings := record["test_openings"]:
         console.print(f"  test has been scored {openings} {'time' if openings == 1 else 'times'} for this model")
     show_published(record)
-    if stand_in:
+    if record["stand_in"]:
         console.print(f"  {scoring.OF_THIS_SIZE}")
 
 

@@ -66,22 +66,7 @@ def main(settings: Settings) -> None:
     texts = [*asked, *korean_texts(settings.refined)]
 
     # ---- write, and ask again what was written
-    if settings.format == "adapter":
-        done = export.write_adapter(source, partial, settings.out, settings.base)
-        expected = export.answers(done["base"], asked, done["adapter"])
-        export.compare(expected, export.answers(done["base"], asked, partial), asked)
-        done = {"loop": done["loop"], "named": done["named"]}
-        done["compared"] = f"Reloaded over its base with plain peft: {len(asked)} of {len(asked)} greedy answers are the trained adapter's."
-    else:
-        folder = partial / "model" if settings.format == "gguf" else partial
-        done = export.write_merged(source, folder, texts)
-        export.check_tokens(source.final, folder, texts)
-        written = convert(folder, partial, settings.out) if settings.format == "gguf" else []
-        expected = export.answers(source.final, asked)
-        export.compare(expected, export.answers(folder, asked), asked)
-        done["compared"] = f"Reloaded with plain transformers: {len(asked)} of {len(asked)} greedy answers are the trained model's."
-    if settings.format == "gguf":
-        done["compared"] = finish_gguf(source, partial, written, asked, expected)
+    done = write(settings, source, partial, asked, texts)
     console.print(f"  checked      {done['compared']}")
     export.write_papers(source, target, settings.format, done)
     files = export.files_of(target)
@@ -91,17 +76,34 @@ def main(settings: Settings) -> None:
 
     # ---- out
     if settings.push:
-        visibility = "public" if settings.public else "private"
-        console.print(f"  repository   {settings.push}, {visibility}")
-        if settings.dry_run:
-            said = (
-                "A stand-in is not uploaded: without --dry-run this is refused."
-                if folders.is_stand_in(source.final)
-                else "Nothing was uploaded."
-            )
-            console.print(f"  dry run      {len(files)} files, {sum(size for _, size in files):,} bytes. {said}")
-            return
+        console.print(f"  repository   {settings.push}, {'public' if settings.public else 'private'}")
+    if settings.dry_run:
+        stand_in = folders.is_stand_in(source.final)
+        said = "A stand-in is not uploaded: without --dry-run this is refused." if stand_in else "Nothing was uploaded."
+        console.print(f"  dry run      {len(files)} files, {sum(size for _, size in files):,} bytes. {said}")
+    elif settings.push:
         console.print(f"  uploaded to {export.push(target, settings.push, settings.public)}")
+
+
+def write(settings: Settings, source, partial: Path, asked: list[str], texts: list[str]) -> dict:
+    """Write the format into `partial` and compare its answers with the trained model's; what the card says of it."""
+    from kmlite.sharing import export
+
+    if settings.format == "adapter":
+        done = export.write_adapter(source, partial, settings.out, settings.base)
+        expected = export.answers(done["base"], asked, done["adapter"])
+        export.compare(expected, export.answers(done["base"], asked, partial), asked)
+        compared = f"Reloaded over its base with plain peft: {len(asked)} of {len(asked)} greedy answers are the trained adapter's."
+        return {"loop": done["loop"], "named": done["named"], "compared": compared}
+    folder = partial / "model" if settings.format == "gguf" else partial
+    done = export.write_merged(source, folder, texts)
+    export.check_tokens(source.final, folder, texts)
+    written = convert(folder, partial, settings.out) if settings.format == "gguf" else []
+    expected = export.answers(source.final, asked)
+    export.compare(expected, export.answers(folder, asked), asked)
+    if settings.format == "gguf":
+        return {**done, "compared": finish_gguf(source, partial, written, asked, expected)}
+    return {**done, "compared": f"Reloaded with plain transformers: {len(asked)} of {len(asked)} greedy answers are the trained model's."}
 
 
 def check_push(settings: Settings, source) -> None:

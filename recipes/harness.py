@@ -54,25 +54,9 @@ def main(settings: Settings) -> None:
 
     base, folder = evaluate.model_and_folder(settings.base, settings.out, "test")
     check_writable(folder)
-    plan: dict = {
-        "settings": {"split": "test", "scorer": "generate", **{k: asdict(settings)[k] for k in ("base", "shots", "chat")}},
-        "prompt": {
-            "name": "lm-eval",
-            "package": f"lm-eval {harness.PINNED}",
-            "task": harness.TASK,
-            "version": harness.VERSION,
-            "shots": settings.shots,
-            "chat_template": settings.chat,
-        },
-        "model": {"folder": str(base), "fingerprint": files.model_fingerprint(base)},
-        "data": files.fingerprint(*(path for path in (test, examples) if path.exists())) if questions else "sean0042/KorMedMCQA",
-    }
+    plan = plan_of(settings, base, [path for path in (test, examples) if path.exists()] if questions else [])
     result_path = folder / paths.HARNESS
-    if not settings.restart and (files.read_record(result_path, "plan") or {}).get("plan") == runs.as_stored(plan):
-        result = files.read_json(result_path)
-        console.print("  done before, nothing changed (ARGS=--restart evaluates again)")
-        evaluate.show(result["summary"])
-        evaluate.show_published(result)
+    if not settings.restart and evaluate.done_before(result_path, plan):
         return
     stand_in = folders.is_stand_in(base)
     console.print(f"  model        {base}{folders.stand_in_note(base)}")
@@ -101,12 +85,27 @@ def main(settings: Settings) -> None:
         **runs.environment(),
     }
     files.write_json(result_path, record)
-    evaluate.show(summary)
-    console.print(f"  every answer: {folder / paths.HARNESS_PREDICTIONS}")
-    console.print(f"  test has been scored {openings} {'time' if openings == 1 else 'times'} for this model")
-    evaluate.show_published(record)
-    if stand_in:
-        console.print(f"  {scoring.OF_THIS_SIZE}")
+    evaluate.show_record(record, f"every answer: {folder / paths.HARNESS_PREDICTIONS}")
+
+
+def plan_of(settings: Settings, base: Path, data: list[Path]) -> dict:
+    """What decides the result; `data`: the refined files, none where the hub's are asked."""
+    from kmlite import files
+    from kmlite.evaluation import harness
+
+    return {
+        "settings": {"split": "test", "scorer": "generate", **{k: asdict(settings)[k] for k in ("base", "shots", "chat")}},
+        "prompt": {
+            "name": "lm-eval",
+            "package": f"lm-eval {harness.PINNED}",
+            "task": harness.TASK,
+            "version": harness.VERSION,
+            "shots": settings.shots,
+            "chat_template": settings.chat,
+        },
+        "model": {"folder": str(base), "fingerprint": files.model_fingerprint(base)},
+        "data": files.fingerprint(*data) if data else "sean0042/KorMedMCQA",
+    }
 
 
 command = recipe(Settings)(main)

@@ -1,5 +1,6 @@
 """The model card of an exported model: what was trained on what, the figures with their intervals, the terms, the warning."""
 
+import json
 import re
 from pathlib import Path
 
@@ -31,9 +32,9 @@ vLLM reads the same folder; that was not run by kmlite.""",
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-base = AutoModelForCausalLM.from_pretrained("{named}", dtype="bfloat16")
+base = AutoModelForCausalLM.from_pretrained({named}, dtype="bfloat16")
 model = PeftModel.from_pretrained(base, FOLDER)
-tokenizer = AutoTokenizer.from_pretrained("{named}")
+tokenizer = AutoTokenizer.from_pretrained({named})
 ```
 
 It fits no other base: the tokens and weights of that one were trained too.""",
@@ -72,11 +73,13 @@ def text(source, kind: str, done: dict) -> str:
     parts = [STAND_IN if source.stand_in else front_matter(source.base_name, kind)]
     stage = paths.STAGES.index(source.folder.name)
     parts += [
-        f"# {source.base_name} trained on Korean medicine" if not source.stand_in else "# A stand-in, exported to try the steps",
+        f"# {escaped(source.base_name)} trained on Korean medicine" if not source.stand_in else "# A stand-in, exported to try the steps",
         f"Made by kmlite: stage {stage}, {STEPS[stage]}; {kind} format.",
         WARNING,
         "## Use",
-        USE[kind].replace("{named}", done.get("named", "")).replace("FOLDER", "folder" if source.stand_in else '"this/repository"'),
+        USE[kind]
+        .replace("{named}", json.dumps(done.get("named", ""), ensure_ascii=False))
+        .replace("FOLDER", "folder" if source.stand_in else '"this/repository"'),
         "## What was trained on what",
         training(source),
         "## Figures, before and after",
@@ -108,7 +111,7 @@ def training(source) -> str:
     for record in source.records:
         plan, trained = record["plan"], record["training"]
         settings, step = plan["settings"], int(plan["step"][-1])
-        start = f"{plan['base']['name']} ({plan['base'].get('commit') or plan['base']['fingerprint']})"
+        start = f"{escaped(plan['base']['name'])} ({plan['base'].get('commit') or plan['base']['fingerprint']})"
         used = {name: value for name, value in plan["data"].items() if name != "replay" or settings.get("replay")}
         data = ", ".join(f"{name} {value}" for name, value in used.items())
         lora = f"rank {settings['rank']}, alpha {settings['alpha']}"
@@ -181,7 +184,7 @@ def evaluations(source) -> list[str]:
 
 
 def terms(source) -> str:
-    base = "" if source.stand_in else f" The base is {source.base_name}."
+    base = "" if source.stand_in else f" The base is {escaped(source.base_name)}."
     return (
         f"- Weights that descend from MedGemma are under the [Health AI Developer Foundations terms]({HAI_DEF}), those of Gemma under "
         f"[Gemma's terms]({GEMMA}); both bind whoever passes them on (see NOTICE).{base}\n"

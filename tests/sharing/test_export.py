@@ -1,10 +1,12 @@
 """Exports of a small trained chain: what others load, what is refused, what the card says, what would go to the Hub."""
 
+import ast
 import json
 import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -562,6 +564,28 @@ def test_modelfile(tmp_path):
 
 def test_the_card_of_a_stand_in_says_so_first(merged):
     assert (merged / "README.md").read_text().splitlines()[0] == model_card.STAND_IN
+
+
+def test_names_from_elsewhere_are_text_in_the_card():
+    """A folder's name may hold what Markdown, or the Python of the card, reads as its own."""
+    name = 'a|b](http://x) <img> "c" `d`'
+    plan = {
+        "step": "stage0",
+        "base": {"name": name, "commit": "1"},
+        "data": {},
+        "settings": {"rank": 1, "alpha": 1, "learning_rate": 1, "epochs": 1},
+    }
+    record = {"plan": plan, "training": [{"rows": 1}], "precision": "16bit", "results": []}
+    packages = dict.fromkeys(("torch", "transformers", "trl", "peft", "unsloth"), "1")
+    record["versions"] = packages
+    source = SimpleNamespace(stand_in=False, base_name=name, folder=Path("out") / paths.STAGES[0], records=[record], record=record)
+    text = model_card.text(source, "adapter", {"compared": "", "named": name})
+    inside = text.split("```python")[1].split("```\n")[0]
+    assert ast.literal_eval(inside.split("AutoTokenizer.from_pretrained(")[1].split(")\n")[0]) == name
+    rest = text.replace(inside, "")
+    assert "<img>" not in rest.replace(r"\<img\>", "")
+    assert "](http://x)" not in rest
+    assert r"| a\|b\]" in rest
 
 
 def test_the_card_names_what_was_trained_on_what(real, refined, tmp_path):
