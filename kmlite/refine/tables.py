@@ -55,8 +55,8 @@ class Table:
         return None if line is None else as_text(line, whole)
 
     def plain_rows(self, header: list[str], separator: str) -> Iterator[tuple[dict, None]]:
-        """The next rows as long as they are what most are: UTF-8, without quotes, not more cells than columns. What `row` does, and
-        twice as fast."""
+        """The next rows as long as they are what most are: UTF-8, without quotes, as many cells as columns. What `row` does, 1.2 to
+        1.4 times as fast."""
         if self.back:
             return
         width = len(header)
