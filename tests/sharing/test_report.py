@@ -556,6 +556,7 @@ def test_ten_thousand_predictions_load_in_three_seconds(tmp_path):
     target = tmp_path / paths.REPORT
     page = report.build(tmp_path / "refined", tmp_path / "out", "en", {})
     assert "Written answers are cut" not in page
+    assert len(page.encode()) < 15_000_000
     target.write_text(page, encoding="utf-8")
     with browser.page() as tab:
         taken = []
