@@ -15,7 +15,7 @@ def point(when: str, korean: float, dev: float, low: float) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    ("after", "worse", "price"),
+    ("after", "worse", "also_worse"),
     [
         ((3.9, 31, 20), [], []),
         ((4.001, 40, 30), ["Korean"], []),
@@ -23,10 +23,10 @@ def point(when: str, korean: float, dev: float, low: float) -> list[dict]:
         ((4.2, 10, 0), ["Korean"], ["dev"]),
     ],
 )
-def test_what_is_trained_must_not_get_worse_and_the_rest_is_said(after, worse, price):
+def test_what_is_trained_must_not_get_worse_and_the_rest_is_said(after, worse, also_worse):
     found = results.losses([*point("before", 4.0, 40, 30), *point("after", *after)], {("bits_per_character", "korean")})
-    assert [len(part) for part in found] == [len(worse), len(price)]
-    assert all(name in told for name, told in zip([*worse, *price], [*found[0], *found[1]], strict=True))
+    assert [len(part) for part in found] == [len(worse), len(also_worse)]
+    assert all(name in told for name, told in zip([*worse, *also_worse], [*found[0], *found[1]], strict=True))
 
 
 def test_bits_of_what_is_not_trained_on_may_rise_by_two_percent():
