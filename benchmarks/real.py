@@ -697,11 +697,12 @@ def table() -> None:
     for line in lines.values():
         if line["cell"].startswith("exam"):
             for at, point in line["at"].items():
-                right, chosen = (point["dev by letter"][key] for key in ("right", "chosen"))
+                right, bits, chosen = (point["dev by letter"][key] for key in ("right", "bits", "chosen"))
                 low, high = score(sum(right), len(right))["interval"]
-                print(f"\n{line['cell']}, {at} tokens: {sum(right) / len(right):.1%} of {len(right)} ({low:.1f} to {high:.1f}), {chosen}")
+                share = f"{sum(right) / len(right):.1%} of {len(right)} ({low:.1f} to {high:.1f})"
+                print(f"\n{line['cell']}, {at} tokens: {share}, {sum(bits) / len(bits):.3f} bits of the right letter, {chosen}")
     seconds, tokens = (sum(line[key] for line in lines.values()) for key in ("seconds", "cpu_seconds"))
-    print(f"\n{len(lines)} cells, one seed each, float32, one thread of a shared machine: {seconds:,} s, {tokens:,} of them computing.")
+    print(f"\n{len(lines)} cells, float32, one thread of a shared machine: {seconds:,} s, {tokens:,} of them computing.")
 
 
 if __name__ == "__main__":
