@@ -12,10 +12,12 @@ another stage's model answer the same. The test split is never asked.
 """
 
 import re
+import signal
 import sys
+import threading
 import unicodedata
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,17 +132,35 @@ def stream(session: Session, speaker, messages: list[dict]):
     from kmlite.sharing import chat
 
     turn, shown, settings = chat.Turn("", 0, 0, 0), 0, session.settings
-    try:
-        with closing(chat.answer(speaker, messages, settings.max_new_tokens, settings.temperature)) as turns:
-            for turn in turns:
-                console.out(printable(turn.text[shown:]), end="", highlight=False)
-                shown = len(turn.text)
-    except KeyboardInterrupt:
-        turn = turn._replace(ended="stopped")
+    with stoppable() as stop, closing(chat.answer(speaker, messages, settings.max_new_tokens, settings.temperature)) as turns:
+        for turn in turns:
+            console.out(printable(turn.text[shown:]), end="", highlight=False)
+            shown = len(turn.text)
+            if stop.is_set() and not turn.ended:
+                turn = turn._replace(ended="stopped")
+                break
     console.print()
     why = {"length": f"; cut at --max-new-tokens {settings.max_new_tokens}", "stopped": "; stopped", "thought": "; its thought never ended"}
     note(f"{turn.tokens} tokens, {turn.tokens / max(turn.seconds, 1e-9):.0f} a second{why.get(turn.ended, '')}", "dim")
     return turn
+
+
+@contextmanager
+def stoppable() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event, a second one raises KeyboardInterrupt. The first does not: an exception that comes while a finalizer runs,
+    as in a garbage collection, is lost, and with it the Ctrl-C."""
+    asked = threading.Event()
+
+    def note_it(*_) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, note_it)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # ---- commands; /help shows their first lines

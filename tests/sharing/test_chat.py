@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -465,6 +466,25 @@ class Pty:
         self.warm.drop()
         os.close(self.end)
         os.close(self.other)
+
+
+def test_control_c_is_not_lost_in_a_finalizer(session, monkeypatch):
+    """An exception that is raised there is only reported, and the answer would run on."""
+
+    class Ends:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(recipe.console, "out", lambda *_, **__: Ends() and None)
+    before = signal.getsignal(signal.SIGINT)
+    turn = recipe.stream(session, session.speaker, [user("길게")])
+    assert turn.ended == "stopped" and turn.tokens < session.settings.max_new_tokens
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(KeyboardInterrupt), recipe.stoppable() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_control_c_in_a_terminal(warm, out, refined):
