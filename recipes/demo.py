@@ -52,13 +52,11 @@ def main(settings: Settings) -> None:
     else:
         out, base = settings.out, str(settings.out / "base")
         build_base(settings, Path(base))
-    pipeline.run_all(
+    pipeline.train(
         pipeline.Settings(
-            raw=paths.SAMPLE_RAW,
             refined=settings.refined,
             out=out,
             base=base,
-            refine_args=REFINE,
             stage0_args=REAL_STAGE0 if settings.base else STAGE0,
             stage1_args=REAL_STAGE1 if settings.base else STAGE1,
             stage2_args=REAL_STAGE2 if settings.base else STAGE2,

@@ -30,12 +30,13 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    run_all(settings)
-
-
-def run_all(settings: Settings) -> None:
-    folders = ["--refined", settings.refined, "--out", settings.out, *(["--restart"] if settings.restart else [])]
     run("refine", "--raw", settings.raw, "--refined", settings.refined, *shlex.split(settings.refine_args))
+    train(settings)
+
+
+def train(settings: Settings) -> None:
+    """The steps after refine that there is data for."""
+    folders = ["--refined", settings.refined, "--out", settings.out, *(["--restart"] if settings.restart else [])]
     there = steps_with_data(settings.refined)
     given = (settings.stage0_args, settings.stage1_args, settings.stage2_args)
     last = -1  # the stage that ran before; the next one takes its model by itself, unless a stage between was skipped

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from kmlite import files, paths, results
 from kmlite.models import loading, merging
-from recipes import evaluate, export, pipeline, stage0, stage1, stage2
+from recipes import demo, evaluate, export, pipeline, stage0, stage1, stage2
 
 SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "2"]
 STAGE0 = [*SMALL, "--new-tokens", "40", "--length", "64", "--max-steps", "12", "--save-every", "4", "--heldout", "6", "--entries", "30"]
@@ -517,6 +517,13 @@ def test_the_pipeline_stops_where_a_step_fails(refined, tmp_path, monkeypatch):
     said = run(pipeline, "--refined", refined, "--out", tmp_path, status=3)
     assert [step for step, *_ in found] == ["refine", "stage0", "stage1"]
     assert "stage1 ended with status 3" in said
+
+
+def test_the_demo_takes_each_step_once_and_shows_what_was_learned(trained, tiny_refined, monkeypatch):
+    found = commands_of_the_pipeline(monkeypatch)
+    said = run(demo, "--refined", tiny_refined, "--out", trained[0].parent, "--base", trained[0].name)
+    assert [step for step, *_ in found] == ["refine", "stage0", "stage1", "stage2", "evaluate", "report"]
+    assert "accuracy: test" in said and "train questions right" in said
 
 
 @pytest.mark.parametrize(
