@@ -311,18 +311,14 @@ MESSAGES = {
     "port {port} can't be had ({error}). ARGS='--web --port 0' takes a free one.": (
         "포트 {port}: 쓸 수 없다({error}). 빈 포트를 쓰려면: ARGS='--web --port 0'"
     ),
-    "{target} holds something that make export did not write. Name another place: ARGS='--to …'": (
-        "{target}에 make export가 쓰지 않은 파일이 있다. 다른 위치를 지정한다: ARGS='--to …'"
-    ),
     "no loop of stage 2 was better on dev than the model it began with, so {final} is that model and there is no adapter.\n"
     "  What there is: {merged}": (
         "2단계의 어느 루프도 dev에서 처음 모델보다 낫지 않았다. {final}: 처음 모델 그대로이고 어댑터가 없다.\n  내보낼 수 있는 것: {merged}"
     ),
-    "the Hub asks for a token with write access. Run: .venv/bin/hf auth login": "허브가 쓰기 권한이 있는 토큰을 요구한다. 실행: .venv/bin/hf auth login",
     "this model descends from the embedded base: a stand-in is not uploaded, it would be taken for a medical model.\n"
-    "  Train on MedGemma first (README.md, On your GPU), or look at what would go: add --dry-run.": (
+    "  Train on MedGemma first: README.md, On your GPU.": (
         "내장 모델로 학습한 모델은 올리지 않는다. 의학 모델로 오해받을 수 있다.\n"
-        "  먼저 MedGemma로 학습하거나(README.ko.md의 “내 GPU에서 실행하기”), 올릴 파일만 확인한다: --dry-run"
+        "  먼저 MedGemma로 학습한다: README.ko.md의 “내 GPU에서 실행하기”"
     ),
 }
 

@@ -34,8 +34,8 @@ def test_a_variable_is_one_word_as_it_stands(tmp_path, value):
 
 
 def test_args_are_words_quoted_as_in_a_shell(tmp_path):
-    [found] = arguments(tmp_path, "export", """ARGS=--to 'a $b' --push "you/it's" """)
-    assert found[-4:] == ["--to", "a $b", "--push", "you/it's"]
+    [found] = arguments(tmp_path, "export", """ARGS=--base 'a $b' --push "you/it's" """)
+    assert found[-4:] == ["--base", "a $b", "--push", "you/it's"]
 
 
 def test_what_is_not_given_is_not_passed_on(tmp_path):

@@ -610,12 +610,12 @@ def test_the_report_reads_what_the_stages_wrote(trained, tiny_refined):
 
 
 @pytest.mark.parametrize("kind", ["merged", "adapter"])
-def test_what_the_stages_trained_is_exported_with_its_card(trained, tiny_refined, tmp_path, kind):
+def test_what_the_stages_trained_is_exported_with_its_card(trained, tiny_refined, kind):
     """On records as the stages write them."""
     if kind == "adapter" and not record(trained[0] / paths.STAGES[2])["best_loop"]:
         pytest.skip("no loop of these minimal models was better on dev")
-    run(export, "--refined", tiny_refined, "--out", trained[0], "--format", kind, "--to", tmp_path / "to")
-    text = (tmp_path / "to" / "README.md").read_text(encoding="utf-8")
+    run(export, "--refined", tiny_refined, "--out", trained[0], "--format", kind)
+    text = (trained[0] / f"export/stage2-{kind}/README.md").read_text(encoding="utf-8")
     for stage in paths.STAGES:
         for one in record(trained[0] / stage)["results"]:
             if one["when"] == "after":

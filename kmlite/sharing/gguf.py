@@ -14,8 +14,10 @@ from pathlib import Path
 
 import click
 
+from kmlite import prompts
 from kmlite.files import read_json, write_json, write_text
 
+MAX_NEW_TOKENS = 32  # of the answers that an export is compared by
 CONVERTER = "convert_hf_to_gguf.py"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # types of a piece; the same numbers in SentencePiece and in GGUF
 MISSING = """\
@@ -41,6 +43,13 @@ TEMPLATE = """\
 
 
 # ---- the vocabulary
+
+
+def plain_tokenizer(folder: Path):
+    """As whoever loads the folder gets it."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def pieces(tokenizer: dict) -> list[tuple[str, float, int]]:
@@ -131,20 +140,18 @@ def read_apart(folder: Path, texts: list[str]) -> list[str]:
     return [text for text, ids, other in zip(texts, cut, made.encode(texts), strict=True) if ids != other and not control & set(ids)]
 
 
-def write_vocabulary(folder: Path, texts: list[str]) -> int:
-    """Write tokenizer.model beside a folder's tokenizer.json and compare the two on `texts`; returns how many were compared.
+def write_vocabulary(folder: Path, texts: list[str]) -> None:
+    """Write tokenizer.model beside a folder's tokenizer.json and compare the two on `texts`.
 
     Raises:
         click.ClickException: they cut a text differently. Nothing that reads tokenizer.model would be right then.
     """
-    (folder / "added_tokens.json").unlink(missing_ok=True)
     (folder / "tokenizer.model").write_bytes(sentencepiece_model(read_json(folder / "tokenizer.json")))
     if apart := read_apart(folder, texts):
         raise click.ClickException(
             f"a SentencePiece vocabulary of {folder / 'tokenizer.json'} cuts {len(apart)} of {len(texts)} texts otherwise, first:\n"
             f"  {apart[0][:100]!r}\n  llama.cpp and Ollama would read the model's prompts wrong, so nothing was exported. Please report it."
         )
-    return len(texts)
 
 
 # ---- the converter and its company
@@ -168,60 +175,69 @@ def require(name: str, out: Path) -> Path:
     raise click.ClickException(MISSING.format(name=name, place=place, out=out))
 
 
-def run(command: list) -> str:
+def run(*command: object) -> str:
     """Run one of llama.cpp's programs; returns what it wrote to stdout, or raises a click error with its last words."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         last = "\n  ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-5:])
-        raise click.ClickException(f"{Path(str(command[1 if command[0] == sys.executable else 0])).name} failed:\n  {last}")
+        raise click.ClickException(f"{' '.join(Path(str(part)).name for part in command[:2])} failed:\n  {last}")
     return done.stdout
 
 
-def stage_for_converter(model: Path, work: Path) -> None:
-    """Fill `work` with links to a model folder's files and with its added tokens where the converter looks for them.
+def write(model: Path, target: Path, out: Path, notice: str, asked: list[str], expected: list[str]) -> str:
+    """Convert a folder of `export.write_merged`, ask the files what it was asked, write the Modelfile; returns what was found, in words.
 
-    The converter takes the kind of an added token from added_tokens_decoder in tokenizer_config.json, which transformers 5 no
-    longer writes; without it `<end_of_turn>` would be an ordinary piece.
+    Args:
+        notice: the terms, for the Modelfile.
+        asked: prompts, and `expected` the model's greedy turns behind them.
     """
-    work.mkdir(parents=True)
-    for path in model.iterdir():
-        if path.is_file() and path.name != "tokenizer_config.json":
-            os.symlink(path.resolve(), work / path.name)
-    config = read_json(model / "tokenizer_config.json")
-    added = read_json(model / "tokenizer.json")["added_tokens"]
-    config["added_tokens_decoder"] = {str(token["id"]): {"content": token["content"], "special": token["special"]} for token in added}
-    write_json(work / "tokenizer_config.json", config)
+    weights, vision = convert(model, target, out)
+    loaded = plain_tokenizer(model)
+    said = [f"The vocabulary is tokenizer.json's, {len(loaded):,} ids."]
+    if len(weights) == 1:
+        said.append("llama-quantize was not found, so there is no q4_k_m; with it in LLAMA_CPP or on PATH the same command makes one.")
+    if program := find("llama-completion") or find("llama-cli"):
+        heads = [loaded.decode(prompts.conversation_ids(loaded, prompt)[0]).removeprefix("<bos>") for prompt in asked]
+        wanted = [prompts.ENDS.split(turn)[0].strip() for turn in expected]
+        for file in weights:
+            same = sum(a == b for a, b in zip(wanted, answers(program, file, heads), strict=True))
+            said.append(
+                f"{file.name}: {same} of {len(asked)} greedy answers are those of the 16-bit model; rounded weights may answer otherwise."
+            )
+    else:
+        said.append("The answers of the GGUF files were not compared: neither llama-completion nor llama-cli was found.")
+    write_modelfile(target, weights[0].name, vision, notice)
+    return " ".join(said)
 
 
-def convert(model: Path, target: Path, out: Path) -> list[Path]:
+def convert(model: Path, target: Path, out: Path) -> tuple[list[Path], bool]:
     """Write q8_0 and, where llama-quantize is found, q4_k_m, and the vision tower's file for a model that has one.
 
     The vocabulary of the first file is checked before the others are made.
 
     Args:
-        model: a full 16-bit folder with the tokenizer.model of `write_vocabulary`.
+        model: a full 16-bit folder with the tokenizer.model of `write_vocabulary`. Its tokenizer_config.json is written anew: the
+            converter takes the kind of an added token from added_tokens_decoder there, which transformers 5 no longer writes;
+            without it `<end_of_turn>` would be an ordinary piece.
 
     Returns:
-        The files written, the language model's first, the smallest of them at the front.
+        (the language model's files, the smallest first; whether there is one of a vision tower).
     """
-    converter, quantize = require(CONVERTER, out), find("llama-quantize")
-    work = target / "work"
-    stage_for_converter(model, work)
-    script = [sys.executable, converter, work]
-    eight = target / "model-q8_0.gguf"
-    run([*script, "--outtype", "q8_0", "--outfile", eight])
-    check_vocabulary(eight, read_json(model / "tokenizer.json"), read_json(model / "config.json"))
-    written = [eight]
+    script, quantize = (sys.executable, require(CONVERTER, out), model), find("llama-quantize")
+    config, tokenizer, side = (read_json(model / name) for name in ("config.json", "tokenizer.json", "tokenizer_config.json"))
+    side["added_tokens_decoder"] = {str(t["id"]): {"content": t["content"], "special": t["special"]} for t in tokenizer["added_tokens"]}
+    write_json(model / "tokenizer_config.json", side)
+    written = [target / "model-q8_0.gguf"]
+    run(*script, "--outtype", "q8_0", "--outfile", written[0])
+    check_vocabulary(written[0], tokenizer, config)
     if quantize:
-        whole, four = work / "model-bf16.gguf", target / "model-q4_k_m.gguf"
-        run([*script, "--outtype", "bf16", "--outfile", whole])
-        run([quantize, whole, four, "Q4_K_M"])
-        written.insert(0, four)
-    if "vision_config" in read_json(model / "config.json"):
-        run([*script, "--mmproj", "--outtype", "f16", "--outfile", target / "mmproj-f16.gguf"])
-        written.append(target / "mmproj-f16.gguf")
-    shutil.rmtree(work)
-    return written
+        written.insert(0, target / "model-q4_k_m.gguf")
+        run(*script, "--outtype", "bf16", "--outfile", model / "model-bf16.gguf")
+        run(quantize, model / "model-bf16.gguf", written[0], "Q4_K_M")
+    vision = "vision_config" in config
+    if vision:
+        run(*script, "--mmproj", "--outtype", "f16", "--outfile", target / "mmproj-f16.gguf")
+    return written, vision
 
 
 def check_vocabulary(file: Path, tokenizer: dict, config: dict) -> None:
@@ -253,20 +269,14 @@ def check_vocabulary(file: Path, tokenizer: dict, config: dict) -> None:
             )
 
 
-def layers_fit(config: dict) -> bool:
-    """Whether each sixth layer and no other sees the whole text: llama.cpp takes that for granted of a Gemma 3."""
-    kinds = config.get("text_config", config).get("layer_types") or []
-    return all((kind == "full_attention") == ((i + 1) % 6 == 0) for i, kind in enumerate(kinds))
-
-
-def answers(program: Path, file: Path, heads: list[str], max_new_tokens: int) -> list[str]:
-    """llama.cpp's greedy turn behind each prompt text, one run of the program each.
+def answers(program: Path, file: Path, heads: list[str]) -> list[str]:
+    """llama.cpp's greedy turn of up to MAX_NEW_TOKENS behind each prompt text, one run of the program each.
 
     Args:
         heads: prompts in the chat template without <bos>, which the program adds.
     """
-    options = ["--temp", "0", "-n", max_new_tokens, "-c", "4096", "-no-cnv", "--no-display-prompt", "--no-escape"]
-    said = [run([program, "-m", file, *options, "-p", head]) for head in heads]
+    options = ("--temp", 0, "-n", MAX_NEW_TOKENS, "-c", 4096, "-no-cnv", "--no-display-prompt", "--no-escape")
+    said = [run(program, "-m", file, *options, "-p", head) for head in heads]
     return [text.replace("[end of text]", "").split("<end_of_turn>")[0].strip() for text in said]
 
 

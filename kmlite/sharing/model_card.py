@@ -49,10 +49,6 @@ ollama create NAME -f Modelfile
 }
 
 
-def is_medgemma(base_name: str) -> bool:
-    return "medgemma" in base_name.lower()
-
-
 def notice(base_name: str) -> str:
     """The sentence that the base's terms ask to travel with every copy; both where the base's name does not tell."""
     foundations = f"HAI-DEF is provided under and subject to the Health AI Developer Foundations Terms of Use found at {HAI_DEF}"
@@ -61,13 +57,14 @@ def notice(base_name: str) -> str:
     return "\n".join(([] if known_gemma else [foundations]) + [gemma])
 
 
-def text(source, kind: str, done: dict) -> str:
+def text(source, kind: str, checked: str, named: str) -> str:
     """The README.md of an export.
 
     Args:
         source: `export.Source`.
         kind: "merged", "adapter" or "gguf".
-        done: what the export found out: "compared" in words, for an adapter also "loop" and "named".
+        checked: what was compared after writing, in words.
+        named: of an adapter the base in its adapter_config.json.
     """
     # a stand-in says so in the first line; it never reaches the Hub, so it needs no front matter
     parts = [STAND_IN if source.stand_in else front_matter(source.base_name, kind)]
@@ -77,15 +74,13 @@ def text(source, kind: str, done: dict) -> str:
         f"Made by kmlite: stage {stage}, {STEPS[stage]}; {kind} format.",
         WARNING,
         "## Use",
-        USE[kind]
-        .replace("{named}", json.dumps(done.get("named", ""), ensure_ascii=False))
-        .replace("FOLDER", "folder" if source.stand_in else '"this/repository"'),
+        USE[kind].replace("{named}", json.dumps(named, ensure_ascii=False)).replace("FOLDER", '"this/folder"'),
         "## What was trained on what",
         training(source),
         "## Figures, before and after",
         figures(source),
         "## Checked after writing",
-        done["compared"],
+        checked,
         "## Terms",
         terms(source),
     ]
@@ -94,7 +89,7 @@ def text(source, kind: str, done: dict) -> str:
 
 def front_matter(base_name: str, kind: str) -> str:
     """The YAML head that the Hub reads."""
-    known = is_medgemma(base_name)
+    known = "medgemma" in base_name.lower()
     lines = ["---", "language: [ko, en]", "license: other"]
     lines += [f"license_name: {'health-ai-developer-foundations' if known else 'gemma'}", f"license_link: {HAI_DEF if known else GEMMA}"]
     base_name = base_name.partition("@")[0]
@@ -118,69 +113,47 @@ def training(source) -> str:
         rows = f"{sum(part['rows'] for part in trained):,} in {len(trained)} runs" if len(trained) != 1 else f"{trained[0]['rows']:,}"
         cells = (f"{step}, {STEPS[step]}", start, data, lora, f"{settings['learning_rate']:g}", f"{rows} × {settings['epochs']:g}")
         lines.append("| " + " | ".join([*cells, record["precision"], str(record.get("commit"))]) + " |")
-    new_tokens = source.records[0].get("vocabulary", {}).get("new_tokens")
-    if new_tokens:
+    if new_tokens := source.records[0].get("vocabulary", {}).get("new_tokens"):
         lines += ["", f"Stage 0 added {new_tokens:,} Korean tokens to the vocabulary; all older tokens keep their ids."]
-    versions = source.record["versions"]
-    lines += [
-        "",
-        "Versions: " + ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "trl", "peft", "unsloth")) + ".",
-    ]
-    return "\n".join(lines)
+    versions = source.records[-1]["versions"]
+    named = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "trl", "peft", "unsloth"))
+    return "\n".join([*lines, "", f"Versions: {named}."])
 
 
 def figures(source) -> str:
-    """All that the stages and `make eval` measured, with 95% intervals and n."""
-    found = [one for record in source.records for one in record["results"]]
-    lines = ["| stage | measure | before | after | n |", "| --- | --- | --- | --- | --- |"]
-    lines += table(found)
+    """All that the stages, `make eval` and lm-eval measured, of this model and of the first base, with 95% intervals and n."""
+    lines = table([one for record in source.records for one in record["results"]])
     lines += [
         "",
         "In brackets the 95% interval (Wilson). Exam questions of the stages: kmlite's short prompt, answers written greedily and read by "
         "`read_answer` (scorer `generate`). Dev steered the training and test did not; seen questions were learned from.",
     ]
-    return "\n".join([*lines, *evaluations(source)])
+    base = source.folder.parent / "eval" / source.base_name.strip("/").replace("/", "--")
+    for name, folder in (("this model", source.folder), (escaped(source.base_name), base)):
+        for file in (paths.EVALUATION, paths.HARNESS):
+            if not (record := files.read_record(folder / file)):
+                continue
+            settings, prompt = record["plan"]["settings"], record["prompt"]
+            asked = f"{settings['split']} split, prompt {prompt['name']} version {prompt['version']}, scorer {settings['scorer']}"
+            lines += ["", f"`make eval` of {name}: {asked}:", "", *table(record["results"])]
+            if record.get("test_openings"):
+                lines += ["", f"Test had been scored {record['test_openings']} times for this model by then."]
+    return "\n".join(lines)
 
 
 def table(found: list[dict]) -> list[str]:
     """A row of a Markdown table for each measure: where it was taken, before, after, n."""
-    lines = []
+    lines = ["| stage | measure | before | after | n |", "| --- | --- | --- | --- | --- |"]
     for (stage, measure, data, how), at in results.rows(found).items():
-        before, after = at.get("before"), at.get("after")
-        shown = after or at.get("extended")
-        if not shown:
-            continue
-        less = " (less is better)" if results.MEASURES[measure].less else ""
-        subject = dict(how).get("subject")
-        name = f"{results.MEASURES[measure].name[0]}, {results.DATA.get(data, (data,))[0]}{f', {escaped(subject)}' if subject else ''}"
-        lines.append(f"| {stage} | {name}{less} | {results.in_words(before)} | {results.in_words(shown)} | {shown['n']:,} |")
+        if shown := at.get("after") or at.get("extended"):
+            name = escaped(results.label(measure, data, how)[0]) + (" (less is better)" if results.MEASURES[measure].less else "")
+            lines.append(f"| {stage} | {name} | {results.in_words(at.get('before'))} | {results.in_words(shown)} | {shown['n']:,} |")
     return lines
 
 
 def escaped(text: str) -> str:
     """Text from data as text in Markdown: no table cell, link, tag or emphasis of its own."""
     return re.sub(r"([\\`*_{}\[\]<>()#|!~])", r"\\\1", " ".join(text.split()))
-
-
-def evaluations(source) -> list[str]:
-    """What `make eval` and lm-eval wrote of this model and of the first base, where it is there."""
-    base = source.folder.parent / "eval" / source.base_name.strip("/").replace("/", "--")
-    lines = []
-    for name, folder in (("this model", source.folder), (escaped(source.base_name), base)):
-        for file in (paths.EVALUATION, paths.HARNESS):
-            if not (record := files.read_record(folder / file)):
-                continue
-            prompt = f"prompt {record['prompt']['name']} version {record['prompt']['version']}"
-            settings = record["plan"]["settings"]
-            lines += ["", f"`make eval` of {name}: {settings['split']} split, {prompt}, scorer {settings['scorer']}:", ""]
-            lines += ["| measure | value | n |", "| --- | --- | --- |"]
-            for one in record["results"]:
-                more = [escaped(one["how"][key]) for key in ("subject", "way") if key in one["how"]]
-                named = ", ".join([results.MEASURES[one["measure"]].name[0], *more])
-                lines.append(f"| {named} | {results.in_words(one)} | {one['n']:,} |")
-            if record.get("test_openings"):
-                lines += ["", f"Test had been scored {record['test_openings']} times for this model by then."]
-    return lines
 
 
 def terms(source) -> str:
