@@ -1,12 +1,13 @@
 """Bytes of a file as UTF-8, whatever they were: compressed, UTF-16, a line of CP949 among others. Damage is passed on as `Lost`.
 
-A compressed file is read member by member (gzip, bzip2, xz) or frame by frame (zstd): what stands before and after a damaged one
-is kept. Lines are read as UTF-8 where they are that, else as CP949 where that gives Korean; others keep U+FFFD where a byte was
-broken, or are named with the encoding that they seem to have.
+A compressed file is read member by member: what stands before and after a damaged one is kept. Lines are read as UTF-8 where they
+are that, else as CP949 where that gives Korean; others keep U+FFFD where a byte was broken, or are named with the encoding that they
+seem to have.
 """
 
 import bz2
 import codecs
+import contextlib
 import lzma
 import mmap
 import re
@@ -15,8 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import zstandard
+
 BLOCK = 1 << 18  # bytes read at once
-PACKED_BLOCK = 1 << 14  # of a compressed file, of which a byte may give a thousand
 MOST_SEEN = 4096  # bytes from which a file's encoding is told
 LINE_MOST = 16 << 20  # bytes of a line that is read: what is longer is a broken file, and would break the memory of a worker
 PART = 1 << 20  # of a line without end that is wanted whole
@@ -33,12 +35,24 @@ HANGUL = re.compile("[가-힣]")
 NO_TEXT = re.compile("[\x00-\x08\x0e-\x1f]")
 READABLE = re.compile("[\t\n\r -~\u00a0-\u00ff\u2000-\u206f\u3000-\u30ff\u3130-\u318f가-힣\u4e00-\u9fff\uff00-\uffef]")
 FREQUENT = re.compile("[이다는의에을가고하은로를지도한기사인서으자리스어시대과수나정일보해]")  # a third of the syllables of Korean prose
-ZSTD, SKIPPABLE = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
-PACKED: dict[str, tuple[Callable[[], Any], bytes]] = {
-    ".gz": (lambda: zlib.decompressobj(31), b"\x1f\x8b\x08"),
-    ".bz2": (bz2.BZ2Decompressor, b"BZh"),
-    ".xz": (lzma.LZMADecompressor, b"\xfd7zXZ\x00"),
+SKIPPABLE = b"\x2a\x4d\x18"  # behind the first byte of a zstd frame that holds notes and no data
+
+
+class Packing(NamedTuple):
+    decoder: Callable[[], Any]
+    magic: bytes  # what a member begins with
+    at_once: int  # bytes unpacked at once: one may give a thousand, of zstd 30,000
+    as_it_comes: bool  # where the data break, what was unpacked before is kept; the others check blocks, and lose a broken one whole
+
+
+PACKED = {
+    ".gz": Packing(lambda: zlib.decompressobj(31), b"\x1f\x8b\x08", 1 << 14, True),
+    ".bz2": Packing(bz2.BZ2Decompressor, b"BZh", 1 << 14, False),
+    ".xz": Packing(lzma.LZMADecompressor, b"\xfd7zXZ\x00", 1 << 14, False),
+    ".zst": Packing(lambda: zstandard.ZstdDecompressor().decompressobj(), b"\x28\xb5\x2f\xfd", 1 << 10, True),
 }
+PACKED[".zstd"] = PACKED[".zst"]
+DAMAGE = (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError)
 
 
 class Lost(NamedTuple):
@@ -53,9 +67,7 @@ def blocks(path: Path, start: int = 0) -> Iterator[bytes | Lost]:
     """The bytes of a file from `start` on (of an uncompressed one alone), unpacked, as UTF-8 but for lines in other encodings."""
     suffix = path.suffix.lower()
     if suffix in PACKED:
-        source: Iterator[bytes | Lost] = members(path, *PACKED[suffix])
-    elif suffix in (".zst", ".zstd"):
-        source = frames(path)
+        source: Iterator[bytes | Lost] = members(path, PACKED[suffix])
     else:
         source = plain(path, start)
     if start:
@@ -116,131 +128,52 @@ def cut_anywhere(path: Path) -> bool:
         return encoding_of(file.read(MOST_SEEN)).startswith("utf-8")
 
 
-def members(path: Path, decoder: Callable[[], Any], magic: bytes) -> Iterator[bytes | Lost]:
-    """Unpack a file of one or more members; from a damaged one on, go on at the next that begins with `magic`."""
+def members(path: Path, packing: Packing) -> Iterator[bytes | Lost]:
+    """Unpack a file of one or more members; from a damaged one on, go on at the next."""
     with open(path, "rb") as file:
         size = file.seek(0, 2)
-        if not size:
-            return
         view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         at = 0
         while at < size:
-            if view[at : at + len(magic)] != magic:
-                after = view.find(magic, at)
-                after = size if after < 0 else after
+            if not view[at : at + 6].startswith(packing.magic) and view[at + 1 : at + 4] != SKIPPABLE:
+                after = next_member(view, packing, at)
                 if view[at:after].strip(b"\0"):  # zeros fill a tape's last block
                     yield Lost(after - at, "these bytes are no part of a compressed file")
                 at = after
                 continue
-            one = decoder()
-            start = at
+            one, start, good = packing.decoder(), at, at + 1
             try:
                 while at < size and not one.eof:
-                    chunk = view[at : at + PACKED_BLOCK]
-                    before = one.copy() if hasattr(one, "copy") else None
-                    if out := one.decompress(chunk):
-                        yield out
+                    chunk = view[at : at + packing.at_once]
+                    out = one.decompress(chunk)
                     at += len(chunk) - len(one.unused_data)
+                    if out:
+                        yield out
+                        good = at
                 if not one.eof:
                     yield Lost(size - start, "the compressed file ended before its end marker")
-            except (zlib.error, OSError, lzma.LZMAError, EOFError) as error:
-                yield from before_the_damage(before, chunk)
-                after = view.find(magic, at + 1)
-                at = size if after < 0 else after
+            except DAMAGE as error:
+                if packing.as_it_comes:
+                    yield before_the_damage(packing, view, start, at)
+                at = next_member(view, packing, good)
                 yield Lost(at - start, f"damaged: {error}"[:200])
 
 
-def before_the_damage(decoder: Any, chunk: bytes) -> Iterator[bytes]:
-    """What can be had of the chunk in which gzip data break, byte by byte."""
-    if decoder is None:
-        return
+def next_member(view: mmap.mmap, packing: Packing, at: int) -> int:
+    found = view.find(packing.magic, at)
+    return len(view) if found < 0 else found
+
+
+def before_the_damage(packing: Packing, view: mmap.mmap, start: int, at: int) -> bytes:
+    """What can be had, byte by byte, of the chunk from `at` on in which the member from `start` on breaks."""
+    one = packing.decoder()
+    for begin in range(start, at, packing.at_once):
+        one.decompress(view[begin : min(at, begin + packing.at_once)])
     out = []
-    try:
-        for i in range(len(chunk)):
-            out.append(decoder.decompress(chunk[i : i + 1]))
-    except zlib.error:
-        pass  # the caller reports it: this is where it was expected
-    yield b"".join(out)
-
-
-def frames(path: Path) -> Iterator[bytes | Lost]:
-    """Unpack a .zst frame by frame."""
-    import pyarrow as pa
-
-    with pa.memory_map(str(path)) as source:
-        whole = source.read_buffer()
-        size, at = whole.size, 0
-        view = memoryview(whole)
-        while at < size:
-            end = frame_end(view, at)
-            if end is None:
-                after = next_frame(path, at + 1)
-                stop = size if after is None else after
-                yield from unpacked(whole.slice(at, stop - at), stop - at)
-                at = stop
-            elif bytes(view[at + 1 : at + 4]) == SKIPPABLE:
-                at = end
-            else:
-                yield from unpacked(whole.slice(at, end - at), end - at)
-                at = end
-
-
-def frame_end(view: memoryview, at: int) -> int | None:
-    """Where a zstd frame ends (RFC 8878), or None where these bytes are none, or not a whole one."""
-    size = len(view)
-    head = bytes(view[at : at + 8])
-    if len(head) == 8 and head[1:4] == SKIPPABLE and head[0] & 0xF0 == 0x50:
-        end = at + 8 + int.from_bytes(head[4:8], "little")
-        return end if end <= size else None
-    if head[:4] != ZSTD or len(head) < 6:
-        return None
-    flags = head[4]
-    single = flags >> 5 & 1
-    at += 5 + (1 - single) + (0, 1, 2, 4)[flags & 3] + (single, 2, 4, 8)[flags >> 6]
-    while at + 3 <= size:
-        block = int.from_bytes(bytes(view[at : at + 3]), "little")
-        kind = block >> 1 & 3
-        if kind == 3:
-            return None
-        at += 3 + (1 if kind == 1 else block >> 3)
-        if block & 1:
-            at += 4 * (flags >> 2 & 1)
-            return at if at <= size else None
-    return None
-
-
-def next_frame(path: Path, at: int) -> int | None:
-    with open(path, "rb") as file:
-        view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        while (at := view.find(ZSTD, at)) >= 0:
-            if frame_end(memoryview(view), at) is not None:
-                return at
-            at += 1
-    return None
-
-
-def unpacked(buffer: Any, size: int) -> Iterator[bytes | Lost]:
-    """One zstd frame; of a damaged one what stands before the damage."""
-    import pyarrow as pa
-
-    done = 0
-    try:
-        with pa.CompressedInputStream(pa.BufferReader(buffer), "zstd") as stream:
-            while block := stream.read(BLOCK):
-                done += len(block)
-                yield block
-        return
-    except OSError as error:
-        why = str(error)[:200]
-    try:
-        with pa.CompressedInputStream(pa.BufferReader(buffer), "zstd") as stream:
-            while done and (block := stream.read(min(done, BLOCK))):
-                done -= len(block)
-            while block := stream.read(256):
-                yield block
-    except OSError:
-        pass  # the same damage again, said below
-    yield Lost(size, f"damaged: {why}")
+    with contextlib.suppress(*DAMAGE):  # the same again, which the caller reports
+        for i in range(at, len(view)):
+            out.append(one.decompress(view[i : i + 1]))
+    return b"".join(out)
 
 
 def lines(

@@ -20,7 +20,6 @@ LINES, JSON, TABLES, TEXTS = (
     (".txt", ".md", ".text", ".markdown"),
 )
 PARQUET, ARROW = (".parquet", ".pq"), (".arrow", ".feather", ".ipc")
-COMPRESSED = (*PACKED, ".zst", ".zstd")
 DESCRIPTIONS = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")  # `datasets` writes them beside its data
 REJECTED_CHARACTERS = 2000  # of a record that is set aside: enough to see why
 NESTED_MOST = 200  # brackets of a record that is stored as it is: json refuses what is nested 1,000 deep
@@ -51,7 +50,7 @@ def kind_of(name: str) -> str | None:
     """The format of a file by its name, in any case: an ending of those above without what it is compressed by; None for others."""
     name = name.lower()
     stem, packed = os.path.splitext(name)
-    if packed in COMPRESSED:
+    if packed in PACKED:
         ending = os.path.splitext(stem)[1]
         return ending if ending in (*LINES, *JSON, *TABLES, *TEXTS) else None
     return packed if packed in (*LINES, *JSON, *TABLES, *TEXTS, *PARQUET, *ARROW) else None
@@ -103,7 +102,7 @@ def why_not(path: Path) -> str:
     if path.name in DESCRIPTIONS or path.stem.upper() in ("README", "LICENSE", "CHANGELOG"):
         return "describes data, holds none"
     if kind_of(path.name) is None:
-        packed = path.suffix.lower() in (*COMPRESSED, ".zip", ".tar", ".tgz", ".7z", ".rar")
+        packed = path.suffix.lower() in (*PACKED, ".zip", ".tar", ".tgz", ".7z", ".rar")
         return "unpack it: only text and JSON are read while compressed" if packed else "a format that refine does not read"
     try:
         with open(path, "rb") as file:
