@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -22,6 +23,8 @@ from kmlite.messages import localized
 
 TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # characters that turn the direction of writing
 TAGS = re.compile(r"\[(bold red|bold|red|green)\](.*?)\[/\]", re.DOTALL)  # all the markup that recipes use
+
+BEGINNING = re.compile(r" *(?:[✓✗] )?(?:\w[\w ]{0,11}  +)?")  # of a line: its indent and, with two blanks behind it, its label
 
 
 def printable(text: str) -> str:
@@ -33,7 +36,29 @@ class PlainConsole(Console):
     """A console that shows names and data as they are: no markup but TAGS, no :emoji: codes, no control characters; by LANG in Korean."""
 
     def print(self, *objects: Any, **how: Any) -> None:
-        super().print(*(localized(thing) if isinstance(thing, str) else thing for thing in objects), **how)
+        if self.soft_wrap or not all(isinstance(thing, str) for thing in objects):
+            super().print(*(localized(thing) if isinstance(thing, str) else thing for thing in objects), **how)
+            return
+        shown = (self.render_str(localized(thing), style=how.get("style", ""), markup=how.get("markup")) for thing in objects)
+        super().print(*map(self.folded, shown), **{**how, "soft_wrap": True})
+
+    def folded(self, text: Text, taken: int = 0) -> Text:
+        """`text` with each line that is wider than the terminal going on below its own beginning, behind a label where it has one.
+
+        No word is cut: a path or a command that is wider stays one to copy. `taken`: columns that are taken before the first line.
+        """
+        out: list[Text] = []
+        for line in text.split("\n", allow_blank=True):
+            plain, room, at, ends = line.plain, self.width - (0 if out else taken), 0, []
+            beginning = len(BEGINNING.match(plain)[0])  # type: ignore[index]  # it matches any line
+            margin = cell_len(plain[:beginning]) or (2 if taken and not out else 0)
+            for word in re.finditer(r"\S+\s*", plain):
+                if word.start() > beginning and cell_len(plain[at : word.end()].rstrip()) > room:
+                    at, room = word.start(), self.width - margin
+                    ends.append(at)
+            first, *more = line.divide(ends)
+            out += [first, *(Text(" " * margin) + part for part in more)]
+        return Text("\n").join(out)
 
     def render_str(self, text: str, *, style: Any = "", markup: bool | None = None, **how: Any) -> Text:
         out, at, text = Text(style=style, justify=how.get("justify"), overflow=how.get("overflow")), 0, printable(text)
@@ -135,24 +160,29 @@ def with_plain_errors(work: Callable, *args: Any) -> None:
     try:
         work(*args)
     except click.ClickException as error:
-        text = localized(printable(error.message))  # it quotes data
-        if text == error.message:
-            raise
-        raise click.ClickException(text) from error
+        raise shown_error(error.message) from error
     except KeyboardInterrupt:
-        raise click.ClickException(localized("stopped. What was finished is kept; run the same command to go on.")) from None
+        raise shown_error("stopped. What was finished is kept; run the same command to go on.") from None
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        raise click.ClickException(localized(f"{where}{DISK_ERRORS[error.errno]}. {what_to_do(error.errno)}")) from error
+        raise shown_error(f"{where}{DISK_ERRORS[error.errno]}. {what_to_do(error.errno)}") from error
     except Exception as error:
         # safetensors, tokenizers and arrow report the disk's errors in exceptions of their own
         found = re.search(r"os error (\d+)|\[?errno:? (\d+)", str(error), re.IGNORECASE)
         code = int(found.group(1) or found.group(2)) if found else errno.ENOSPC if "No space left on device" in str(error) else 0
         if code not in DISK_ERRORS:
             raise
-        raise click.ClickException(f"{DISK_ERRORS[code]}. {what_to_do(code)}\n  {str(error)[:300]}") from error
+        raise shown_error(f"{DISK_ERRORS[code]}. {what_to_do(code)}\n  {str(error)[:300]}") from error
+
+
+def shown_error(message: str) -> click.ClickException:
+    """An error as the user reads it: by LANG in Korean, without control characters (it quotes data), folded on a terminal."""
+    text = localized(printable(message))
+    if sys.stderr.isatty():
+        text = PlainConsole(stderr=True).folded(Text(text), taken=len("Error: ")).plain
+    return click.ClickException(text)
 
 
 def what_to_do(code: int) -> str:

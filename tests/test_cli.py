@@ -1,5 +1,6 @@
 """The command line where the shell, the disk or the console is not as one hopes."""
 
+import io
 import os
 import subprocess
 import sys
@@ -38,6 +39,21 @@ def test_a_console_of_any_encoding_takes_every_line(encoding):
         assert "혈압" in said.decode(encoding)
     if encoding == "utf-8":
         assert "✓ 🩺" in said.decode()
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("  learning     LoRA rank 64, 에폭 3, 배치 4", "  learning     LoRA rank\n               64, 에폭 3,\n               배치 4"),
+        ("  Measured on a [bold]real[/] Gemma 3 270M", "  Measured on a real Gemma\n  3 270M"),
+        ("  written to /a/path/longer/than/all/of/it", "  written to\n  /a/path/longer/than/all/of/it"),
+        ("  a line that just fits it", "  a line that just fits it"),
+    ],
+)
+def test_a_line_too_wide_for_the_terminal_goes_on_below_its_own_beginning(line, shown):
+    file = io.StringIO()
+    cli.PlainConsole(file=file, width=26, highlight=False).print(line)
+    assert [row.rstrip() for row in file.getvalue().split("\n")] == [*shown.split("\n"), ""]
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
