@@ -304,8 +304,8 @@ MESSAGES = {
         "{out}에 완성된 모델이 없다.\n"
         "  모델 지정: make chat MODEL=google/medgemma-4b-it   학습: make pipeline OUT={out}   먼저 둘러보기: make demo 후 make chat OUT=model/demo"
     ),
-    "that message is {count:,} tokens long, and {room:,} is what there is room for. Shorten it, or name a larger --length.": (
-        "메시지가 {count:,}토큰인데 {room:,}토큰까지만 된다. 줄이거나 더 큰 --length로 시작한다."
+    "that message is {count:,} tokens long, and {room:,} is what there is room for. Shorten it.": (
+        "메시지가 {count:,}토큰인데 {room:,}토큰까지만 된다. 줄여서 보낸다."
     ),
     "--web needs {name}. Run: make extras": "--web에 필요한 패키지가 없다: {name}. 실행: make extras",
     "port {port} can't be had ({error}). ARGS='--web --port 0' takes a free one.": (

@@ -36,7 +36,6 @@ class Settings:
     out: Path = setting(Path("model"), "folder of the trained models")
     max_new_tokens: int = setting(512, "tokens of an answer at most")
     temperature: float = setting(0.0, "0 takes the likeliest token, always the same; 0.7 or so varies, as people are used to")
-    length: int = setting(4096, "tokens of a conversation with its answer; what is older is left out. Longer takes more memory")
     precision: str = setting("auto", "weights; auto takes what the free GPU memory holds", PRECISIONS)
     web: bool = setting(False, "serve a page on 127.0.0.1 in place of the terminal")
     port: int = setting(0, "port of the page; 0 takes a free one. Name one to reach it through ssh -L")
@@ -49,21 +48,19 @@ class Session:
     settings: Settings
     speaker: Any  # chat.Speaker
     exam: Any  # chat.Exam
-    others: dict = field(default_factory=dict)  # loaded for /compare, by folder
+    loaded: dict = field(default_factory=dict)  # for /compare, by folder
     messages: list[dict] = field(default_factory=list)
     last: tuple[int, dict] | None = None  # the exam question that came after the last message
 
 
 def main(settings: Settings) -> None:
-    if settings.max_new_tokens < 1 or settings.length - settings.max_new_tokens < 64:
-        raise click.ClickException(
-            f"--length {settings.length} leaves no room for a message beside an answer of --max-new-tokens {settings.max_new_tokens}."
-        )
-    if settings.temperature < 0:
-        raise click.ClickException(f"--temperature {settings.temperature}: 0 or more.")
-
     from kmlite.sharing import chat
 
+    most = chat.LENGTH - 64
+    if not 1 <= settings.max_new_tokens <= most:
+        raise click.ClickException(f"--max-new-tokens {settings.max_new_tokens}: 1 to {most} of a conversation's {chat.LENGTH} tokens.")
+    if settings.temperature < 0:
+        raise click.ClickException(f"--temperature {settings.temperature}: 0 or more.")
     if settings.web:
         from kmlite.sharing import web
 
@@ -75,7 +72,7 @@ def main(settings: Settings) -> None:
         from kmlite.models import loading
 
         loading.fast_model()
-        speaker = chat.load(name, folder, settings.precision, settings.length)
+        speaker = chat.load(name, folder, settings.precision)
     how = "the likeliest token each time" if settings.temperature == 0 else f"drawn at temperature {settings.temperature}"
     console.print(f"  device       {'GPU' if loading.on_gpu() else 'CPU'}, {speaker.precision} weights; {how}")
     console.print(f"  length       {speaker.length:,} tokens of conversation, {settings.max_new_tokens:,} of them for the answer")
@@ -87,7 +84,7 @@ def main(settings: Settings) -> None:
     console.print()
     session = Session(settings, speaker, chat.Exam(settings.refined))
     if settings.web:
-        web.serve(speaker, comparable(session), session.exam, settings)
+        web.serve(speaker, session.exam, settings)
         return
     note("/help lists the commands. Ctrl-C stops an answer, Ctrl-D leaves.")
     try:
@@ -182,17 +179,18 @@ def compare(session: Session, argument: str) -> None:
     """let another model answer the last message or exam question"""
     from kmlite.sharing import chat
 
+    others = ", ".join(chat.others(session.settings.out, session.speaker.name)) or "a model folder or a hub name"
     if not argument:
-        raise click.ClickException(f"/compare with which? {', '.join(comparable(session)) or 'a model folder or a hub name'}")
+        raise click.ClickException(f"/compare with which? {others}")
     if not session.last and not session.messages:
         raise click.ClickException("there is nothing to compare yet: say something, or /exam.")
     name, folder = chat.find(argument, session.settings.out)
     if folder.resolve() == session.speaker.folder.resolve():
-        raise click.ClickException(f"{name} is the model that you talk to. Others: {', '.join(comparable(session)) or 'none yet'}")
-    if folder not in session.others:
+        raise click.ClickException(f"{name} is the model that you talk to. Others: {others}")
+    if folder not in session.loaded:
         with console.status(f"loading {name}"):
-            session.others[folder] = chat.load(name, folder, session.settings.precision, session.settings.length)
-    other = session.others[folder]
+            session.loaded[folder] = chat.load(name, folder, session.settings.precision)
+    other = session.loaded[folder]
     console.print(f"── {other.name}, {other.precision} weights", style="bold", markup=False)
     if other.stand_in and not session.speaker.stand_in:
         note(chat.STAND_IN[0], "yellow")
@@ -200,14 +198,6 @@ def compare(session: Session, argument: str) -> None:
         show_exam(other, session.last)
     else:
         stream(session, other, session.messages[:-1])
-
-
-def comparable(session: Session) -> list[str]:
-    """The other models of OUT by name."""
-    from kmlite.sharing import chat
-
-    names = [*chat.finished(session.settings.out), *(["base"] if chat.beginning(session.settings.out) else [])]
-    return [name for name in names if name != session.speaker.name]
 
 
 def reset(session: Session, _: str) -> None:
@@ -221,8 +211,6 @@ def show_help(session: Session, _: str) -> None:
     for name, (work, takes) in COMMANDS.items():
         note(f"{name + ' ' + takes:<16} {work.__doc__}")
     note(f"{'/quit':<16} leave; so does Ctrl-D")
-    if others := comparable(session):
-        note(f"to compare with: {', '.join(others)}, a model folder or a hub name")
     note("Enter sends, Alt-Enter starts a new line, the arrow keys bring back what was typed. Ctrl-C stops an answer.")
     note("An exam question stands outside the conversation: the model is asked it by itself.")
 

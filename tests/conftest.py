@@ -193,4 +193,4 @@ def speaker(out):
     """The newest of `out`, loaded to talk to."""
     from kmlite.sharing import chat
 
-    return chat.load(*chat.find("", out), "16bit", 1024)
+    return chat.load(*chat.find("", out), "16bit")

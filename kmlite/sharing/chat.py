@@ -26,7 +26,7 @@ STAND_IN = (
     "This is the embedded base, a stand-in thousands of times smaller than MedGemma: it writes no meaningful text.",
     "MedGemma가 아니라 수천 배 작은 연습용 모델입니다. 뜻 없는 말만 합니다.",
 )
-GEMMA_POSITIONS = 131_072  # what transformers takes for Gemma 3 where a configuration does not say
+LENGTH = 4096  # tokens of a conversation with its answer at most; what is older is left out
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ def beginning(out: Path) -> str | None:
     return record["plan"]["base"]["name"] if record else None
 
 
+def others(out: Path, name: str) -> list[str]:
+    """What can be compared with the model of that name: finished stages in `out`, and "base" for what stage 0 started from."""
+    return [other for other in [*finished(out), *(["base"] if beginning(out) else [])] if other != name]
+
+
 def find(name: str, out: Path) -> tuple[str, Path]:
     """(short name, folder) of a model: a stage in `out`, its final, any model folder, "base" for the one that stage 0 started
     from, or a hub name; "" is the newest final in `out`.
@@ -76,33 +81,22 @@ def find(name: str, out: Path) -> tuple[str, Path]:
         name = stages[0]
     if name == "base" and not (out / name).is_dir():
         name = beginning(out) or name
-    for place in (Path(name), out / name):
-        for folder in (place / paths.FINAL, place):
-            if (folder / "config.json").exists():
-                return short_name(folder, out), folders.resolve(str(folder), "MODEL")
-        if place.is_dir():
-            raise click.ClickException(
-                f"{place} holds no finished model: neither final/config.json nor config.json is there.\n"
-                f"  Finish that stage with the command that began it, or name another model. Finished in {out}: {listed(out)}"
-            )
-    if "/" not in name:
+    places = (Path(name), out / name)
+    for folder in (folder for place in places for folder in (place / paths.FINAL, place)):
+        if (folder / "config.json").exists():
+            stage = folder.parent if folder.name == paths.FINAL else folder
+            short = str(stage.relative_to(out)) if stage != out and stage.is_relative_to(out) else str(stage)
+            return short, folders.resolve(str(folder), "MODEL")
+    if "/" not in name or any(place.is_dir() for place in places):
         raise click.ClickException(
-            f"MODEL={name} is no stage in {out}, no folder and no hub name like google/medgemma-4b-it. Finished in {out}: {listed(out)}"
+            f"MODEL={name} is no finished stage in {out}, no model folder and no hub name like google/medgemma-4b-it.\n"
+            f"  Finished in {out}: {', '.join(finished(out)) or 'none (make pipeline trains them)'}"
         )
     return name, folders.resolve(name, "MODEL")
 
 
-def listed(out: Path) -> str:
-    return ", ".join(finished(out)) or "none (make pipeline trains them)"
-
-
-def short_name(folder: Path, out: Path) -> str:
-    stage = folder.parent if folder.name == paths.FINAL else folder
-    return str(stage.relative_to(out)) if stage != out and stage.is_relative_to(out) else str(stage)
-
-
-def load(name: str, folder: Path, precision: str, length: int) -> Speaker:
-    """Load a model to talk to; `length` is cut to what the model was built for.
+def load(name: str, folder: Path, precision: str) -> Speaker:
+    """Load a model to talk to, in conversations of LENGTH tokens or as many as it was built for.
 
     Raises:
         click.ClickException: the card has no room for it.
@@ -110,7 +104,7 @@ def load(name: str, folder: Path, precision: str, length: int) -> Speaker:
     import torch
 
     config = files.read_json(folder / "config.json")
-    length = min(length, config.get("text_config", config).get("max_position_embeddings", GEMMA_POSITIONS))
+    length = min(LENGTH, config.get("text_config", config).get("max_position_embeddings", LENGTH))
     precision = loading.pick_precision(precision, folder)
     try:
         loaded, tokenizer = loading.load(folder, precision, length)
@@ -136,46 +130,19 @@ class Turn(NamedTuple):
     ended: str = ""  # in the last one: "turn", "length", or "thought" where the model never came to an answer
 
 
-class Stream:
-    """Takes the tokens that `generate` hands over one by one and queues their text, whole characters at a time.
-
-    A rare syllable is several byte tokens; until the last of them the text ends in U+FFFD and is held back. A thought
-    (`prompts.THINKS`) is neither shown nor counted.
-    """
-
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
-        self.thinks = prompts.thought_ids(tokenizer)
-        self.stops = set(prompts.stop_ids(tokenizer))
-        self.queue: SimpleQueue = SimpleQueue()  # str, or what ended the work: an exception or None
-        self.prompt_seen = self.thinking = self.ended = self.stopped = False
-        self.held: list[int] = []
-        self.tokens = 0
-
-    def put(self, ids) -> None:
-        if not self.prompt_seen:  # the first call brings the prompt
-            self.prompt_seen = True
-            return
-        token = int(ids.reshape(-1)[0])
-        if token in self.thinks:
-            self.thinking = token == self.thinks[0]
-            return
-        self.ended |= token in self.stops
-        if self.thinking:
-            return
-        self.tokens += 1
-        if not self.ended:
-            self.held.append(token)
-            self.flush(whole=True)
-
-    def flush(self, whole: bool) -> None:
-        text = self.tokenizer.decode(self.held)
-        if self.held and not (whole and text.endswith("\ufffd")):
-            self.held = []
-            self.queue.put(text)
-
-    def end(self) -> None:
-        self.flush(whole=False)
+def so_far(tokenizer, ids: list[int], dropped: int, seconds: float) -> Turn:
+    """The turn that an answer's tokens come to. A thought (`prompts.THINKS`) is neither shown nor counted."""
+    thinks, stops = prompts.thought_ids(tokenizer), prompts.stop_ids(tokenizer)
+    shown: list[int] = []
+    thinking = ended = False
+    for token in ids:
+        if token in thinks:
+            thinking = token == thinks[0]
+        elif token in stops:
+            ended = True
+        elif not thinking and not ended:
+            shown.append(token)
+    return Turn(tokenizer.decode(shown), len(shown), seconds, dropped, "thought" if thinking else "turn" if ended else "length")
 
 
 def fit(tokenizer, messages: list[dict], room: int) -> tuple[list[int], int]:
@@ -187,9 +154,7 @@ def fit(tokenizer, messages: list[dict], room: int) -> tuple[list[int], int]:
     start = len(messages) - 1
     ids = prompts.dialogue_ids(tokenizer, messages[start:])
     if len(ids) > room:
-        raise click.ClickException(
-            f"that message is {len(ids):,} tokens long, and {room:,} is what there is room for. Shorten it, or name a larger --length."
-        )
+        raise click.ClickException(f"that message is {len(ids):,} tokens long, and {room:,} is what there is room for. Shorten it.")
     # from the end: a conversation of thousands of turns costs no more than its room
     while start and len(longer := prompts.dialogue_ids(tokenizer, messages[start - 2 :])) <= room:
         ids, start = longer, start - 2
@@ -208,31 +173,37 @@ def answer(speaker: Speaker, messages: list[dict], max_new_tokens: int, temperat
         click.ClickException: the conversation does not fit into the model's length, or into the card's memory.
     """
     ids, dropped = fit(speaker.tokenizer, messages, speaker.length - max_new_tokens)
-    stream = Stream(speaker.tokenizer)
-    thread = threading.Thread(target=write, args=(speaker, ids, stream, max_new_tokens, temperature), daemon=True)
-    started, text = time.monotonic(), ""
+    written: SimpleQueue = SimpleQueue()  # the answer's tokens so far, again and again; then what ended the work: an exception or None
+    stop = threading.Event()
+    thread = threading.Thread(target=write, args=(speaker, ids, max_new_tokens, temperature, written, stop), daemon=True)
+    started, turn = time.monotonic(), Turn("", 0, 0, dropped, "length")
     thread.start()
     try:
-        while isinstance(piece := stream.queue.get(), str):
-            text += piece
-            yield Turn(text, stream.tokens, time.monotonic() - started, dropped)
+        while isinstance(tokens := written.get(), list):
+            turn = so_far(speaker.tokenizer, tokens, dropped, time.monotonic() - started)
+            # a rare syllable is several byte tokens; until the last of them the text ends in U+FFFD
+            yield turn._replace(text=turn.text.rstrip("\ufffd"), ended="")
     finally:
-        stream.stopped = True
+        stop.set()
         thread.join()
-    if piece is not None:
-        raise piece
-    ended = "turn" if stream.ended and not stream.thinking else "thought" if stream.thinking else "length"
-    yield Turn(text, stream.tokens, time.monotonic() - started, dropped, ended)
+    if tokens is not None:
+        raise tokens
+    yield turn
 
 
-def write(speaker: Speaker, ids: list[int], stream: Stream, max_new_tokens: int, temperature: float) -> None:
-    """Generate into the stream, in a thread of its own; what goes wrong is raised where the stream is read."""
+def write(speaker: Speaker, ids: list[int], most: int, temperature: float, written: SimpleQueue, stop: threading.Event) -> None:
+    """Generate into the queue, in a thread of its own; what goes wrong is raised where the queue is read."""
     import torch
 
+    thinks = prompts.thought_ids(speaker.tokenizer)
+    full = generation.until(speaker.tokenizer, (1, len(ids)), most, thinks, None)
     drawn = {"do_sample": True, "temperature": temperature}
     greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    thinks = prompts.thought_ids(speaker.tokenizer)
-    full = generation.until(speaker.tokenizer, (1, len(ids)), max_new_tokens, thinks, None)
+
+    def heard(tokens, scores, **_):
+        written.put(tokens[0, len(ids) :].tolist())
+        return full(tokens, scores) | stop.is_set()
+
     ended: BaseException | None = None
     try:
         loading.for_inference(speaker.model, speaker.tokenizer)
@@ -241,23 +212,20 @@ def write(speaker: Speaker, ids: list[int], stream: Stream, max_new_tokens: int,
             speaker.model.generate(
                 input_ids=prompt,
                 attention_mask=torch.ones_like(prompt),
-                max_new_tokens=min(max_new_tokens + (generation.THOUGHT_MOST if thinks else 0), speaker.length - len(ids)),
+                max_new_tokens=min(most + (generation.THOUGHT_MOST if thinks else 0), speaker.length - len(ids)),
                 **(drawn if temperature else greedy),
                 eos_token_id=prompts.stop_ids(speaker.tokenizer),
                 pad_token_id=speaker.tokenizer.pad_token_id,
                 cache_implementation=None,  # not the static one of Gemma's generation_config
-                streamer=stream,
-                stopping_criteria=[lambda so_far, scores, **_: full(so_far, scores) | stream.stopped],
+                stopping_criteria=[heard],
             )
     except torch.OutOfMemoryError:
-        ended = click.ClickException(
-            f"the card has no room for a conversation of {len(ids):,} tokens. /reset starts anew; a smaller --length keeps it short."
-        )
+        ended = click.ClickException(f"the card has no room for a conversation of {len(ids):,} tokens. /reset starts anew.")
     except BaseException as error:
         ended = error
     if ended:
         loading.free()
-    stream.queue.put(ended)
+    written.put(ended)
 
 
 # ---- exam questions

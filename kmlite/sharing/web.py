@@ -37,15 +37,8 @@ def require() -> None:
         raise click.ClickException(f"--web needs {error.name}. Run: make extras") from error
 
 
-def serve(speaker: chat.Speaker, others: list[str], exam: chat.Exam, settings) -> None:
-    """Serve until Ctrl-C.
-
-    Args:
-        others: names of the models that may answer beside the first.
-
-    Raises:
-        click.ClickException: the port is taken.
-    """
+def serve(speaker: chat.Speaker, exam: chat.Exam, settings) -> None:
+    """Serve until Ctrl-C, or raise a click error where the port is taken."""
     import gradio
     import uvicorn
     from fastapi import FastAPI
@@ -57,7 +50,7 @@ def serve(speaker: chat.Speaker, others: list[str], exam: chat.Exam, settings) -
     password = secrets.token_urlsafe(24)
     app = gradio.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-        page(speaker, others, exam, settings),
+        page(speaker, exam, settings),
         path=f"/{password}",
         server_name=ADDRESS,
         footer_links=[],
@@ -110,7 +103,7 @@ def replies(speaker: chat.Speaker, exam: chat.Exam, settings):
 
     def named(name: str) -> chat.Speaker:
         if name not in loaded:
-            loaded[name] = chat.load(*chat.find(name, settings.out), settings.precision, settings.length)
+            loaded[name] = chat.load(*chat.find(name, settings.out), settings.precision)
         return loaded[name]
 
     def said(by: chat.Speaker, history: list[dict], message: str, drawn: tuple[int, dict] | None) -> Iterator[str]:
@@ -142,7 +135,7 @@ def replies(speaker: chat.Speaker, exam: chat.Exam, settings):
     return reply
 
 
-def page(speaker: chat.Speaker, others: list[str], exam: chat.Exam, settings):
+def page(speaker: chat.Speaker, exam: chat.Exam, settings):
     """Gradio's ChatInterface with a second model's answers beside it."""
     import gradio
 
@@ -151,6 +144,7 @@ def page(speaker: chat.Speaker, others: list[str], exam: chat.Exam, settings):
         notes = [*chat.WARNING, *(chat.STAND_IN if speaker.stand_in else ()), HELP]
         gradio.Markdown("  \n".join(notes))
         kept = gradio.State([])
+        others = chat.others(settings.out, speaker.name)
         name = gradio.Dropdown(["", *others], value="", label="a second model beside it", visible=bool(others))
         with gradio.Row():
             second = gradio.Chatbot(label="the second model", visible=False, render=False, **plain)

@@ -23,7 +23,7 @@ from recipes import chat as recipe
 
 @pytest.fixture
 def session(speaker, out, refined):
-    return recipe.Session(recipe.Settings(refined=refined, out=out, max_new_tokens=12, length=1024), speaker, chat.Exam(refined))
+    return recipe.Session(recipe.Settings(refined=refined, out=out, max_new_tokens=12), speaker, chat.Exam(refined))
 
 
 def user(text: str) -> dict:
@@ -80,48 +80,43 @@ def test_the_stream_is_what_evaluation_generates(speaker):
     assert turns[-1].ended == ("turn" if "<end_of_turn>" in whole else "length")
 
 
-def queued(stream) -> list[str]:
-    return [stream.queue.get() for _ in range(stream.queue.qsize())]
+@pytest.fixture
+def written(speaker, monkeypatch):
+    """written(ids): the turns of an answer of these tokens."""
+
+    def turns(ids: list[int]) -> list[chat.Turn]:
+        def write(_speaker, _ids, _most, _temperature, written, _stop):
+            for n in range(len(ids)):
+                written.put(ids[: n + 1])
+            written.put(None)
+
+        monkeypatch.setattr(chat, "write", write)
+        return say(speaker, user("?"))
+
+    return turns
 
 
 @pytest.mark.parametrize("text", ["혈압이 높다", "뷁뷁 쀍 똠방각하", "💊 5 µg\n\n둘째 줄", "가 나"])
-def test_syllables_of_several_tokens_come_whole(tokenizer, text):
-    stream = chat.Stream(tokenizer)
-    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
-    stream.put(ids)  # stands for the prompt, which is not said
-    for token in ids:
-        stream.put(token.reshape(1))
-    stream.end()
-    pieces = queued(stream)
-    assert "".join(pieces) == text
-    assert not any("\ufffd" in piece for piece in pieces)
-    assert len(pieces) > 1
+def test_syllables_of_several_tokens_come_whole(tokenizer, written, text):
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    *turns, last = written(ids)
+    assert (last.text, last.tokens, len(turns)) == (text, len(ids), len(ids))
+    assert all(text.startswith(turn.text) for turn in turns)
+    assert len({turn.text for turn in turns}) > 1
 
 
-def test_a_character_that_is_never_finished_is_still_said(tokenizer):
-    import torch
-
-    stream = chat.Stream(tokenizer)
-    stream.put(torch.tensor([[2]]))
-    stream.put(torch.tensor([tokenizer.convert_tokens_to_ids("<0xEB>")]))
-    assert queued(stream) == []
-    stream.end()
-    assert queued(stream) == ["\ufffd"]
+def test_a_character_that_is_never_finished_is_still_said(tokenizer, written):
+    assert [turn.text for turn in written([tokenizer.convert_tokens_to_ids("<0xEB>")])] == ["", "\ufffd"]
 
 
 @pytest.mark.parametrize(
-    ("tokens", "shown", "counted", "thinking"), [("TaabE", "E", 1, False), ("Taa", "", 0, True), ("EaTab", "Ea", 2, False)]
+    ("tokens", "shown", "ended"), [("TaabE", "E", "length"), ("TaabE.", "E", "turn"), ("Taa", "", "thought"), ("EaTab", "Ea", "length")]
 )
-def test_a_thought_is_neither_said_nor_counted(tokenizer, monkeypatch, tokens, shown, counted, thinking):
-    import torch
-
-    ids = dict(zip("TbaE", (tokenizer.convert_tokens_to_ids(c) for c in "TbaE"), strict=True))
+def test_a_thought_is_neither_said_nor_counted(tokenizer, monkeypatch, written, tokens, shown, ended):
+    ids = {c: tokenizer.convert_tokens_to_ids("<end_of_turn>" if c == "." else c) for c in "TbaE."}
     monkeypatch.setattr(prompts, "thought_ids", lambda tokenizer: [ids["T"], ids["b"]])
-    stream = chat.Stream(tokenizer)
-    for token in "E" + tokens:  # the first stands for the prompt
-        stream.put(torch.tensor([ids[token]]))
-    stream.end()
-    assert ("".join(queued(stream)), stream.tokens, stream.thinking) == (shown, counted, thinking)
+    last = written([ids[token] for token in tokens])[-1]
+    assert (last.text, last.tokens, last.ended) == (shown, len(shown), ended)
 
 
 def test_an_answer_stops_where_its_reader_goes_away(speaker):
@@ -139,7 +134,7 @@ def test_an_answer_that_ends_by_itself(speaker, monkeypatch):
     stop = speaker.tokenizer(usual.text, add_special_tokens=False)["input_ids"][0]
     monkeypatch.setattr(prompts, "stop_ids", lambda _: [stop])
     found = say(speaker, user("짧게"), tokens=8)[-1]
-    assert (found.text, found.tokens, found.ended) == ("", 1, "turn")
+    assert (found.text, found.tokens, found.ended) == ("", 0, "turn")
 
 
 def test_temperature_draws(speaker):
@@ -158,11 +153,7 @@ def test_no_room_on_the_card_is_said_in_words(speaker, out, monkeypatch):
         say(speaker, user("안녕"))
     monkeypatch.setattr(chat.loading, "load", full)
     with pytest.raises(click.ClickException, match="--precision 4bit"):
-        chat.load("00_trained", out / "00_trained/final", "16bit", 512)
-
-
-def test_the_length_is_the_models_own_at_most(out):
-    assert chat.load(*chat.find("00_trained", out), "16bit", 1 << 20).length == 4096
+        chat.load("00_trained", out / "00_trained/final", "16bit")
 
 
 # ---- which model
@@ -193,7 +184,7 @@ def test_models_that_are_not_there(out, tmp_path):
     (tmp_path / "01_trained").mkdir()
     for name, folder, named in (
         ("", tmp_path, "make pipeline"),
-        ("01_trained", tmp_path, "holds no finished model"),
+        ("01_trained", tmp_path, "MODEL=01_trained is no finished stage"),
         ("03_trained", out, "02_trained, 00_trained"),
         ("../x/y", out, "MODEL=../x/y is neither a folder nor a hub name"),
     ):
@@ -205,11 +196,7 @@ def test_models_that_are_not_there(out, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [
-        (["--length", "500"], "--max-new-tokens 512"),
-        (["--temperature", "-1"], "--temperature"),
-        (["--max-new-tokens", "0"], "--max-new-tokens 0"),
-    ],
+    [(["--max-new-tokens", "4090"], "1 to 4032"), (["--temperature", "-1"], "--temperature"), (["--max-new-tokens", "0"], "1 to 4032")],
 )
 def test_settings_that_make_no_sense(out, arguments, named):
     result = CliRunner().invoke(recipe.command, ["--out", str(out), *arguments])
@@ -252,7 +239,7 @@ def test_old_turns_left_out_are_told(session, capsys):
 
 
 def test_a_message_that_is_too_long_does_not_end_the_talk(session, capsys):
-    shown = talked(session, capsys, "가" * 3000, "안녕")
+    shown = talked(session, capsys, "가" * 5000, "안녕")
     assert "tokens long" in shown
     assert [message["content"] for message in session.messages[::2]] == ["안녕"]
 
@@ -313,7 +300,7 @@ def test_exam_without_questions(speaker, out, tmp_path, capsys):
 
 def test_compare_answers_the_last_message(session, capsys):
     shown = talked(session, capsys, "안녕", "/compare 00_trained")
-    [other] = session.others.values()
+    [other] = session.loaded.values()
     expected = text(other, user("안녕"))
     assert f"── 00_trained, 16bit weights\n{cli.printable(expected)}\n" in shown
     assert len(session.messages) == 2  # the other's answer is no part of the conversation
@@ -322,7 +309,7 @@ def test_compare_answers_the_last_message(session, capsys):
 
 def test_compare_answers_the_last_exam_question(session, capsys):
     shown = talked(session, capsys, "안녕", "/exam 3", "/compare 00_trained")
-    [other] = session.others.values()
+    [other] = session.loaded.values()
     first, second = (chat.exam_text(*session.last, chat.ask_exam(model, session.last[1])) for model in (session.speaker, other))
     assert first != second
     assert shown.index(first) < shown.index("── 00_trained") < shown.index(second)
@@ -332,8 +319,8 @@ def test_compare_that_can_not_be(session, capsys):
     assert "00_trained, base" in talked(session, capsys, "/compare")
     assert "nothing to compare yet" in talked(session, capsys, "/compare 00_trained")
     assert "is the model that you talk to" in talked(session, capsys, "안녕", "/compare 02_trained")
-    assert "MODEL=01_trained is no stage" in talked(session, capsys, "/compare 01_trained")
-    assert session.others == {}
+    assert "MODEL=01_trained is no finished stage" in talked(session, capsys, "/compare 01_trained")
+    assert session.loaded == {}
 
 
 def test_help_and_unknown_commands(session, capsys):
@@ -489,7 +476,7 @@ def test_control_c_is_not_lost_in_a_finalizer(session, monkeypatch):
 
 def test_control_c_in_a_terminal(warm, out, refined):
     """It stops an answer and the talk goes on; Ctrl-D leaves."""
-    arguments = given(out, refined, "--max-new-tokens", "4000", "--length", "4096")
+    arguments = given(out, refined, "--max-new-tokens", "4000")
     terminal = Pty(warm, CODE, *arguments, **TERMINAL, NO_COLOR="1")
     try:
         start = terminal.until("Ctrl-D leaves")
@@ -509,7 +496,7 @@ def test_control_c_in_a_terminal(warm, out, refined):
         terminal.until("Ctrl-D or /quit leaves")
         terminal.until("\x1b[?2004h")
         terminal.send("/compare nothing\r")
-        terminal.until("no stage in")  # the talk has gone on
+        terminal.until("no finished stage in")  # the talk has gone on
         terminal.until("\x1b[?2004h")
         terminal.send(CONTROL_D)
         assert terminal.status() == 0

@@ -21,7 +21,7 @@ pytest.importorskip("gradio", reason="make extras adds it")
 class Served:
     """A server in a thread, and its address."""
 
-    def __init__(self, speaker, settings, others=()):
+    def __init__(self, speaker, settings):
         import uvicorn
 
         from kmlite.sharing import web
@@ -37,7 +37,7 @@ class Served:
         with pytest.MonkeyPatch().context() as patch:
             patch.setattr(uvicorn, "Server", Noted)
             patch.setattr(web.console, "print", lambda *text, **_: said.append(" ".join(map(str, text))))
-            work = (speaker, list(others), chat.Exam(settings.refined), settings)
+            work = (speaker, chat.Exam(settings.refined), settings)
             self.thread = threading.Thread(target=web.serve, args=work)
             self.thread.start()
             end = time.monotonic() + 120
@@ -62,12 +62,12 @@ class Served:
 
 @pytest.fixture(scope="module")
 def settings(refined, out):
-    return recipe.Settings(refined=refined, out=out, max_new_tokens=12, length=1024, web=True)
+    return recipe.Settings(refined=refined, out=out, max_new_tokens=12, web=True)
 
 
 @pytest.fixture(scope="module")
 def served(speaker, settings):
-    served = Served(speaker, settings, ["00_trained"])
+    served = Served(speaker, settings)
     yield served
     served.close()
 
@@ -111,7 +111,7 @@ def test_a_port_that_is_taken_is_said(speaker, refined, out):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = recipe.Settings(refined=refined, out=out, port=taken.getsockname()[1])
         with pytest.raises(click.ClickException, match="can't be had"):
-            web.serve(speaker, [], chat.Exam(refined), settings)
+            web.serve(speaker, chat.Exam(refined), settings)
 
 
 def test_gradio_missing(monkeypatch):
