@@ -22,6 +22,9 @@ class Settings(TrainingSettings):
     target: float = setting(90, "dev accuracy in percent that ends the loops")
     loops: int = setting(10, "loops at the most")
     patience: int = setting(2, "loops without a better dev accuracy that end it")
+    early_stop: int = setting(
+        3, "measurements of the loss on dev without a lower one that end a loop; its best weights are kept; 0: all steps, the last weights"
+    )
     sources: str = setting("", "mix of the train questions by origin or source, as native:translated=3:1; empty: all of them")
     shuffle: bool = setting(True, "a new order of the options in each epoch, so that the option is learned and not its letter")
     reasoned_share: float = setting(0.05, "share of the sequences that teach a written-out reasoning, where questions have one")
@@ -38,8 +41,8 @@ class Settings(TrainingSettings):
     schedule: str = setting("cosine", "of the learning rate, anew in each loop")
     epochs: int = setting(5, "over the questions, in each loop")
     max_steps: int = setting(-1, "stop each loop after so many optimizer steps; -1 for all epochs")
-    save_every: int = setting(100, "steps between checkpoints; 0 for one a loop", decides=False)
-    eval_every: int = setting(50, "steps between measurements of the loss on dev; 0 for none", decides=False)
+    save_every: int = setting(100, "steps between checkpoints where nothing stops a loop early; 0 for one a loop", decides=False)
+    eval_every: int = setting(50, "steps between measurements of the loss on dev, each with a checkpoint; 0 for none")
     questions: int = setting(
         200, "train questions asked before and after, to see that they were learned; dev is asked whole", decides=False
     )
@@ -207,7 +210,15 @@ def one_loop(
         console.print(f"  letters      right answers over all epochs: {shares}; {found['left_out']} sequences too long and left out")
     watched, _ = examples.conversation_rows(tokenizer, examples.turns(exam["dev"], 0, 0)[0], settings.length)
     trained = stage.train(
-        model, tokenizer, rows, checkpoints, on_card, eval_rows=watched, order="sequential", answer_weight=settings.answer_weight
+        model,
+        tokenizer,
+        rows,
+        checkpoints,
+        on_card,
+        eval_rows=watched,
+        patience=settings.early_stop,
+        order="sequential",
+        answer_weight=settings.answer_weight,
     )
     measured, predictions = suite.accuracy(model, tokenizer, exam["dev"], "dev", settings.max_new_tokens)
     learned = suite.accuracy(model, tokenizer, seen, "seen", settings.max_new_tokens)[0] if seen else []

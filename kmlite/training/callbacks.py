@@ -58,6 +58,7 @@ def callbacks(
     stop: "Stop",
     every: Measure | None,
     measured: "Measured",
+    patience: int,
 ) -> list:
     """The trainer's callbacks, in the order in which they look at a step. They draw no random numbers."""
     from transformers import TrainerCallback
@@ -99,6 +100,10 @@ def callbacks(
         def on_step_end(self, args, state, control, **kwargs):
             if stop.wanted():
                 control.should_save = control.should_training_stop = True
+
+        def on_evaluate(self, args, state, control, **kwargs):
+            if stops_early(state.log_history, patience):
+                control.should_training_stop = True
 
     return [
         progress(settings.log_every, meter),
@@ -260,9 +265,21 @@ def ends_as_an_archive(path: Path) -> bool:
         return file.read(4) == b"PK\x05\x06"
 
 
-def trained_to_the_end(checkpoint: Path) -> bool:
+def trained_to_the_end(checkpoint: Path, patience: int) -> bool:
     state = read_json(checkpoint / "trainer_state.json")
-    return state["global_step"] >= state["max_steps"]
+    return state["global_step"] >= state["max_steps"] or stops_early(state["log_history"], patience)
+
+
+def best_step(history: list[dict]) -> int | None:
+    """The step with the lowest loss on held-out rows in the trainer's log, the first of equals; None where it was never measured."""
+    measured = [(entry["eval_loss"], entry["step"]) for entry in history if "eval_loss" in entry]
+    return min(measured)[1] if measured else None
+
+
+def stops_early(history: list[dict], patience: int) -> bool:
+    """Whether the loss on held-out rows was not lowered by the last `patience` measurements; 0 waits for ever."""
+    steps = [entry["step"] for entry in history if "eval_loss" in entry]
+    return bool(patience and steps) and len(steps) - steps.index(best_step(history)) > patience
 
 
 def progress(log_every: int, meter: Meter):

@@ -25,7 +25,18 @@ from kmlite.models.loading import (
 )
 from kmlite.models.new_rows import head_of
 from kmlite.runs import processes
-from kmlite.training.callbacks import Measure, Measured, Meter, Stop, callbacks, check_room, last_checkpoint, thinned, trained_to_the_end
+from kmlite.training.callbacks import (
+    Measure,
+    Measured,
+    Meter,
+    Stop,
+    best_step,
+    callbacks,
+    check_room,
+    last_checkpoint,
+    thinned,
+    trained_to_the_end,
+)
 from kmlite.training.examples import collate
 from kmlite.training.loss import in_pieces, tiled_is_faster
 from kmlite.training.settings import TrainingSettings
@@ -38,6 +49,8 @@ class Task:
     embeddings: str = "none"  # the mode that `add_lora` was given
     embedding_learning_rate: float | None = None
     eval_rows: list[dict] | None = None  # their loss is taken every `eval_every` steps
+    # measurements of that loss without a lower one that end training, the weights of the lowest kept; 0: all steps and the last weights
+    patience: int = 0
     # of the rows: "random", "group_by_length" (little padding), or "sequential", as they are given. None depends on the batch alone, so
     # that a smaller one goes on at the same row
     order: str = "random"
@@ -54,10 +67,10 @@ def train(model, tokenizer, rows, folder: Path, settings: TrainingSettings, task
     accumulation, at most three times, and goes on from the last step. SIGINT and SIGTERM end it after a step, saved.
 
     Returns:
-        {"steps", "rows", "loss" (mean, nats a token), "seconds", "curve": the trainer's log, "measured": {step: …},
-        "batch", "accumulation", "out_of_memory" (how often), "compute" (dtype of the multiplications), "tokens_per_second" (padding
-        not counted), "padding" (its share), "peak_bytes" (GPU memory that tensors held at the most; None on a CPU)}. Rates are of
-        this process's own part of the run; None where it found the last step done.
+        {"steps", "kept_step" (the one whose weights the model has now), "rows", "loss" (mean, nats a token), "seconds", "curve": the
+        trainer's log, "measured": {step: …}, "batch", "accumulation", "out_of_memory" (how often), "compute" (dtype of the
+        multiplications), "tokens_per_second" (padding not counted), "padding" (its share), "peak_bytes" (GPU memory that tensors held
+        at the most; None on a CPU)}. Rates are of this process's own part of the run; None where it found the last step done.
 
     Raises:
         click.ClickException: the loss is not a number or jumped, the disk or the memory is full, or a stop was asked for.
@@ -72,7 +85,7 @@ def train(model, tokenizer, rows, folder: Path, settings: TrainingSettings, task
     while True:
         trainer, meter, stop = prepare(model, tokenizer, rows, folder, settings, size, task, measured)
         started = time.time()
-        if run_to_the_end(trainer, stop, folder):
+        if run_to_the_end(trainer, stop, folder, task.patience):
             break
         size = smaller(trainer, size, settings)
         write_json(note, size)
@@ -84,8 +97,13 @@ def train(model, tokenizer, rows, folder: Path, settings: TrainingSettings, task
             "Run the same command to go on."
         )
     seconds = time.time() - started
+    kept = best_step(trainer.state.log_history) if task.patience else None
+    if kept not in (None, trainer.state.global_step):
+        load_adapter(model, folder / f"checkpoint-{kept}")
+        console.print(f"  held-out loss was lowest at step {kept} of {trainer.state.global_step}: its weights are kept")
     return {
         "steps": trainer.state.global_step,
+        "kept_step": kept or trainer.state.global_step,
         "rows": len(rows),
         "loss": round(statistics.fmean(entry["loss"] for entry in trainer.state.log_history if "loss" in entry), 4),
         "seconds": round(seconds, 1),
@@ -99,7 +117,7 @@ def train(model, tokenizer, rows, folder: Path, settings: TrainingSettings, task
     }
 
 
-def run_to_the_end(trainer, stop: Stop, folder: Path) -> bool:
+def run_to_the_end(trainer, stop: Stop, folder: Path, patience: int) -> bool:
     """Train from the last whole checkpoint in `folder` to the last step, or to a stop that was asked for; False where memory ran out."""
     import torch
     from transformers import TrainerState
@@ -111,7 +129,7 @@ def run_to_the_end(trainer, stop: Stop, folder: Path) -> bool:
         torch.cuda.reset_peak_memory_stats()
     try:
         with stop:
-            if checkpoint and trained_to_the_end(checkpoint):
+            if checkpoint and trained_to_the_end(checkpoint, patience):
                 # the trainer would take one step more before it looks at how many there are
                 load_adapter(trainer.model, checkpoint)
                 trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
@@ -174,7 +192,7 @@ def prepare(model, tokenizer, rows, folder: Path, settings: TrainingSettings, si
     for callback in list(trainer.callback_handler.callbacks):
         if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
             trainer.remove_callback(callback)
-    for callback in callbacks(model, tokenizer, folder, task.embeddings, settings, meter, stop, task.every, measured):
+    for callback in callbacks(model, tokenizer, folder, task.embeddings, settings, meter, stop, task.every, measured, task.patience):
         trainer.add_callback(callback)
     return trainer, meter, stop
 
@@ -183,6 +201,8 @@ def trainers_arguments(settings: TrainingSettings, folder: Path, batch: int, acc
     """Everything that trl's trainer can be told, from the settings: its own defaults differ from Unsloth's."""
     from trl import SFTConfig
 
+    measures = bool(task.eval_rows and settings.eval_every)
+    save_every = settings.eval_every if measures and task.patience else settings.save_every  # each measured step may be the best
     return SFTConfig(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
@@ -201,10 +221,12 @@ def trainers_arguments(settings: TrainingSettings, folder: Path, batch: int, acc
         use_cpu=not on_gpu(),
         gradient_checkpointing=recomputes(settings.checkpointing),
         logging_steps=1,  # each step's loss is looked at; `thinned` keeps one in log_every
-        save_strategy="steps" if settings.save_every else "epoch",
-        save_steps=settings.save_every or 500,
-        save_total_limit=2,
-        eval_strategy="steps" if task.eval_rows and settings.eval_every else "no",
+        save_strategy="steps" if save_every else "epoch",
+        save_steps=save_every or 500,
+        save_total_limit=2,  # the best one is among them
+        metric_for_best_model="eval_loss" if measures and task.patience else None,
+        greater_is_better=False,
+        eval_strategy="steps" if measures else "no",
         eval_steps=settings.eval_every or None,
         prediction_loss_only=True,
         logging_nan_inf_filter=False,  # else a loss that is no number is logged as the last one that was

@@ -204,7 +204,7 @@ def losses(tokenizer, tmp_path):
     meter = callbacks.Meter(1)
     meter.note([{"record": 17, "input_ids": tokenizer("혈압이 높다")["input_ids"]}], {"input_ids": torch.zeros(1, 3)})
     settings = TrainingSettings(log_every=1)
-    watching = callbacks.callbacks(None, tokenizer, tmp_path, "none", settings, meter, callbacks.Stop(), None, None)
+    watching = callbacks.callbacks(None, tokenizer, tmp_path, "none", settings, meter, callbacks.Stop(), None, None, 0)
     found = next(c for c in watching if type(c).__name__ == "Losses")
     state = SimpleNamespace(global_step=0, log_history=[])
     found.on_train_begin(None, state, None)
