@@ -231,7 +231,7 @@ def test_a_second_run_does_nothing(base, trained, tiny_refined):
 
 @pytest.mark.parametrize(
     ("recipe", "arguments"),
-    [(stage1, [*STAGE1, "--save-every", "3"]), (stage2, [*STAGE2, "--log-every", "1", "--report-to", "none", "--eval-every", "1"])],
+    [(stage1, [*STAGE1, "--save-every", "3"]), (stage2, [*STAGE2, "--log-every", "1", "--report-to", "none"])],
 )
 def test_a_cosmetic_setting_trains_nothing_anew(trained, tiny_refined, recipe, arguments):
     out, _ = trained

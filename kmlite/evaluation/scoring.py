@@ -69,20 +69,21 @@ def subject_of(question: dict) -> str:
 
 
 def letter_answers(model, tokenizer, asked: list[str], batch: int) -> list[dict]:
-    """The likeliest of A to E as the next token of each prompt; under "logs" their unrounded log-probabilities."""
+    """The likeliest of A to E as the next token of each prompt; under "logs" their unrounded log-probabilities.
+
+    Prompts that follow one another and begin alike, as the orders of one question do, go through the model once as far as they are alike.
+    """
     import torch
 
     for_inference(model, tokenizer)
     heads = [prompts.conversation_ids(tokenizer, prompt)[0] for prompt in asked]
     letters = [tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in prompts.LETTERS]
     assert all(len(ids) == 1 for ids in letters), "a letter is more than one token here"
+    places = [ids[0] for ids in letters]
     out: list[dict] = [{}] * len(heads)
 
-    def work(chosen: list[int], ids, mask) -> None:
-        with torch.no_grad(), computing(model):
-            logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=1, use_cache=False).logits[:, -1].float()
-        places = [ids[0] for ids in letters]
-        whole, logs = logits.softmax(-1)[:, places], logits.log_softmax(-1)[:, places]
+    def note(chosen: list[int], logits) -> None:
+        whole, logs = logits.float().softmax(-1)[:, places], logits.float().log_softmax(-1)[:, places]
         share = whole / whole.sum(-1, keepdim=True)
         if not torch.isfinite(logs).all():  # the largest of five NaNs would be A
             raise click.ClickException(
@@ -92,8 +93,58 @@ def letter_answers(model, tokenizer, asked: list[str], batch: int) -> list[dict]
             best = max(range(5), key=lambda k: five[k])
             out[i] = {"answer": prompts.LETTERS[best], "probabilities": rounded(five), "mass": round(mass, 6), "logs": exact}
 
-    left_padded(heads, tokenizer.pad_token_id, batch, model.device, work, "scoring")
+    for size, groups in alike(heads, batch).items():
+        begun = [heads[group[0]][: alike_to([heads[i] for i in group]) if size > 1 else None] for group in groups]
+
+        def work(chosen: list[int], ids, mask, groups=groups, begun=begun, size=size) -> None:
+            with torch.no_grad(), computing(model):
+                first = model(input_ids=ids, attention_mask=mask, logits_to_keep=1, use_cache=size > 1)
+                if size == 1:
+                    note([groups[i][0] for i in chosen], first.logits[:, -1])
+                    return
+                rows = [i for number in chosen for i in groups[number]]
+                rests = [heads[i][len(begun[number]) :] for number in chosen for i in groups[number]]
+                note(rows, behind(model, first.past_key_values, mask.repeat_interleave(size, 0), rests, size))
+
+        left_padded(begun, tokenizer.pad_token_id, max(1, batch // size), model.device, work, "scoring")
     return out
+
+
+def alike(heads: list[list[int]], most: int) -> dict[int, list[list[int]]]:
+    """Indices of prompts in groups of at most `most` by their size: such as follow one another and are alike in half of their tokens."""
+    groups: list[list[int]] = []
+    for i, head in enumerate(heads):
+        first = heads[groups[-1][0]] if groups else []
+        if groups and len(groups[-1]) < most and alike_to([first, head]) * 2 >= min(len(first), len(head)):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return {size: [group for group in groups if len(group) == size] for size in {len(group) for group in groups}}
+
+
+def alike_to(heads: list[list[int]]) -> int:
+    """How many tokens all of `heads` begin with, fewer than the shortest has: behind them one is left of each."""
+    columns = enumerate(zip(*(head[:-1] for head in heads), strict=False))
+    return next((place for place, column in columns if len(set(column)) > 1), min(map(len, heads)) - 1)
+
+
+def behind(model, cache, mask, rests: list[list[int]], copies: int):
+    """The logits of the last token of each of `rests`, (rows, vocabulary), behind what `cache` holds, each row of it `copies` times.
+
+    Args:
+        mask: of the cached tokens, by row of `rests`. The rests are padded on the right, where no token sees the padding.
+    """
+    import torch
+
+    cache.batch_repeat_interleave(copies)
+    longest = max(map(len, rests))
+    ids = torch.tensor([rest + [0] * (longest - len(rest)) for rest in rests], device=mask.device)
+    full = torch.cat([mask, torch.ones_like(ids)], 1)
+    last = torch.tensor([len(rest) - 1 for rest in rests], device=mask.device)
+    kept = last.unique()
+    # positions count the padding, as in the first pass: only their distances matter
+    logits = model(input_ids=ids, attention_mask=full, past_key_values=cache, logits_to_keep=kept, use_cache=True).logits
+    return logits[torch.arange(len(rests)), torch.searchsorted(kept, last)]
 
 
 def rounded(probabilities: list[float]) -> list[float]:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from kmlite import files, paths, results
+from kmlite.evaluation import voting
 
 HAI_DEF = "https://developers.google.com/health-ai-developer-foundations/terms"
 GEMMA = "https://ai.google.dev/gemma/terms"
@@ -135,6 +136,7 @@ def figures(source) -> str:
                 continue
             settings, prompt = record["plan"]["settings"], record["prompt"]
             asked = f"{settings['split']} split, prompt {prompt['name']} version {prompt['version']}, scorer {settings['scorer']}"
+            asked += f", {voting.in_words(settings.get('vote', 1), bool(settings.get('prior')))}"
             lines += ["", f"`make eval` of {name}: {asked}:", "", *table(record["results"])]
             if record.get("test_openings"):
                 lines += ["", f"Test had been scored {record['test_openings']} times for this model by then."]

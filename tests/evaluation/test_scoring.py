@@ -289,3 +289,34 @@ def test_a_dev_figure_is_put_among_the_published_ones():
     assert published.beside(47.25).endswith(
         "always answering D 22.0% < this model on dev 47.2% < Qwen3-8B 60.4% < Qwen3-8B with a LoRA 69.1%"
     )
+
+
+def test_orders_of_a_question_go_through_the_model_once_as_far_as_they_are_alike(loaded, questions):
+    network, tokenizer = loaded
+    long = {**questions[0], "question": "62세 남자가 가슴이 아파서 왔다. " * 40}  # longer than a sliding window
+    shorter = {**questions[1], "question": "45세 여자가 머리가 아파서 왔다. " * 10}
+    asked = [scoring.rotated(q, by) for q in (long, shorter) for by in range(5)] + questions[2:7]
+    seen = []
+    hook = network.get_input_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel()))
+    together = scoring.answer_exam(network, tokenizer, asked, scorer="letter", batch=10)
+    shared = sum(seen)
+    seen.clear()
+    alone = [scoring.answer_exam(network, tokenizer, [q], scorer="letter", batch=1)[0] for q in asked]
+    hook.remove()
+    assert shared < 0.6 * sum(seen)
+    for one, other in zip(together, alone, strict=True):
+        assert one["logs"] == pytest.approx(other["logs"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("heads", "most", "groups"),
+    [
+        ([[1, 2, 3, 4], [1, 2, 3, 5], [1, 9, 9, 9]], 8, {2: [[0, 1]], 1: [[2]]}),
+        ([[1, 2, 3, 4]] * 3, 2, {2: [[0, 1]], 1: [[2]]}),
+        ([[1, 2], [3, 4], [1, 2]], 8, {1: [[0], [1], [2]]}),
+        ([[1, 2, 3, 4], [1, 2, 3, 5]], 1, {1: [[0], [1]]}),
+        ([], 8, {}),
+    ],
+)
+def test_prompts_that_are_alike(heads, most, groups):
+    assert scoring.alike(heads, most) == groups

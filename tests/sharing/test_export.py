@@ -476,7 +476,7 @@ def test_names_from_elsewhere_are_text_in_the_card():
 
 def test_the_card_names_what_was_trained_on_what(real, refined):
     found = [results.of_score(score(n, 30), "accuracy", "test", **how) for n, how in ((7, {}), (5, {"subject": "a|b[c](d)"}))]
-    record = {"plan": {"settings": {"split": "test", "scorer": "letter"}}, "prompt": {"name": "kmlite", "version": 1}}
+    record = {"plan": {"settings": {"split": "test", "scorer": "letter", "vote": 5}}, "prompt": {"name": "kmlite", "version": 1}}
     record |= {"results": results.stamped(found, "eval", "after"), "test_openings": 2}
     files.write_json(real / paths.STAGES[2] / paths.EVALUATION, record)
     run(real, refined)
@@ -489,7 +489,7 @@ def test_the_card_names_what_was_trained_on_what(real, refined):
     assert "| eval | accuracy: test | – | 23.3% (11.8–40.9) | 30 |" in text
     assert r"| accuracy: test: a\|b\[c\]\(d\) |" in text  # text from data is no markup
     assert "Test had been scored 2 times" in text
-    assert "prompt kmlite version 1, scorer letter" in text
+    assert "prompt kmlite version 1, scorer letter, voted over 5 orders of the options" in text
     assert r"| stage1 | right definition of five \(chance 20%\): definitions, seen | 33.3% (12.1–64.6) | 33.3% (12.1–64.6) | 9 |" in text
     assert "| stage0 | bits per character: Korean, held out (less is better) | 5.0000 | 5.0000 | 20 |" in text
     named = (
