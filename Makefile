@@ -104,7 +104,7 @@ bench: $(STAMP) ## how fast and how exact refine is (minutes)
 	$(PY) -m benchmarks.refine $(value ARGS)
 	$(PY) -m benchmarks.quality
 
-bench-gpu: $(STAMP) ## what a CUDA card makes of each stage: fits or not, tokens/s (8 minutes)
+bench-gpu: $(STAMP) ## what a CUDA card makes of each stage: fits or not, tokens/s (15 minutes)
 	$(PY) -m benchmarks.gpu $(value ARGS)
 
 test-gpu: $(STAMP) ## the tests that need a CUDA card

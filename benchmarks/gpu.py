@@ -1,22 +1,23 @@
 """What a CUDA card makes of each stage: fits or not, peak memory against the plan, tokens per second, against plain transformers.
 
 \b
-    python -m benchmarks.gpu --minutes 8              # on a card; no download, 9 GB of disk for a random model of MedGemma's shape
-    python -m benchmarks.gpu --table                  # write what was measured into docs/gpu.md once more
+    python -m benchmarks.gpu --minutes 15             # on a card; no download, 9 GB of disk for a random model of MedGemma's shape
     python -m benchmarks.gpu --rehearse               # the same on a CPU with a tiny shape: that it runs, no figure worth a look
 
-Cases run in order of importance in processes of their own kind (with Unsloth, and without); one that fails ends its process and
-is a result. Each is printed and saved as it comes; those that the time did not reach are listed. A cap is a card's size: torch
-may take that much less the CUDA context (kmlite/models/memory.py).
+Cases run in order of importance, each in a process of its own; one that fails is a result. Each is printed and saved as it comes, those
+that the time did not reach are listed, and a whole run on a card goes into docs/gpu.md. A cap is a card's size: torch may take that much
+less the CUDA context (kmlite/models/memory.py).
 """
 
+import dataclasses
 import json
 import os
-import select
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import click
 
@@ -26,264 +27,267 @@ from kmlite.models import memory
 OUT = Path("model/benchmarks/gpu.json")
 DOC = paths.ROOT / "docs/gpu.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-STAGES = {  # the recipes' settings that decide memory and speed
-    0: {"length": 512, "batch": 2, "accumulation": 16},
-    1: {"length": 512, "batch": 4, "accumulation": 8},
-    2: {"length": 1024, "batch": 2, "accumulation": 16},
-}
-CASE_SECONDS = 150  # a case that takes longer is ended
+CASE_SECONDS = 180  # a case that takes longer is ended
+NEW_ROWS = 5000
+STEPS, ACCUMULATION = 5, 2  # of a case: the first step warms up and is not timed
+KEPT = ["lm_head", "vision_tower", "multi_modal_projector"]  # stay in 16-bit, as Unsloth keeps them
 
 
-# ---- the cases
-
-
-def case(name: str, **given) -> dict:
-    """A case: `name` of what it answers, and what differs from stage 0's recipe in 4-bit with Unsloth."""
-    whole = {"name": name, "kind": "train", "with": "kmlite", "stage": 0, "precision": "4bit", "embeddings": "none", "cap": None}
-    whole |= {"padded": False, "scorer": None, "as_planned": False} | STAGES[given.get("stage", 0)]
-    return whole | given
+def case(name: str, stage: int, precision: str = "4bit", rows: str = "none", *, way: str = "kmlite", cap: int = 0) -> dict:
+    """A case: what it answers, and what it runs. With a `cap` in GiB the planner picks precision, batch and trained rows."""
+    return {"name": name, "stage": stage, "precision": precision, "rows": rows, "way": way, "cap": cap}
 
 
 def cases() -> list[dict]:
     """All cases, the most important first."""
-    out = [case(f"target: stage 0 with new rows in {cap} GB", embeddings="new", cap=cap, as_planned=True) for cap in (8, 12)]
-    out += [case(f"target: stage {stage} in 8 GB", stage=stage, cap=8, as_planned=True) for stage in (1, 2)]
-    for kind in ("kmlite", "plain"):  # one kind after the other: a process of the other kind starts anew
-        new = "against plain transformers + peft: stage 0 with new rows"
-        out.append(case(new, **{"with": kind}, embeddings="new"))
-        for stage, precision in ((0, "4bit"), (2, "16bit"), (1, "4bit")):
-            out.append(case(f"against plain transformers + peft: stage {stage}", **{"with": kind}, stage=stage, precision=precision))
-    for stage in (1, 2):
-        for padded in (True, False):
-            out.append(case("padding", stage=stage, padded=padded))
-    for scorer in ("letter", "generate"):
-        out.append(case("evaluation", kind="eval", scorer=scorer, batch=8))
-    for cap in (16, 24):
-        out.append(case("cap", cap=cap, embeddings="auto", as_planned=True))
-    for cap in (12, 16, 24):
-        out += [case("cap", cap=cap, stage=stage, as_planned=True) for stage in (1, 2)]
-    for embeddings in ("new", "none", "all"):
-        for precision in ("4bit", "8bit", "16bit"):
-            for length in (512, 1024):
-                out.append(case("matrix", precision=precision, embeddings=embeddings, length=length))
-    for scorer in ("letter", "generate"):
-        out.append(case("evaluation", kind="eval", scorer=scorer, precision="16bit", batch=8))
-    return out
-
-
-def label(asked: dict) -> str:
-    what = f"stage {asked['stage']}" if asked["kind"] == "train" else f"eval by {asked['scorer']}"
-    rows = f", rows {asked['embeddings']}" if asked["kind"] == "train" and asked["stage"] == 0 else ""
-    parts = [what + rows, asked["precision"], f"{asked['batch']} × {asked['length']}"]
-    parts += ["padded as given"] if asked["padded"] else []
-    parts += ["plain"] if asked["with"] == "plain" else []
-    return ", ".join(parts + ([f"cap {asked['cap']} GB"] if asked["cap"] else []))
-
-
-# ---- the processes that run them
-
-
-class Workers:
-    """One process at a time: of the kind that the case needs, with the model of the last case freed."""
-
-    def __init__(self, model: Path, refined: Path, log: Path) -> None:
-        self.command = [sys.executable, "-m", "benchmarks.gpu_case", str(model), str(refined)]
-        self.log, self.process, self.kind = log, None, ""
-
-    def run(self, asked: dict, seconds: float) -> dict:
-        """The case's result, or why there is none."""
-        if self.process is None or self.kind != asked["with"]:
-            self.stop()
-            with open(self.log, "ab") as log:
-                self.process = subprocess.Popen(
-                    self.command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    bufsize=0,
-                    start_new_session=True,
-                    cwd=paths.ROOT,
-                )
-            self.kind = asked["with"]
-        self.process.stdin.write((json.dumps(asked) + "\n").encode())
-        end, buffer = time.monotonic() + seconds, b""
-        while True:
-            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, end - time.monotonic()))
-            chunk = os.read(self.process.stdout.fileno(), 1 << 16) if ready else b""
-            buffer += chunk
-            _, mark, rest = buffer.partition(b"\n@@")
-            if mark and b"\n" in rest:
-                result = json.loads(rest.split(b"\n")[0])
-                if result.get("broken"):
-                    self.stop()
-                return result
-            if not chunk:
-                why = (
-                    f"took over {seconds:.0f} s" if not ready else f"its process ended with status {self.process.wait(30)}, see {self.log}"
-                )
-                self.stop()
-                return {**asked, "fits": None, "error": why}
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process.stdout.close()
-            self.process = None
+    out = [case(f"stage 0 with new rows in {cap} GB", 0, "auto", "new", cap=cap) for cap in (8, 12)]
+    out += [case(f"stage {stage} in 8 GB", stage, "auto", cap=8) for stage in (1, 2)]
+    for stage, precision, rows in ((0, "4bit", "new"), (2, "16bit", "none"), (0, "4bit", "none"), (1, "4bit", "none")):
+        out += [case("against plain transformers + peft", stage, precision, rows, way=way) for way in ("kmlite", "plain")]
+    return out + [case(f"stage {stage} in {cap} GB", stage, "auto", cap=cap) for cap in (16, 24) for stage in (0, 1, 2)]
 
 
 def in_words(result: dict) -> str:
-    if "skipped" in result:
-        return f"skipped: {result['skipped']}"
-    if result.get("error"):
-        return f"DOES NOT FIT: {result['error']}" if result["fits"] is False else f"failed: {result['error']}"
-    parts = [] if result["fits"] else [f"does not fit; went on at batch {result['batch_in_the_end']}"]
-    if "peak_bytes" in result:
-        parts.append(f"peak {result['peak_bytes'] / memory.GIB:.2f} GiB")
-    if "planned_bytes" in result:
-        parts.append(f"planned {result['planned_bytes'] / memory.GIB:.2f} ({result['planned_bytes'] / result['peak_bytes'] - 1:+.0%})")
-    if "tokens_per_second" in result:
-        parts.append(f"{result['useful_tokens_per_second']:,.0f} tokens/s, padding {result['padding']:.0%}")
-    if "utilisation" in result:
-        parts.append(f"{result['utilisation']:.1%} of the card's peak")
-    if "questions_per_second" in result:
-        parts.append(f"{result['questions_per_second']:.1f} questions/s")
-    return ", ".join(parts)
-
-
-def answers(results: list[dict]) -> list[str]:
-    """What the targets of this benchmark come to, said plainly; what was not measured is said so."""
-    out = []
-    for result in results:
-        if result["name"].startswith("target: "):
-            verdict = {True: "yes", False: "NO"}.get(result.get("fits"), "not known")
-            out.append(f"{result['name'].removeprefix('target: ')} ({result['precision']}, batch {result['batch']}): {verdict}")
-    pairs: dict[str, dict] = {}
-    for result in results:
-        if result["name"].startswith("against plain"):
-            pairs.setdefault(result["name"], {})[result["with"]] = result
-    for name, pair in pairs.items():
-        ours, plain = pair.get("kmlite", {}), pair.get("plain", {})
-        if not (ours.get("fits") and plain.get("fits")):
-            out.append(f"{name}: not known")
-            continue
-        ratio = ours["useful_tokens_per_second"] / plain["useful_tokens_per_second"]
-        held = f", {ours['peak_bytes'] / plain['peak_bytes']:.2f}× its memory" if "peak_bytes" in ours else ", memory not measured"
-        out.append(f"{name} ({ours['precision']}): {ratio:.2f}× its tokens/s{held} (aim: 1.8× at equal memory, or 0.6× its memory)")
-    for stage in (1, 2):
-        both = {r["padded"]: r for r in results if r["name"] == "padding" and r["stage"] == stage and r.get("fits")}
-        if len(both) == 2:
-            ratio = both[False]["useful_tokens_per_second"] / both[True]["useful_tokens_per_second"]
-            out.append(f"padding, stage {stage}: {ratio:.1f}× the useful tokens/s of rows padded to the full length")
-    return out
+    """A row of the table: case | fits | peak | planned | useful tokens/s | padding."""
+    what = f"{result['name']}: stage {result['stage']}, {result['precision']}, rows {result['rows']}, {result['way']}"
+    if "batch" in result:
+        what += f", {result['batch']} × {result['length']}"
+    fits = {True: "yes", False: "no", None: result.get("error", "not measured")}[result["fits"]]
+    peak, planned = (f"{result[key] / memory.GIB:.2f}" if result.get(key) else "–" for key in ("peak_bytes", "planned_bytes"))
+    rate = f"{result['tokens_per_second']:,.0f}" if "tokens_per_second" in result else "–"
+    padding = f"{result['padding']:.0%}" if "padding" in result else "–"
+    return f"| {what} | {fits} | {peak} | {planned} | {rate} | {padding} |"
 
 
 def table(record: dict) -> str:
     """The record as markdown."""
     lines = [f"Measured on {record['card']}, {record['date']}, commit {record['commit']}; shape: {record['shape']}.", ""]
-    lines += [f"- {line}" for line in answers(record["results"])]
-    lines += ["", "| case | fits | peak, GiB | planned | useful tokens/s | of the card's peak | padding |", "| --- " * 7 + "|"]
-    for result in record["results"]:
-        fits = {True: "yes", False: "no", None: result.get("error", result.get("skipped", ""))}.get(result.get("fits"), "not measured")
-        size = [f"{result[key] / memory.GIB:.2f}" if key in result else "–" for key in ("peak_bytes", "planned_bytes")]
-        rate = f"{result['useful_tokens_per_second']:,.0f}" if "useful_tokens_per_second" in result else "–"
-        if "questions_per_second" in result:
-            rate = f"{result['questions_per_second']:.1f} questions/s"
-        share = [f"{result[key]:.0%}" if key in result else "–" for key in ("utilisation", "padding")]
-        lines.append(f"| {label(result)} | {fits} | {size[0]} | {size[1]} | {rate} | {share[0]} | {share[1]} |")
-    if record["not_run"]:
-        lines += ["", "Not run, for want of time: " + "; ".join(record["not_run"]) + "."]
-    return "\n".join(lines)
+    lines += ["| case | fits | peak, GiB | planned | useful tokens/s | padding |", "| --- " * 6 + "|", *map(in_words, record["results"])]
+    return "\n".join([*lines, "", f"Not run, for want of time: {'; '.join(record['not_run'])}."] if record["not_run"] else lines)
 
 
-def write_table(record: dict) -> None:
-    """Put the table into docs/gpu.md, between its two marks. Only what a card measured on the real shape goes there."""
-    if record["card"].startswith("CPU") or record["shape"] != "medgemma":
-        raise click.ClickException(
-            "that is a rehearsal or another shape: docs/gpu.md takes what a card measured on MedGemma's. Run: make bench-gpu"
-        )
-    text = DOC.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    files.write_text(DOC, f"{head}{BEGIN}\n{table(record)}\n{END}{tail}")
-    click.echo(f"written to {DOC}")
+def run(asked: dict, command: list[str], seconds: float, log: Path) -> dict:
+    """What a case's process says behind @@ on its last line, or why there is nothing."""
+    with open(log, "ab") as noise:
+        try:
+            done = subprocess.run([*command, json.dumps(asked)], cwd=paths.ROOT, stdout=subprocess.PIPE, stderr=noise, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return {**asked, "fits": None, "error": f"took over {seconds:.0f} s"}
+    last = done.stdout.decode(errors="replace").strip().rpartition("\n")[2]
+    if done.returncode or not last.startswith("@@"):
+        return {**asked, "fits": None, "error": f"its process ended with status {done.returncode}, see {log}"}
+    return {**asked, **json.loads(last.removeprefix("@@"))}
 
 
-def apart(code: str) -> str:
-    """What a process of its own prints: this one never touches the card, where its context would take from what is measured."""
-    done = subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise click.ClickException(done.stderr.strip()[-2000:])
-    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
+def measured(asked: dict, model: Path, refined: Path) -> dict:
+    """The case's result. Memory is measured on a card alone."""
+    import torch
+
+    if asked["way"] != "plain":
+        from kmlite.models.loading import fast_model
+
+        fast_model()  # before transformers
+    from kmlite.training import trainer
+
+    shape, gpu = memory.shape_of(model), torch.cuda.is_available()
+    settings, found = fitted(asked, shape, gpu)
+    if gpu:
+        total = torch.cuda.get_device_properties(0).total_memory
+        allowed = asked["cap"] * memory.GIB - memory.CONTEXT if asked["cap"] else total
+        if allowed > total:
+            return {"fits": None, "error": f"the card has {total / memory.GIB:.0f} GB"}
+        torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total))
+    clock, way = Clock(trainer.collate), plainly if asked["way"] == "plain" else ours
+    try:
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(trainer, "collate", clock):
+            found |= way(asked, settings, model, refined, Path(folder)) | clock.rates()
+    except (torch.OutOfMemoryError, click.ClickException) as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or "out of GPU memory" in error.message):
+            raise
+        return {**found, "fits": False, "error": "out of memory"}
+    if gpu:
+        found["peak_bytes"] = torch.cuda.max_memory_allocated() + round(memory.CONTEXT)
+    return {"fits": True if gpu else None, **found}
 
 
-def refined_sample(folder: Path) -> Path:
-    """The refined sample, made anew where it is not there."""
-    from click.testing import CliRunner
+def fitted(asked: dict, shape: memory.Shape, gpu: bool) -> tuple:
+    """(the recipe's settings with what the planner picks for the cap, the choice and what it plans)."""
+    import importlib
 
-    from recipes import refine
+    settings = importlib.import_module(f"recipes.stage{asked['stage']}").Settings()
+    # without a cap as the recipe has it, not four times the batch because there is room
+    accumulation, room = (settings.accumulation, asked["cap"] * memory.GIB) if asked["cap"] else (1, float("inf"))
+    settings = dataclasses.replace(settings, precision=asked["precision"], accumulation=accumulation, log_every=1000)
+    plan = memory.choose(shape, room, settings, embeddings=asked["rows"], new_rows=NEW_ROWS)
+    batch, length = (plan.batch, plan.length) if gpu else (1, 192)
+    chosen = {"precision": plan.precision, "batch": batch, "length": length}
+    settings = dataclasses.replace(settings, **chosen, accumulation=ACCUMULATION, max_steps=STEPS, save_every=STEPS + 1)
+    return settings, chosen | ({} if asked["way"] == "plain" else {"planned_bytes": plan.total})
 
-    if not (folder / paths.REFINE_RECORD).exists():
-        result = CliRunner().invoke(refine.command, ["--raw", str(paths.SAMPLE_RAW), "--refined", str(folder), "--heldout-share", "0.1"])
-        if result.exit_code:
-            raise click.ClickException(result.output)
-    return folder
+
+def rows_of(stage: int, settings, tokenizer, refined: Path) -> list[dict]:
+    """The sample's rows for all steps as the stage would train on them, repeated where there are too few."""
+    from kmlite import records
+    from kmlite.evaluation import dictionary
+    from kmlite.training import examples
+
+    count = STEPS * ACCUMULATION * settings.batch
+    if stage == 0:
+        texts = list(records.read_texts(paths.text_shards(refined)))
+        rows = [{"input_ids": ids} for ids in examples.packed(tokenizer, texts * 4, settings.length)]
+    else:
+        pairs = dictionary.pairs(records.read_dictionary(refined))
+        if stage == 2:
+            pairs = examples.turns(records.read_exam(refined, "train"), 0.05, 0)[0]
+        rows = examples.conversation_rows(tokenizer, pairs, settings.length)[0]
+    rows = [{**row, "record": n} for n, row in enumerate((rows * (count // len(rows) + 1))[:count])]
+    return rows if stage == 0 else examples.in_order([rows], settings.batch, 0)
+
+
+class Clock:
+    """Wraps the collator: counts the tokens of all but the first step's batches, and the time that they take. The loader draws a batch
+    ahead, so the first step is done when the batch behind the next is asked for."""
+
+    def __init__(self, whole) -> None:
+        self.whole, self.seen, self.started, self.useful, self.tokens = whole, 0, 0.0, 0, 0
+
+    def __call__(self, rows, *others):
+        out = self.whole(rows, *others)
+        if self.seen == ACCUMULATION + 1:
+            self.started = self.now()
+        if self.seen >= ACCUMULATION:
+            self.useful += sum(len(row["input_ids"]) for row in rows)
+            self.tokens += out["input_ids"].numel()
+        self.seen += 1
+        return out
+
+    def now(self) -> float:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def rates(self) -> dict:
+        return {"tokens_per_second": self.useful / (self.now() - self.started), "padding": 1 - self.useful / self.tokens}
+
+
+def new_ids(loaded) -> list[int]:
+    """The last rows stand for new tokens: the random model is not extended."""
+    rows = loaded.get_input_embeddings().num_embeddings
+    return list(range(rows - min(NEW_ROWS, rows // 2), rows))
+
+
+def ours(asked: dict, settings, model: Path, refined: Path, folder: Path) -> dict:
+    """A few optimizer steps by kmlite's own way."""
+    from kmlite.models import loading
+    from kmlite.training import examples, trainer
+
+    recompute = loading.recomputes(settings.checkpointing)
+    loaded, tokenizer = loading.load(model, settings.precision, settings.length, recompute)
+    how = {"r": settings.rank, "alpha": settings.alpha, "dropout": settings.dropout, "seed": 0, "recompute": recompute}
+    adapted = loading.add_lora(loaded, **how, embeddings=asked["rows"], new_ids=new_ids(loaded) if asked["rows"] == "new" else None)
+    rows = rows_of(asked["stage"], settings, tokenizer, refined)
+    apart = asked["stage"] == 0 and examples.keeps_texts_apart(adapted, tokenizer)
+    task = trainer.Task(embeddings=asked["rows"], embedding_learning_rate=2e-4, order="sequential", apart=apart)
+    result = trainer.train(adapted, tokenizer, rows, folder, settings, task)
+    return {"loss": result["loss"]} | ({"fits": False, "error": "went on with a smaller batch"} if result["out_of_memory"] else {})
+
+
+def plainly(asked: dict, settings, model: Path, refined: Path, folder: Path) -> dict:
+    """The same steps by transformers' Trainer and peft, as their documentation has it, and without Unsloth."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText, AutoTokenizer, BitsAndBytesConfig, Trainer, TrainingArguments
+
+    from kmlite.models.loading import TEXT_PROJECTIONS
+    from kmlite.training import trainer
+
+    gpu, how = torch.cuda.is_available(), {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, **how, bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=KEPT)
+    loaded = AutoModelForImageTextToText.from_pretrained(
+        model,
+        dtype=torch.bfloat16 if gpu else torch.float32,
+        quantization_config=nf4 if settings.precision == "4bit" else None,
+        device_map={"": 0 if gpu else "cpu"},
+    )
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    loaded.config.use_cache = False
+    loaded.enable_input_require_grads()  # and no prepare_model_for_kbit_training: its float32 embedding and norms would only cost memory
+    how = {"r": settings.rank, "lora_alpha": settings.alpha, "lora_dropout": settings.dropout, "use_rslora": True}
+    rows = {"trainable_token_indices": {"embed_tokens": new_ids(loaded)}} if asked["rows"] == "new" else {}
+    adapted = get_peft_model(loaded, LoraConfig(**how, **rows, target_modules=TEXT_PROJECTIONS, task_type="CAUSAL_LM"))
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=STEPS,
+        per_device_train_batch_size=settings.batch,
+        gradient_accumulation_steps=ACCUMULATION,
+        learning_rate=settings.learning_rate,
+        bf16=gpu,
+        use_cpu=not gpu,
+        optim="adamw_8bit" if gpu else "adamw_torch",
+        gradient_checkpointing=gpu,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if gpu else None,
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    data = Dataset.from_list(rows_of(asked["stage"], settings, tokenizer, refined))
+    batch = lambda rows: trainer.collate(rows, tokenizer, 8 if gpu else 1, False)  # noqa: E731
+    result = Trainer(model=adapted, args=arguments, train_dataset=data, data_collator=batch).train()
+    return {"loss": round(result.training_loss, 4)}
+
+
+def prepare(folder: Path, shape: str) -> tuple[Path, Path]:
+    """(the random model, the refined sample), made where they are not there."""
+    from benchmarks import random_model
+
+    refined, model = (folder / "sample").resolve(), (folder / f"random-{shape}").resolve()
+    if not (refined / paths.REFINE_RECORD).exists():
+        sample = ["--raw", str(paths.SAMPLE_RAW), "--refined", str(refined), "--heldout-share", "0.1"]
+        subprocess.run([sys.executable, "-m", "recipes.refine", *sample], cwd=paths.ROOT, check=True)
+    if not model.exists():
+        click.echo(f"building a random model of the shape {shape} in {model}")
+        random_model.build(model, shape, refined)
+    return model, refined
 
 
 @click.command(help=__doc__)
-@click.option("--minutes", default=8.0, help="time for all cases; those that are left are listed")
-@click.option("--shape", type=click.Choice(("medgemma", "tiny")), default="medgemma")
+@click.option("--minutes", default=15.0, help="time for all cases; those that are left are listed")
 @click.option("--rehearse", is_flag=True, help="tiny shape on the CPU")
-@click.option("--only", default="", help="cases whose name holds this")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help=f"default {OUT}; of a rehearsal its own")
-@click.option("--table", "as_table", is_flag=True, help=f"write {OUT} into docs/gpu.md")
-def main(minutes, shape, rehearse, only, out, as_table) -> None:
-    out = out or (OUT.with_name("rehearsal.json") if rehearse else OUT)
-    if as_table:
-        return write_table(files.read_json(paths.require(out, "Run first: make bench-gpu")))
+@click.option("--case", "one", nargs=3, hidden=True, help="model, refined data and a case, for its own process")
+def main(minutes, rehearse, one) -> None:
+    if one:
+        return click.echo("\n@@" + json.dumps(measured(json.loads(one[2]), Path(one[0]), Path(one[1]))))
     if rehearse:
-        shape = "tiny"
         os.environ |= {"UNSLOTH_FORCE_CPU": "1", "CUDA_VISIBLE_DEVICES": ""}
-    found = json.loads(apart("import json; from kmlite import runs; print(json.dumps(runs.environment()))"))
+    out, shape = (OUT.with_name("rehearsal.json"), "tiny") if rehearse else (OUT, "medgemma")
+    asked = [sys.executable, "-c", "import json; from kmlite import runs; print(json.dumps(runs.environment()))"]
+    found = json.loads(subprocess.run(asked, cwd=paths.ROOT, capture_output=True, check=True).stdout)  # this process never touches the card
     if found["device"].startswith("CPU") and not rehearse:
         raise click.ClickException("no CUDA card is seen here (nvidia-smi?). On a CPU: python -m benchmarks.gpu --rehearse")
-    started = time.monotonic()
-    refined = refined_sample(out.parent / "sample").resolve()
-    model = (out.parent / f"random-{shape}").resolve()
-    if not model.exists():
-        click.echo(f"building a random model of the shape {shape} in {model}")
-        build = f"build(Path({str(model)!r}), {shape!r}, Path({str(refined)!r}))"
-        apart(f"from pathlib import Path; from benchmarks.random_model import build; {build}")
-        click.echo(f"  built in {time.monotonic() - started:.0f} s")
+    started, (model, refined) = time.monotonic(), prepare(out.parent, shape)
     card = "CPU (a rehearsal: its figures mean nothing)" if rehearse else found["device"]
     record = {"card": card, "date": time.strftime("%Y-%m-%d"), "commit": found["commit"], "versions": found["versions"], "shape": shape}
     record |= {"results": [], "not_run": []}
-    workers = Workers(model, refined, out.with_suffix(".log"))
-    wanted = [asked for asked in cases() if only in asked["name"]]
-    try:
-        for number, asked in enumerate(wanted):
-            left = 60 * minutes - (time.monotonic() - started)
-            if left < 15:
-                record["not_run"] = [f"{part['name']}: {label(part)}" for part in wanted[number:]]
-                break
-            begun = time.monotonic()
-            result = workers.run(asked, min(left, CASE_SECONDS))
-            result["whole_seconds"] = round(time.monotonic() - begun, 1)
-            record["results"].append(result)
-            files.write_json(out, record)
-            click.echo(f"{result['name']} | {label(result)} | {in_words(result)} | {result['whole_seconds']:.0f} s")
-    finally:
-        workers.stop()
+    command = [sys.executable, "-m", "benchmarks.gpu", "--case", str(model), str(refined)]
+    for asked in cases():
+        left = 60 * minutes - (time.monotonic() - started)
+        if left < 30:
+            record["not_run"].append(f"{asked['name']} (stage {asked['stage']}, {asked['way']})")
+            continue
+        record["results"].append(run(asked, command, min(left, CASE_SECONDS), out.with_suffix(".log")))
         files.write_json(out, record)
-    click.echo("\n" + "\n".join(answers(record["results"])))
-    for line in record["not_run"]:
-        click.echo(f"not run: {line}")
-    if rehearse:
-        click.echo(table(record))
-        click.echo("a rehearsal on a CPU: memory was not measured, and no figure above says anything about a card")
-    click.echo(f"saved to {out}")
-    if not rehearse and shape == "medgemma" and not only:
-        write_table(record)
+        click.echo(in_words(record["results"][-1]))
+    files.write_json(out, record)
+    click.echo(f"\n{table(record)}\nsaved to {out}")
+    if not rehearse:
+        head, _, rest = DOC.read_text(encoding="utf-8").partition(BEGIN)
+        files.write_text(DOC, f"{head}{BEGIN}\n{table(record)}\n{END}{rest.partition(END)[2]}")
+        click.echo(f"written to {DOC}")
 
 
 if __name__ == "__main__":

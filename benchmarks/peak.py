@@ -1,18 +1,17 @@
 """The peak of a training step of MedGemma 4B, counted without a card and without its memory, against what kmlite/models/memory.py plans.
 
 \b
-    python -m benchmarks.peak                         # the tables of docs/gpu.md; five minutes
+    python -m benchmarks.peak                         # the figures of docs/gpu.md; some minutes
 
-torch's fake tensors have a shape and no data: transformers' model, peft's LoRA, gradient checkpointing, autocast and autograd run as
-they are, and each storage counts from when it is made to when it is dropped. In the first table the gradient of the last hidden states
-is given, so the head and the loss stay out of it; the planner's own figure for the loss is added where it is taken. The second has
-whole steps with the loss in pieces (of stages 1 and 2 it is Unsloth's on a card, held to memory.LOSS_BUDGET), beside the plain way.
+torch's fake tensors have a shape and no data: transformers' model, peft's LoRA, gradient checkpointing, autocast, kmlite's loss in pieces
+and autograd run as they are, and each storage counts from when it is made to when it is dropped.
 
 A CPU-only torch can't run autograd on fake CUDA tensors, so they say "cpu". Where a card takes another kernel that keeps other
 tensors, that one is put in place: dropout with a mask of bytes, flash attention (the memory-efficient one where a batch has padding),
 and bitsandbytes' way past 1,536 tokens, which writes out each 4-bit matrix before it multiplies.
 
-Not in it: Unsloth's compiled kernels, the allocator's gaps, what kernels take inside themselves (cuBLAS, attention's backward pass).
+Not in it: Unsloth's compiled kernels and its own loss, held to memory.LOSS_BUDGET (stages 1 and 2), the allocator's gaps, what kernels
+take inside themselves (cuBLAS, attention's backward pass).
 """
 
 import contextlib
@@ -41,7 +40,6 @@ class Alive(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         self.held: dict[int, weakref.ref] = {}
-        self.layer, self.where = None, ""
 
     def hold(self, values) -> None:
         for tensor in tree_iter(values):
@@ -49,8 +47,7 @@ class Alive(TorchDispatchMode):
                 gone = partial(self.drop, id(storage), storage.nbytes())
                 self.held[id(storage)] = weakref.ref(storage, gone)
                 self.now += storage.nbytes()
-        if self.now > self.peak:
-            self.peak, self.where = self.now, f"layer {self.layer}"
+        self.peak = max(self.peak, self.now)
 
     def drop(self, key: int, size: int, _) -> None:
         self.now -= size
@@ -153,61 +150,35 @@ def on_a_card(fake: bool):
         yield
 
 
-def count(shape: str, *, precision, rank, batch, length, share=0.05, recompute=True, padded=False, copies=False, fake=True) -> dict:
-    """Bytes of a batch: {"held": weights and gradients, and above them "forward": its peak, "loss": what is there when the loss is
-    taken, "backward": its peak, "where": the layer of that}.
+def count(
+    shape: str, *, precision, rank, batch, length, share=0.05, recompute=True, padded=False, new_rows=0, plain=False, fake=True
+) -> int:
+    """Peak bytes of a batch with its loss, tensors alone: by kmlite's new rows and loss, or by transformers' and peft's own (`plain`).
+
+    The optimizer's state is calculated. Of kmlite's way the layers' inputs are taken out as Unsloth takes them out.
 
     Args:
         share: that LoRA's dropout drops.
         padded: with masks, as a batch needs that has padding.
-        copies: peft's 16-bit layers copy their inputs to float32; Unsloth's rewriting of them (unsloth_zoo/compiler.py) does not.
         fake: False for real tensors, of a small shape.
-    """
-    model, tracker = build(shape, precision, rank, share, recompute), Alive()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(on_a_card(fake))
-        held = fill(model)
-        tracker.hold(held)
-        before = tracker.now
-        for module in model.modules():
-            if hasattr(module, "cast_input_dtype_enabled"):
-                module.cast_input_dtype_enabled = copies
-        inner = model.get_base_model().model
-        for number, layer in enumerate(inner.language_model.layers):
-            layer.register_forward_pre_hook(lambda *_, number=number: setattr(tracker, "layer", number))
-        ids = torch.zeros(batch, length, dtype=torch.long)
-        kinds = ("full_attention", "sliding_attention")
-        masks = {kind: torch.ones(batch, 1, length, length, dtype=torch.bool) if padded else None for kind in kinds}
-        stack.enter_context(tracker)
-        tracker.hold([ids, masks])
-        with torch.autocast("cpu", dtype=torch.bfloat16):  # around the forward pass alone, as accelerate has it
-            hidden = inner(input_ids=ids, attention_mask=masks, use_cache=False).last_hidden_state
-            forward, loss = tracker.peak - before, tracker.now - before
-        tracker.peak = 0
-        hidden.backward(torch.zeros_like(hidden))
-    return {"held": before, "forward": forward, "loss": loss, "backward": tracker.peak - before, "where": tracker.where}
-
-
-def whole_step(shape: str, *, precision, rank, batch, length, new_rows=0, plain=False, share=0.05, fake=True) -> int:
-    """Peak bytes of a batch with its loss, tensors alone: by kmlite's new rows and loss, or by transformers' and peft's own (`plain`).
-
-    The optimizer's state is calculated. Of kmlite's way the layers' inputs are taken out as Unsloth takes them out.
     """
     from kmlite.models.new_rows import beside, head_of, states_for_logits
     from kmlite.training.loss import chunked_cross_entropy, dense_chunk
 
-    model, tracker = build(shape, precision, rank, share, True, new_rows), Alive()
+    model, tracker = build(shape, precision, rank, share, recompute, new_rows), Alive()
     with on_a_card(fake):
         held = fill(model)
         if new_rows and not plain:
             beside(model)
-        for module in model.modules():
+        for module in model.modules():  # peft's 16-bit layers copy their inputs to float32, Unsloth's rewriting of them does not
             if hasattr(module, "cast_input_dtype_enabled"):
                 module.cast_input_dtype_enabled = plain
         ids = torch.zeros(batch, length, dtype=torch.long)
-        asked = {"input_ids": ids, "attention_mask": dict.fromkeys(("full_attention", "sliding_attention")), "use_cache": False}
+        mask = torch.ones(batch, 1, length, length, dtype=torch.bool) if padded else None
+        asked = {"input_ids": ids, "attention_mask": dict.fromkeys(("full_attention", "sliding_attention"), mask), "use_cache": False}
         with tracker:
-            tracker.hold([held, ids])
+            tracker.hold([held, ids, mask])
+            # around the forward pass alone, as accelerate has it
             with torch.autocast("cpu", dtype=torch.bfloat16), contextlib.nullcontext() if plain else states_for_logits(model):
                 given = model(**asked, **({"labels": ids} if plain else {}))
             if not plain:
@@ -223,59 +194,33 @@ def whole_step(shape: str, *, precision, rank, batch, length, new_rows=0, plain=
     rows = new_rows * text["hidden_size"]
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     inputs = 2 * batch * length * text["hidden_size"]
-    apart = (text["num_hidden_layers"] - 1) * inputs if not plain and inputs >= memory.OFFLOADED else 0
+    apart = (text["num_hidden_layers"] - 1) * inputs if recompute and not plain and inputs >= memory.OFFLOADED else 0
     return tracker.peak + 2 * (trained - rows) + 8 * rows - apart  # two moments in 8 bits, of rows in 32
-
-
-def stage_settings() -> list:
-    return [importlib.import_module(f"recipes.stage{number}").Settings() for number in range(3)]
-
-
-def cases():
-    """(what it is, the stage's settings, the card's GiB, what else `count` is told): the planner picks precision and batch."""
-    stages = stage_settings()
-    for card, number in ((8, 0), (8, 1), (8, 2), (12, 1), (12, 2), (24, 1), (24, 2)):
-        yield f"stage {number}, {card} GB", stages[number], card, {"padded": number > 0}
-    yield "stage 1, 8 GB, no dropout", dataclasses.replace(stages[1], dropout=0.0), 8, {"padded": True}
-    yield "stage 1, 24 GB, with peft's copies", stages[1], 24, {"padded": True, "copies": True}
-    yield "stage 1, 48 GB, nothing recomputed", dataclasses.replace(stages[1], checkpointing="off"), 48, {"padded": True}
 
 
 @click.command(help=__doc__)
 def main() -> None:
-    shape = memory.MEDGEMMA
-    click.echo("GiB: planned / counted, difference\n")
-    click.echo("| case | held | activations | layers' inputs | all, with the loss | peak in |")
-    click.echo("| --- " * 6 + "|")
-    for name, settings, card, given in cases():
-        plan, recompute = memory.choose(shape, card * memory.GIB, settings), settings.checkpointing != "off"
-        size = {"precision": plan.precision, "rank": settings.rank, "batch": plan.batch, "length": plan.length}
-        found = count("medgemma", **size, share=settings.dropout, recompute=recompute, **given)
-        # Unsloth puts the layers' inputs into main memory; here they stay, so they are taken out again but for the layer's at work
-        inputs = 2 * plan.batch * plan.length * shape.hidden
-        apart = (shape.layers - 1) * inputs if recompute and inputs >= memory.OFFLOADED else 0
-        held = sum(plan.parts[part] for part in ("weights", "embedding", "vision tower and norms", "LoRA, gradients, optimizer"))
-        there = found["held"] + 2 * memory.lora_parameters(shape, settings.rank)  # the optimizer's state is calculated
-        moments = {"forward": found["forward"], "loss": found["loss"] + plan.parts["loss"], "backward": found["backward"]}
-        where = max(moments, key=moments.get)
-        pairs = [(held, there), (plan.parts["activations"], found["backward"] - apart)]
-        pairs.append((plan.total - plan.parts["CUDA"], there + moments[where] - apart))
-        cells = [f"{a / memory.GIB:.2f} / {b / memory.GIB:.2f}, {a / b - 1:+.1%}" for a, b in pairs]
-        where += f", {found['where']}" if where == "backward" else ""
-        head = f"{name}: {plan.precision}, {plan.batch} × {plan.length}"
-        click.echo(f"| {head} | {cells[0]} | {cells[1]} | {apart / memory.GIB:.2f} | {cells[2]} | {where} |")
-    click.echo("\nA whole step, GiB without CUDA:\n")
-    click.echo("| case | planned | counted | transformers and peft alone | of that |")
+    click.echo("| case | planned, GiB without CUDA | counted | plan against count | transformers and peft alone |")
     click.echo("| --- " * 5 + "|")
-    stages = stage_settings()
-    for card, number, new_rows in ((8, 0, 5000), (8, 1, 0), (24, 2, 0)):
-        mode = {"embeddings": "new", "new_rows": new_rows} if new_rows else {}
-        plan = memory.choose(shape, card * memory.GIB, stages[number], **mode)
-        size = {"precision": plan.precision, "rank": stages[number].rank, "batch": plan.batch, "length": plan.length}
-        ours, theirs = (whole_step("medgemma", **size, new_rows=new_rows, plain=plain) for plain in (False, True))
-        head = f"stage {number}, {card} GB{', 5,000 new rows' * bool(new_rows)}: {plan.precision}, {plan.batch} × {plan.length}"
-        sums = " | ".join(f"{part / memory.GIB:.2f}" for part in (plan.total - plan.parts["CUDA"], ours, theirs))
-        click.echo(f"| {head} | {sums} | {ours / theirs:.2f}× |")
+    stages = [importlib.import_module(f"recipes.stage{number}").Settings() for number in range(3)]
+    whole = dataclasses.replace(stages[1], checkpointing="off")
+    for card, number, settings, compare in (
+        (8, 0, stages[0], True),
+        (8, 1, stages[1], True),
+        (8, 2, stages[2], False),
+        (12, 1, stages[1], False),
+        (24, 2, stages[2], True),
+        (48, 1, whole, False),
+    ):
+        new_rows = 64 if number else 5000  # a few rows in stages 1 and 2, so that the loss is planned as it runs here: in pieces
+        plan = memory.choose(memory.MEDGEMMA, card * memory.GIB, settings, embeddings="new", new_rows=new_rows)
+        size = {"precision": plan.precision, "rank": settings.rank, "batch": plan.batch, "length": plan.length, "new_rows": new_rows}
+        size |= {"share": settings.dropout, "recompute": settings.checkpointing != "off", "padded": number > 0}
+        planned, counted = plan.total - plan.parts["CUDA"], count("medgemma", **size)
+        plain = f"{count('medgemma', **size, plain=True) / memory.GIB:.2f}" if compare else "–"
+        head = f"stage {number}, {card} GB, {plan.precision}, {plan.batch} × {plan.length}"
+        head += ", nothing recomputed" if settings is whole else ""
+        click.echo(f"| {head} | {planned / memory.GIB:.2f} | {counted / memory.GIB:.2f} | {planned / counted - 1:+.1%} | {plain} |")
 
 
 if __name__ == "__main__":

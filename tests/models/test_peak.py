@@ -10,8 +10,6 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from benchmarks import peak, random_model
 from kmlite.models import memory
 
-SIZE = {"rank": 32, "batch": 4, "length": 256}
-
 
 def shape_of(name: str) -> memory.Shape:
     text = random_model.SHAPES[name][0]
@@ -54,40 +52,24 @@ def eager(q, k, v, is_causal=True, scale=None, **_):
     return (q @ k.transpose(2, 3)).softmax(-1) @ v
 
 
-@pytest.mark.parametrize(("precision", "recompute"), [("16bit", False), ("4bit", True)])
-def test_fake_tensors_count_as_real_ones(precision, recompute, monkeypatch):
+@pytest.mark.parametrize(
+    "given", [{"precision": "4bit"}, {"precision": "16bit", "recompute": False, "new_rows": 100}, {"precision": "16bit", "plain": True}]
+)
+def test_fake_tensors_count_as_real_ones(given, monkeypatch):
     monkeypatch.setattr(peak, "attention", eager)  # the card's kernels have none for a CPU
-    size = {"precision": precision, "rank": 8, "batch": 2, "length": 64, "recompute": recompute}
+    size = {"rank": 8, "batch": 2, "length": 64, **given}
     assert peak.count("tiny", **size) == peak.count("tiny", **size, fake=False)
 
 
-@pytest.mark.parametrize("plain", [True, False])
-def test_a_whole_step_with_new_rows_counts_the_same_on_fake_and_real_tensors(plain, monkeypatch):
-    monkeypatch.setattr(peak, "attention", eager)
-    size = {"precision": "16bit", "rank": 8, "batch": 2, "length": 64, "new_rows": 100, "plain": plain}
-    assert peak.whole_step("tiny", **size) == peak.whole_step("tiny", **size, fake=False)
-
-
-def test_a_step_with_new_rows_is_as_large_as_planned_and_the_plain_one_larger():
-    size = {"precision": "16bit", "rank": 32, "batch": 4, "length": 256}
-    ours, plain = (peak.whole_step("middle", **size, new_rows=2000, plain=plain) for plain in (False, True))
-    planned = memory.parts(shape_of("middle"), **size, embeddings="new", new_rows=2000)
-    assert sum(planned.values()) - planned["CUDA"] == pytest.approx(ours, rel=memory.TOLERANCE)
-    assert plain > 1.5 * ours
-
-
 @pytest.mark.parametrize(
-    ("recompute", "share", "padded"), [(True, 0.05, False), (True, 0.0, True), (False, 0.05, True), (False, 0.0, False)]
+    ("precision", "recompute", "share", "padded", "new_rows"),
+    [("16bit", True, 0.05, False, 2000), ("4bit", True, 0.05, True, 64), ("4bit", True, 0.0, False, 64), ("4bit", False, 0.05, False, 64)],
 )
-def test_the_planners_activations_are_what_a_step_holds(recompute, share, padded):
-    """Within a twentieth on two layers of 256, a tenth with padding's masks, which the plan leaves out.
-
-    benchmarks/peak.py has the real shape.
-    """
-    shape = shape_of("tiny")
-    found = peak.count("tiny", precision="4bit", **SIZE, recompute=recompute, share=share, padded=padded)
-    planned = memory.parts(shape, precision="4bit", **SIZE, dropout=share, recompute=recompute)
-    assert planned["activations"] == pytest.approx(found["backward"], rel=0.1 if padded else 0.05)
-    assert found["where"] == "layer 1"
-    held = planned["weights"] + planned["embedding"] + 8 * memory.lora_parameters(shape, SIZE["rank"])
-    assert found["held"] > held  # and the vision tower
+def test_a_step_is_as_large_as_planned_and_the_plain_one_larger(precision, recompute, share, padded, new_rows):
+    """The plan adds the loss to the backward pass's own peak, which a large model's exceeds: here they are two moments."""
+    size = {"precision": precision, "rank": 32, "batch": 4, "length": 256, "recompute": recompute, "new_rows": new_rows}
+    ours = peak.count("middle", **size, share=share, padded=padded)
+    parts = memory.parts(shape_of("middle"), **size, dropout=share, embeddings="new")
+    planned = sum(parts.values()) - parts["CUDA"]
+    assert planned - parts["loss"] < (1 + memory.TOLERANCE) * ours < (1 + memory.TOLERANCE) * 1.05 * planned
+    assert new_rows == 64 or peak.count("middle", **size, plain=True) > 1.5 * ours
