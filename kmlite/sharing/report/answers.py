@@ -6,15 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kmlite import paths, prompts, records
 from kmlite.evaluation import statistics
 from kmlite.files import read_lines, read_record
 from kmlite.results import Both
 
-MOST_BYTES = 11_000_000  # of the questions and answers in a page, which stays under 15 MB
-CUTS = (1500, 400, 100, 0)  # characters of a model's written answer: the first at which everything fits
+WRITTEN, LEAST, MOST = 2_000_000, 50, 1000  # characters of all written answers in a page, which stays under 15 MB, and of each
 AFTER: Both = ("after stage 2", "2단계 뒤")
 SPECIAL = re.compile(r"<(?:end_of_turn|eos|pad)>")
 
@@ -129,8 +128,7 @@ def browser(answers: list[Answers], refined: Path) -> dict:
     Returns:
         {"splits": {name: [[question, subject, right letter, options or null], …]}, "sets": [{"split", "name", "answers":
         [[letter or null, 1 if right, five probabilities or null, what it wrote or null, letters in all orders or null] or
-        null where it was not asked, …]}], "cut": characters shown of a written answer, "left_out": questions that
-        do not fit, the last ones}.
+        null where it was not asked, …]}]}.
     """
     splits: dict[str, dict[tuple[str, int], list]] = {}
     options = {split: options_of(refined, split) for split in {a.split for a in answers}}
@@ -139,26 +137,13 @@ def browser(answers: list[Answers], refined: Path) -> dict:
         for key, prediction in keyed(given.predictions).items():
             known = options[given.split].get(key[0])
             listed.setdefault(key, [key[0], str(prediction.get("subject", "unknown")), prediction.get("expected"), known])
-    for cut in CUTS:
-        data: dict[str, Any] = {"splits": {}, "sets": [], "cut": cut, "left_out": 0}
-        for split, listed in splits.items():
-            data["splits"][split] = list(listed.values())
-        for given in answers:
-            by_key = keyed(given.predictions)
-            shown = [one(by_key[key], cut) if key in by_key else None for key in splits[given.split]]
-            data["sets"].append({"split": given.split, "name": list(given.name), "answers": shown})
-        size = len(as_json(data).encode())
-        if size <= MOST_BYTES:
-            return data
-    share = MOST_BYTES / size
-    for split, listed in data["splits"].items():
-        kept = int(len(listed) * share * 0.98)
-        data["left_out"] += len(listed) - kept
-        data["splits"][split] = listed[:kept]
-        for part in data["sets"]:
-            if part["split"] == split:
-                part["answers"] = part["answers"][:kept]
-    return data
+    cut = max(LEAST, min(MOST, WRITTEN // max(1, sum(len(given.predictions) for given in answers))))
+    sets: list[dict] = []
+    for given in answers:
+        by_key = keyed(given.predictions)
+        shown = [one(by_key[key], cut) if key in by_key else None for key in splits[given.split]]
+        sets.append({"split": given.split, "name": list(given.name), "answers": shown})
+    return {"splits": {split: list(listed.values()) for split, listed in splits.items()}, "sets": sets}
 
 
 def options_of(refined: Path, split: str) -> dict[str, list[str]]:
@@ -170,8 +155,7 @@ def options_of(refined: Path, split: str) -> dict[str, list[str]]:
 def one(prediction: dict, cut: int) -> list:
     letter = prediction["answer"]
     wrote = SPECIAL.sub("", str(prediction.get("output", ""))).strip()
-    if len(wrote) > cut:
-        wrote = wrote[:cut] + "…" if cut else ""
+    wrote = wrote[:cut] + "…" if len(wrote) > cut else wrote
     shares = prediction.get("probabilities") or []
     return [
         letter,

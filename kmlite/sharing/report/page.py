@@ -77,8 +77,10 @@ def gather(refined: Path, out: Path) -> dict:
         "examples": {kind: rejected(refined, kind) for kind in words.KINDS},
         "cards": list(cards(asked)),
         "vocabulary": stages[0]["record"].get("vocabulary"),
-        "loops": plots.by_loop([one for one in found if (one["measure"], one["data"]) == ("accuracy", "dev")], stages[2]["plan"]),
-        "subjects": plots.by_subject([one for one in asked if one["measure"] == "accuracy" and not one["when"].startswith("loop ")]),
+        "loops": plots.by_loop(
+            [one for one in found if (one["measure"], one["data"]) == ("accuracy", "dev")], stages[2]["settings"].get("target")
+        ),
+        "subjects": plots.by_subject([one for one in asked if one["measure"] == "accuracy"]),
         "evaluations": [{**e, "table": table(e["results"])} for e in evaluations],
         "published": beside_published(evaluations),
         "comparisons": answers.comparisons(given),
@@ -152,7 +154,7 @@ def table(found: list[dict]) -> dict:
 
 
 def cards(found: list[dict]) -> Iterator[dict]:
-    """The headlines: {"name", "value", "before", "note"} of each that was measured."""
+    """The headlines: {"name", "value", "before", "interval", "change", "sign", "n"} of each that was measured."""
     for measure, data in words.HEADLINES:
         after = results.find(found, measure, data) or results.find(found, measure, data, "extended")
         before = results.find(found, measure, data, "before")
@@ -160,9 +162,8 @@ def cards(found: list[dict]) -> Iterator[dict]:
             value, _, interval = results.in_words(after).partition(" ")
             was = results.in_words(before).partition(" ")[0] if before else ""
             change, sign = results.change(before, after) if before else ("", 0)
-            name = tuple(": ".join(parts) for parts in zip(results.MEASURES[measure].name, words.both(results.DATA, data), strict=True))
             told = {"value": value, "before": was, "interval": interval.strip("()"), "change": change, "sign": sign}
-            yield {"name": name, "n": after["n"], **told}
+            yield {"name": results.label(measure, data, ()), "n": after["n"], **told}
 
 
 def is_stand_in(out: Path, stages: list[dict], evaluations: list[dict]) -> bool:
@@ -173,20 +174,18 @@ def is_stand_in(out: Path, stages: list[dict], evaluations: list[dict]) -> bool:
     return any((folder / "config.json").is_file() and folders.is_stand_in(folder) for folder in named)
 
 
-def beside_published(evaluations: list[dict]) -> dict | None:
-    """The models of OUT that answered test among the published figures, best first; None where none did."""
+def beside_published(evaluations: list[dict]) -> list[dict]:
+    """The models of OUT that answered the whole of test and the published figures, best first; none where no model did.
+
+    A row is {"name", "accuracy", "how"}, of a model of OUT with its "interval", else without "how" and as in `published.PUBLISHED`.
+    """
     ours = []
     for e in evaluations:
         one = results.find(e["results"], "accuracy", "test")
-        if one:
-            how = answers.in_words(one["how"])
-            name = e["name"] if how == "generate, kmlite" else tuple(f"{part} ({how})" for part in e["name"])
-            ours.append({"name": name, "accuracy": one["value"], "interval": [one["low"], one["high"]], "how": how})
-    if not ours:
-        return None
-    others = [{**row, "name": words.both(words.PUBLISHED, row["model"])} for row in published.PUBLISHED]
-    rows = sorted([*ours, *others], key=lambda row: -row["accuracy"])
-    return {"rows": rows, "svg": plots.by_name("published", [(row["name"], [row]) for row in rows])}
+        if one and one["n"] >= published.LEAST:
+            ours.append({"name": e["name"], "accuracy": one["value"], "interval": f"{one['low']:.1f}–{one['high']:.1f}", "how": e["how"]})
+    others = [{**row, "how": "", "name": words.both(words.PUBLISHED, row["model"])} for row in published.PUBLISHED]
+    return sorted([*ours, *others], key=lambda row: -row["accuracy"]) if ours else []
 
 
 def steps(refined: Path, out: Path, funnel: dict | None, stages: list[dict], own: list[dict]) -> list[dict]:
@@ -195,17 +194,11 @@ def steps(refined: Path, out: Path, funnel: dict | None, stages: list[dict], own
     listed = [("refine", "done" if funnel else "missing", refining, None)]
     listed += [(s["key"], s["state"], s["record"], s["reached"]) for s in stages]
     listed.append(("eval", "done" if own else "missing", own[0]["record"] if own else {}, None))
-    data = f"REFINED={shlex.quote(str(refined))}"
-    return [
-        {
-            "key": key,
-            "state": state,
-            "record": record,
-            "reached": reached,
-            "command": f"make {key} {data}" + ("" if key == "refine" else f" OUT={shlex.quote(str(out))}"),
-        }
-        for key, state, record, reached in listed
-    ]
+    named = {key: shlex.quote(str(folder)) for key, folder in (("REFINED", refined), ("OUT", out))}
+    made = [dict(zip(("key", "state", "record", "reached"), parts, strict=True)) for parts in listed]
+    for step in made:
+        step["command"] = f"make {step['key']} REFINED={named['REFINED']}" + (f" OUT={named['OUT']}" if step["key"] != "refine" else "")
+    return made
 
 
 # ---- what refine set aside

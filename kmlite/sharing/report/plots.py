@@ -6,7 +6,6 @@ Korean needs no font here; the page's language switch shows one of the two.
 
 import html
 import io
-import math
 import re
 from collections.abc import Sequence
 
@@ -31,8 +30,8 @@ class Words:
     def __init__(self) -> None:
         self.listed: list[Both] = []
 
-    def __call__(self, english: str, korean: str | None = None) -> str:
-        self.listed.append((english, english if korean is None else korean))
+    def __call__(self, english: str, korean: str) -> str:
+        self.listed.append((english, korean))
         return f"@{len(self.listed) - 1}@"
 
 
@@ -73,6 +72,9 @@ def in_both(words: Both) -> str:
     return english if english == korean else f'<tspan class="en">{english}</tspan><tspan class="ko">{korean}</tspan>'
 
 
+# ---- over training steps
+
+
 def loss(name: str, training: list[dict]) -> dict | None:
     """The loss of a stage's training runs one behind the other: {"svg", "steps", "first", "last", "watched": the last on held-out data}."""
     trained: list[tuple[float, float]] = []
@@ -81,7 +83,7 @@ def loss(name: str, training: list[dict]) -> dict | None:
     for part in training:
         begins.append(start)
         for key, line in (("loss", trained), ("eval_loss", watched)):
-            line += [(start + row["step"], row[key]) for row in part.get("curve", []) if is_number(row.get(key))]
+            line += [(start + row["step"], row[key]) for row in part.get("curve", []) if key in row]
         start += part.get("steps", 0)
     if not trained:
         return None
@@ -92,22 +94,17 @@ def loss(name: str, training: list[dict]) -> dict | None:
 
 def measured(name: str, found: list[dict], steps: int) -> dict | None:
     """Bits per character while training, where a stage measured them on the way: {"svg", "data": names in the order of the lines}."""
-    at = {"before": 0, "extended": 0, "after": steps}
+    at = {"before": 0, "extended": 0, "after": steps}  # the extended model's in the base's place
+    at |= {one["when"]: int(one["when"].split()[1]) for one in found if one["when"].startswith("step ")}
     lines: dict[str, dict[int, float]] = {}
     for one in found:
-        if one["measure"] == "bits_per_character":
-            step = int(one["when"].split()[1]) if one["when"].startswith("step ") else at.get(one["when"])
-            if step is not None:
-                lines.setdefault(one["data"], {})[step] = one["value"]  # the extended model's in the base's place
-    if not any(one["when"].startswith("step ") for one in found):
-        return None
+        if one["measure"] == "bits_per_character" and one["when"] in at:
+            lines.setdefault(one["data"], {})[at[one["when"]]] = one["value"]
     lines = {data: line for data, line in lines.items() if len(line) > 2}
+    if not lines:
+        return None
     svg = curve(name, [sorted(line.items()) for line in lines.values()], y=("bits per character", "글자당 비트"), marked=True)
     return {"svg": svg, "data": [both(results.DATA, data) for data in lines]}
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def thin(points: Points) -> Points:
@@ -139,27 +136,28 @@ def curve(name: str, lines: Sequence[Points], *, y: Both, breaks: Sequence[int] 
     return finished(figure, words)
 
 
-def by_loop(found: list[dict], plan: dict) -> dict | None:
-    """Accuracy with its interval before, after each loop and of the model handed over: {"svg", "target"}; None without loops."""
-    order = sorted(found, key=lambda one: (one["when"] == "after", one["when"] != "before", len(one["when"]), one["when"]))
-    points = [one for one in order if not one["how"].get("subject")]
+# ---- accuracy
+
+
+def by_loop(found: list[dict], target: float | None) -> str | None:
+    """Accuracy with its interval before, after each loop and of the model handed over; None without loops."""
+    points = [one for one in found if not one["how"].get("subject")]
+    points.sort(key=lambda one: (one["when"] == "after", one["when"] != "before", len(one["when"]), one["when"]))
     if len(points) < 2:
         return None
     figure, axes, words = canvas("loops")
-    places, parts = range(len(points)), [as_score(one) for one in points]
     labels = [both({"before": ("before", "학습 전"), "after": ("final", "최종")}, one["when"].removeprefix("loop ")) for one in points]
     bars = {"color": SERIES[0], "marker": "o", "ms": 5, "linewidth": 1.6, "elinewidth": 1.2, "capsize": 3}
-    axes.errorbar(places, [part["accuracy"] for part in parts], yerr=whiskers(parts), **bars)
+    axes.errorbar(range(len(points)), [one["value"] for one in points], yerr=whiskers(points), **bars)
     axes.axhline(20, color=TEXT, linewidth=0.9, linestyle=":")
-    target = plan.get("settings", {}).get("target")
     if target is not None:
         axes.axhline(target, color=SERIES[1], linewidth=1.2, linestyle="--")
-    axes.set_xticks(places, [words(*label) for label in labels])
+    axes.set_xticks(range(len(points)), [words(*label) for label in labels])
     axes.set_xlim(-0.4, len(labels) - 0.6)
     axes.set_ylim(0, 100)
     axes.set_xlabel(words("loop", "반복"), color=TEXT)
     axes.set_title(words("% right", "정확도 %"), color=TEXT, fontsize=9, loc="left", pad=6)
-    return {"svg": finished(figure, words), "target": target}
+    return finished(figure, words)
 
 
 def by_subject(found: list[dict]) -> dict | None:
@@ -168,58 +166,28 @@ def by_subject(found: list[dict]) -> dict | None:
     series: dict[tuple, dict[str, dict]] = {}
     for one in found:
         if one["data"] in ("dev", "test") and one["when"] in moments:
-            key = (one["data"], one["when"], one["stage"])
-            series.setdefault(key, {}).setdefault(one["how"].get("subject", ""), as_score(one))
-    series = {key: parts for key, parts in series.items() if len(parts) > 1}
-    if not series:
+            series.setdefault((one["data"], one["when"], one["stage"]), {}).setdefault(one["how"].get("subject", ""), one)
+    shown = [(key, parts) for key, parts in series.items() if len(parts) > 1][: len(SERIES)]
+    if not shown:
         return None
-    shown = list(series.items())[: len(SERIES)]
     names = list(dict.fromkeys(name for _, parts in shown for name in parts))
-    rows = [(both(SUBJECTS, name) if name else ("all", "전체"), [parts.get(name) for _, parts in shown]) for name in names]
-    labels = [tuple(f"{data} {word}" for word in moments[when]) for (data, when, _), _ in shown]
-    return {"svg": by_name("subjects", rows, len(shown), left=0.2), "series": labels}
-
-
-def as_score(one: dict) -> dict:
-    return {"accuracy": one["value"], "interval": [one["low"], one["high"]]}
-
-
-def whiskers(parts: list[dict]) -> tuple[list[float], list[float]]:
-    low = [max(0.0, part["accuracy"] - part["interval"][0]) for part in parts]
-    return low, [max(0.0, part["interval"][1] - part["accuracy"]) for part in parts]
-
-
-def by_name(name: str, rows: list[tuple[Both, list[dict | None]]], series: int = 1, left: float = 0.3) -> str:
-    """Accuracy in percent, a line for each row and in it a mark with its interval for each of the series.
-
-    A part without "interval" (a published figure) is a bare mark in the text's colour.
-    """
-    height = 0.75 + len(rows) * max(0.24, 0.13 * series + 0.08)
-    figure, axes, words = canvas(name, height)
-    axes.set_position((left, 0.45 / height, 0.97 - left, 1 - 0.55 / height))
-    for i in range(series):
-        shift = (i - (series - 1) / 2) * 0.62 / max(1, series)
-        found = [(row + shift, part) for row, (_, parts) in enumerate(rows) if (part := parts[i])]
-        ours = [(at, part) for at, part in found if "interval" in part]
-        if ours:
-            axes.errorbar(
-                [part["accuracy"] for _, part in ours],
-                [at for at, _ in ours],
-                xerr=whiskers([part for _, part in ours]),
-                color=SERIES[i],
-                linestyle="none",
-                marker=MARKERS[i],
-                ms=5,
-                elinewidth=1.4,
-                capsize=2.5,
-            )
-        published = [(at, part) for at, part in found if "interval" not in part]
-        if published:
-            axes.plot([part["accuracy"] for _, part in published], [at for at, _ in published], "o", color=TEXT, ms=4, alpha=0.65)
+    height = 0.75 + len(names) * max(0.24, 0.13 * len(shown) + 0.08)
+    figure, axes, words = canvas("subjects", height)
+    axes.set_position((0.2, 0.45 / height, 0.77, 1 - 0.55 / height))
+    for i, (_, parts) in enumerate(shown):
+        rows = [row + (i - (len(shown) - 1) / 2) * 0.62 / len(shown) for row, name in enumerate(names) if name in parts]
+        marks = [parts[name] for name in names if name in parts]
+        bars = {"color": SERIES[i], "linestyle": "none", "marker": MARKERS[i], "ms": 5, "elinewidth": 1.4, "capsize": 2.5}
+        axes.errorbar([one["value"] for one in marks], rows, xerr=whiskers(marks), **bars)
     axes.axvline(20, color=TEXT, linewidth=0.9, linestyle=":")
-    axes.set_yticks(range(len(rows)), [words(*label) for label, _ in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), [words(*(both(SUBJECTS, name) if name else ("all", "전체"))) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(words("% right", "정확도 %"), color=TEXT)
-    return finished(figure, words)
+    labels = [tuple(f"{data} {word}" for word in moments[when]) for (data, when, _), _ in shown]
+    return {"svg": finished(figure, words), "series": labels}
+
+
+def whiskers(points: list[dict]) -> tuple[list[float], list[float]]:
+    return [max(0.0, one["value"] - one["low"]) for one in points], [max(0.0, one["high"] - one["value"]) for one in points]

@@ -26,14 +26,6 @@
   }
   for (const button of document.querySelectorAll("[data-language]")) button.addEventListener("click", () => speak(button.dataset.language));
 
-  // print: what is folded is opened, and folded again
-  let opened = [];
-  addEventListener("beforeprint", () => {
-    opened = [...document.querySelectorAll("details.print:not([open])")];
-    for (const details of opened) details.open = true;
-  });
-  addEventListener("afterprint", () => opened.forEach((details) => (details.open = false)));
-
   // ---- the browser of questions
   const form = byId("filters");
   if (!form) return;
@@ -68,10 +60,7 @@
     refill(chooseOther, [["", "none", "없음"], ...same], same.find(([i]) => Number(i) < at)?.[0] ?? "");
     const subjects = [...new Set(data.splits[current().split].map((question) => question[1]))].sort();
     refill(chooseSubject, [["", "all", "모두"], ...subjects.map((name) => [`=${name}`, ...subjectOf(name)])]);
-    refillVerdicts();
   }
-
-  const refillVerdicts = () => refill(chooseVerdict, Object.entries(VERDICTS).slice(0, other() ? 6 : 4).map(([key, [english, korean]]) => [key, english, korean]));
 
   function matches() {
     const { split, answers } = current();
@@ -144,11 +133,11 @@
 
   const again = () => ((page = 0), draw());
   chooseSet.addEventListener("change", () => (refillOthers(), again()));
-  chooseOther.addEventListener("change", () => (refillVerdicts(), again()));
-  for (const select of [chooseSubject, chooseVerdict]) select.addEventListener("change", again);
+  for (const select of [chooseOther, chooseSubject, chooseVerdict]) select.addEventListener("change", again);
   search.addEventListener("input", again);
   form.addEventListener("submit", (event) => event.preventDefault());
   refill(chooseSet, data.sets.map((set, i) => [String(i), ...nameOf(set)]), String(data.sets.length - 1));
+  refill(chooseVerdict, Object.entries(VERDICTS).map(([key, [english, korean]]) => [key, english, korean]));
   refillOthers();
   form.hidden = false;
   draw();
