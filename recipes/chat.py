@@ -37,6 +37,7 @@ class Settings:
     max_new_tokens: int = setting(512, "tokens of an answer at most")
     temperature: float = setting(0.0, "0 takes the likeliest token, always the same; 0.7 or so varies, as people are used to")
     precision: str = setting("auto", "weights; auto takes what the free GPU memory holds", PRECISIONS)
+    thoughts: bool = setting(False, "show in the terminal what MedGemma 1.5 thinks before it answers")
     web: bool = setting(False, "serve a page on 127.0.0.1 in place of the terminal")
     port: int = setting(0, "port of the page; 0 takes a free one. Name one to reach it through ssh -L")
 
@@ -128,9 +129,14 @@ def stream(session: Session, speaker, messages: list[dict]):
     """Print an answer while it is written, then how it ended; Ctrl-C stops it. Returns the `chat.Turn`."""
     from kmlite.sharing import chat
 
-    turn, shown, settings = chat.Turn("", 0, 0, 0), 0, session.settings
+    turn, shown, thought, settings = chat.Turn("", 0, 0, 0), 0, 0, session.settings
     with stoppable() as stop, closing(chat.answer(speaker, messages, settings.max_new_tokens, settings.temperature)) as turns:
         for turn in turns:
+            if settings.thoughts and thought < len(turn.thought):
+                console.out(printable(turn.thought[thought:]), style="dim", end="", highlight=False)
+                thought = len(turn.thought)
+            if thought and turn.text and not shown:
+                console.print("\n")
             console.out(printable(turn.text[shown:]), end="", highlight=False)
             shown = len(turn.text)
             if stop.is_set() and not turn.ended:

@@ -128,21 +128,24 @@ class Turn(NamedTuple):
     seconds: float
     dropped: int  # oldest turns of the conversation that were left out for room; a turn is a message and its answer
     ended: str = ""  # in the last one: "turn", "length", or "thought" where the model never came to an answer
+    thought: str = ""  # what it thought before (`prompts.THINKS`); no part of its text
 
 
 def so_far(tokenizer, ids: list[int], dropped: int, seconds: float) -> Turn:
-    """The turn that an answer's tokens come to. A thought (`prompts.THINKS`) is neither shown nor counted."""
+    """The turn that an answer's tokens come to. A thought is not counted."""
     thinks, stops = prompts.thought_ids(tokenizer), prompts.stop_ids(tokenizer)
     shown: list[int] = []
+    thought: list[int] = []
     thinking = ended = False
     for token in ids:
         if token in thinks:
             thinking = token == thinks[0]
         elif token in stops:
             ended = True
-        elif not thinking and not ended:
-            shown.append(token)
-    return Turn(tokenizer.decode(shown), len(shown), seconds, dropped, "thought" if thinking else "turn" if ended else "length")
+        elif not ended:
+            (thought if thinking else shown).append(token)
+    how = "thought" if thinking else "turn" if ended else "length"
+    return Turn(tokenizer.decode(shown), len(shown), seconds, dropped, how, tokenizer.decode(thought))
 
 
 def fit(tokenizer, messages: list[dict], room: int) -> tuple[list[int], int]:
@@ -182,7 +185,7 @@ def answer(speaker: Speaker, messages: list[dict], max_new_tokens: int, temperat
         while isinstance(tokens := written.get(), list):
             turn = so_far(speaker.tokenizer, tokens, dropped, time.monotonic() - started)
             # a rare syllable is several byte tokens; until the last of them the text ends in U+FFFD
-            yield turn._replace(text=turn.text.rstrip("\ufffd"), ended="")
+            yield turn._replace(text=turn.text.rstrip("\ufffd"), thought=turn.thought.rstrip("\ufffd"), ended="")
     finally:
         stop.set()
         thread.join()

@@ -1,5 +1,6 @@
 """Talking to a model: what it hears and says, the commands, the terminal."""
 
+import dataclasses
 import os
 import pty
 import re
@@ -110,13 +111,14 @@ def test_a_character_that_is_never_finished_is_still_said(tokenizer, written):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "shown", "ended"), [("TaabE", "E", "length"), ("TaabE.", "E", "turn"), ("Taa", "", "thought"), ("EaTab", "Ea", "length")]
+    ("tokens", "shown", "thought", "ended"),
+    [("TaabE", "E", "aa", "length"), ("TaabE.", "E", "aa", "turn"), ("Taa", "", "aa", "thought"), ("EaTab", "Ea", "a", "length")],
 )
-def test_a_thought_is_neither_said_nor_counted(tokenizer, monkeypatch, written, tokens, shown, ended):
+def test_a_thought_is_neither_said_nor_counted(tokenizer, monkeypatch, written, tokens, shown, thought, ended):
     ids = {c: tokenizer.convert_tokens_to_ids("<end_of_turn>" if c == "." else c) for c in "TbaE."}
     monkeypatch.setattr(prompts, "thought_ids", lambda tokenizer: [ids["T"], ids["b"]])
     last = written([ids[token] for token in tokens])[-1]
-    assert (last.text, last.tokens, last.ended) == (shown, len(shown), ended)
+    assert (last.text, last.tokens, last.thought, last.ended) == (shown, len(shown), thought, ended)
 
 
 def test_an_answer_stops_where_its_reader_goes_away(speaker):
@@ -340,6 +342,17 @@ def test_hostile_text_can_not_steer_the_terminal(session, capsys, monkeypatch):
     exam = talked(session, capsys, "/exam 1")
     assert exam.count("]0;title[2J[red]31m") == 8
     assert not set(shown + exam) & {"\x1b", "\x07", "\x9b", "\u202e"}
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_thoughts_are_shown_where_they_are_asked_for_and_never_kept(session, capsys, monkeypatch, asked):
+    session.settings = dataclasses.replace(session.settings, thoughts=asked)
+    turns = [("", "열이"), ("", "열이 있다"), ("B", "열이 있다"), ("B입니다", "열이 있다")]
+    monkeypatch.setattr(chat, "answer", lambda *_: (chat.Turn(text, 1, 1, 0, "", thought) for text, thought in turns))
+    shown = talked(session, capsys, "안녕")
+    assert ("열이 있다\n\nB입니다" in shown) is asked
+    assert ("열이" in shown) is asked
+    assert session.messages[-1] == {"role": "assistant", "content": "B입니다"}
 
 
 # ---- the terminal
