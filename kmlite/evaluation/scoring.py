@@ -106,7 +106,7 @@ def letter_answers(model, tokenizer, asked: list[str], batch: int) -> list[dict]
                 rests = [heads[i][len(begun[number]) :] for number in chosen for i in groups[number]]
                 note(rows, behind(model, first.past_key_values, mask.repeat_interleave(size, 0), rests, size))
 
-        left_padded(begun, tokenizer.pad_token_id, max(1, batch // size), model.device, work, "scoring")
+        left_padded(begun, tokenizer.pad_token_id, max(1, batch // size), model.device, work, "scoring", least=0.75)
     return out
 
 

@@ -97,6 +97,19 @@ def test_a_batch_that_does_not_fit_is_halved():
         generation.left_padded(HEADS, 0, 5, "cpu", lambda *_: exec("raise torch.OutOfMemoryError", {"torch": torch}))
 
 
+def test_a_batch_holds_no_prompt_shorter_than_a_share_of_its_longest():
+    heads = [[7] * length for length in (100, 76, 74, 56, 50, 10)]
+    shapes, done = [], []
+
+    def work(chosen, ids, mask):
+        shapes.append(tuple(ids.shape))
+        done.extend(chosen)
+
+    generation.left_padded(heads, 0, 2, "cpu", work, least=0.75)
+    assert shapes == [(2, 100), (2, 74), (1, 50), (1, 10)]
+    assert done == [0, 1, 2, 3, 4, 5]
+
+
 def test_the_batch_is_what_the_free_memory_holds(loaded, monkeypatch):
     network = loaded[0]
     row = generation.row_bytes(network, 100)
