@@ -83,40 +83,31 @@ MESSAGES = {
         "--engine ray에는 Ray가 필요하다: .venv/bin/python -m pip install -e '.[ray]'"
     ),
     # ---- base model: missing, gated, damaged, of another kind
-    "{base} is gated, and this machine may not read it: licence not accepted, or no token.\n"
-    "Accept its terms at https://huggingface.co/{base}, then run: .venv/bin/hf auth login": (
-        "{base}: 접근 승인이 필요한 모델이다(gated). 약관에 동의하지 않았거나 토큰이 없다.\n"
-        "https://huggingface.co/{base} 에서 약관에 동의한 다음 실행: .venv/bin/hf auth login"
+    "{name} is gated, and this machine may not read it: licence not accepted, or no token.\n"
+    "  Accept its terms at https://huggingface.co/{name}, then run: .venv/bin/hf auth login": (
+        "{name}: 접근 승인이 필요한 모델이다(gated). 약관에 동의하지 않았거나 토큰이 없다.\n"
+        "  https://huggingface.co/{name} 에서 약관에 동의한 다음 실행: .venv/bin/hf auth login"
     ),
-    "{name} is gated. Accept its terms at https://huggingface.co/{name}, then run: .venv/bin/hf auth login": (
-        "{name}: 접근 승인이 필요한 모델이다(gated). https://huggingface.co/{name} 에서 약관에 동의한 다음 실행: .venv/bin/hf auth login"
+    "the hub knows no {name}, or this machine's token may not see it.\n  Check the spelling of {named}=…": (
+        "{name}: 허브에 없거나, 이 컴퓨터의 토큰에 권한이 없다.\n  {named}=…의 철자를 확인한다."
     ),
-    "the hub knows no {base}, or this machine's token may not see it.\nCheck the spelling of BASE=…": (
-        "{base}: 허브에 없거나, 이 컴퓨터의 토큰에 권한이 없다.\nBASE=…의 철자를 확인한다."
-    ),
-    "the hub knows no {name}, or your token may not see it. Check the spelling of {named}=…": (
-        "{name}: 허브에 없거나, 토큰에 권한이 없다. {named}=…의 철자를 확인한다."
-    ),
-    "{base} is not on this machine, and the hub does not answer.\n"
-    "With a network: .venv/bin/hf download {base}   Without one: BASE=a/local/folder": (
-        "{base}: 이 컴퓨터에 없고, 허브가 응답하지 않는다.\n네트워크가 있으면: .venv/bin/hf download {base}   없으면: BASE=모델/폴더"
-    ),
-    "{name} can't be fetched (no connection to the hub?) and is not in the local cache.\n"
+    "{name} is not on this machine, and the hub does not answer.\n"
     "  With a network: .venv/bin/hf download {name}   Without one: {named}=a/local/folder, or make demo.": (
-        "{name}: 내려받을 수 없고(허브 연결 확인), 로컬 캐시에도 없다.\n"
+        "{name}: 이 컴퓨터에 없고, 허브가 응답하지 않는다.\n"
         "  네트워크가 있으면: .venv/bin/hf download {name}   없으면: {named}=모델/폴더, 또는 make demo"
     ),
-    "{name} has no commit or branch {revision}. Leave @{revision} out for the newest.": (
-        "{name}: 커밋이나 브랜치가 없다({revision}). 최신 버전을 쓰려면 @{revision} 부분을 뺀다."
+    "{name} has no commit or branch {revision}.\n  Leave @{revision} out for the newest.": (
+        "{name}: 커밋이나 브랜치가 없다({revision}).\n  최신 버전을 쓰려면 @{revision} 부분을 뺀다."
     ),
-    "{named}={base} is neither a folder nor a hub name like google/medgemma-4b-it.\n  Name another one: {named}=…": (
-        "{named}={base}: 폴더도, google/medgemma-4b-it 같은 허브 이름도 아니다.\n  다른 이름을 지정한다: {named}=…"
+    "{named}={base} {what}.\n  Name a folder, or a hub name: {named}=google/medgemma-4b-it": (
+        "{named}={base}: {what}.\n  폴더나 허브 이름을 지정한다: {named}=google/medgemma-4b-it"
     ),
-    "{named}={base} is a GGUF file, which can be run and not trained.\n  Name the folder of safetensors that it was made of.": (
-        "{named}={base}: GGUF 파일이다. 실행만 할 수 있고 학습할 수 없다.\n  변환하기 전의 safetensors 폴더를 지정한다."
+    "is neither a folder nor a hub name": "폴더도 허브 이름도 아니다",
+    "is a GGUF file, which can be run and not trained; name the folder of safetensors that it was made of": (
+        "GGUF 파일이다. 실행만 할 수 있고 학습할 수 없다. 변환하기 전의 safetensors 폴더를 지정한다"
     ),
-    "{folder} holds no model: config.json is missing. Name a model folder or a hub name.": (
-        "{folder}에 모델이 없다(config.json 없음). 모델 폴더나 허브 이름을 지정한다."
+    "{folder} holds no model: config.json is missing.\n  Name a model folder or a hub name.": (
+        "{folder}에 모델이 없다(config.json 없음).\n  모델 폴더나 허브 이름을 지정한다."
     ),
     "{folder} holds an adapter and no model: {adapter} without config.json.\n"
     "  Merge it into its base first (peft: merge_and_unload, then save_pretrained), and name the merged folder.": (
@@ -134,14 +125,13 @@ MESSAGES = {
     "{folder} has no chat template, so it was not trained to answer.\n  Take the instruction-tuned one: a name that ends in -it.": (
         "{folder}에 채팅 템플릿이 없다. 지시를 따르도록 학습하지 않은 모델이다.\n  이름이 -it로 끝나는 모델을 쓴다."
     ),
-    "{folder} has no tokenizer.json. Copy it from the model's repository.": (
-        "{folder}에 tokenizer.json이 없다. 모델 저장소에서 복사해 온다."
+    "{folder} has no tokenizer.json.\n  Copy it from the model's repository.": (
+        "{folder}에 tokenizer.json이 없다.\n  모델 저장소에서 복사해 온다."
     ),
-    "{folder} has no .safetensors weights. Pickled weights are never loaded.\n  {again}": (
-        "{folder}에 .safetensors 가중치가 없다. pickle 가중치는 불러오지 않는다.\n  {again}"
-    ),
-    "{folder} lacks {gone} of {count} weight files: {names}.\n  {again}": "{folder}에 가중치 파일 {count}개 가운데 {gone}개가 없다: {names}.\n  {again}",
-    "{file} is cut short: {size:,} of {last:,} bytes are there.\n  {again}": "{file}: 파일이 잘렸다. {last:,}바이트 가운데 {size:,}바이트만 있다.\n  {again}",
+    "{folder} {found}. Pickled weights are never loaded.": "{folder}: {found}. pickle 가중치는 불러오지 않는다.",
+    "has no .safetensors weights": ".safetensors 가중치가 없다",
+    "{folder} lacks {gone} of {count} weight files: {names}.": "{folder}에 가중치 파일 {count}개 가운데 {gone}개가 없다: {names}.",
+    "{file} ({size:,} bytes) is cut short or damaged: {why}.": "{file} ({size:,}바이트): 파일이 잘렸거나 손상되었다({why}).",
     "{folder} holds no finished model.\n  {hint}": "{folder}에 완성된 모델이 없다.\n  {hint}",
     "Run first: make stage{before} OUT={out}   (or name another model as BASE=…)": (
         "먼저 실행: make stage{before} OUT={out}   (또는 BASE=…로 다른 모델 지정)"
@@ -358,4 +348,5 @@ def localized(text: str) -> str:
     for expression, korean in expressions():
         if found := expression.fullmatch(text):
             return korean.format(**{name: localized(value) for name, value in found.groupdict().items()})
-    return text
+    what, mark, fix = text.partition("\n  ")
+    return f"{localized(what)}\n  {localized(fix)}" if mark else text

@@ -195,7 +195,7 @@ def one_loop(
             console.print(f"  {self_training.OF_THIS_SIZE}")
     # dropout's seed is the loop's own: the same masks in each loop would drop the same weights for the same batches
     on_card = replace(stage.on_card, epochs=1, seed=settings.seed + number)
-    rows, found = examples.rows_of_loop(
+    rows, left_out = examples.rows_of_loop(
         tokenizer,
         questions,
         epochs=settings.epochs,
@@ -205,9 +205,8 @@ def one_loop(
         batch=on_card.batch,
         seed=f"{settings.seed} {number}",
     )
-    if number == 1:
-        shares = ", ".join(f"{letter} {share:.1%}" for letter, share in found["letters"].items())
-        console.print(f"  letters      right answers over all epochs: {shares}; {found['left_out']} sequences too long and left out")
+    if number == 1 and left_out:
+        console.print(f"  left out     {left_out} sequences of all epochs, longer than {settings.length} tokens")
     watched, _ = examples.conversation_rows(tokenizer, examples.turns(exam["dev"], 0, 0)[0], settings.length)
     trained = stage.train(
         model,
@@ -224,7 +223,7 @@ def one_loop(
     learned = suite.accuracy(model, tokenizer, seen, "seen", settings.max_new_tokens)[0] if seen else []
     loading.save_adapter(model, folder)
     files.write_lines(folder / "dev_predictions.jsonl", predictions)
-    training = {"loop": number, **found, **trained}
+    training = {"loop": number, "left_out": left_out, **trained}
     if settings.self_reason:
         training["self_reasons"] = self_training.counts(asked)
         files.write_lines(folder / paths.SELF_REASONS, asked)

@@ -88,7 +88,7 @@ def test_hub_name_without_a_network(small, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     said = fails(stage0, "--refined", small, "--out", tmp_path / "out", "--base", "nobody/nothing")
-    assert "nobody/nothing can't be fetched" in said
+    assert "nobody/nothing is not on this machine, and the hub does not answer" in said
     assert "hf download nobody/nothing" in said
 
 

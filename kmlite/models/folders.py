@@ -1,10 +1,11 @@
 """Model folders: find or fetch the one to start from, say what it lacks, copy what stands beside its weights."""
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import click
@@ -22,6 +23,7 @@ READ = {"config.json", "generation_config.json", "tokenizer_config.json", "speci
 READ |= {"chat_template.json", weights.INDEX}  # what transformers and kmlite read of a folder, beside tokenizer.json
 CONTROL = ("<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>")
 IMAGE = "<image_soft_token>"
+PUBLISHED = "Take the model as its maker published it."
 SPARE = 1024  # rows that no token has: padding to a multiple of 64, as published; some pad to more
 
 
@@ -48,22 +50,16 @@ def hub_name(base: str, named: str) -> str:
     """`base` where it can name a repository of the hub; else a click error that says what it is."""
     if HUB_NAME.fullmatch(base):
         return base
-    place = Path(base)
+    shown, what = base, "is neither a folder nor a hub name"
     if base != base.strip() or not base:
-        raise click.ClickException(
-            f"{named}={base!r} is empty or has blanks around it. Name a folder or a hub name: {named}=google/medgemma-4b-it"
-        )
-    if place.suffix == ".gguf":
-        raise click.ClickException(
-            f"{named}={base} is a GGUF file, which can be run and not trained.\n  Name the folder of safetensors that it was made of."
-        )
-    if os.path.isfile(base):
-        raise click.ClickException(f"{named}={base} is a file; name the model's folder: {named}={place.parent}")
-    if os.path.islink(base):
-        raise click.ClickException(f"{named}={base} is a link to {os.readlink(place)}, which leads to no folder.")
-    raise click.ClickException(
-        f"{named}={base} is neither a folder nor a hub name like google/medgemma-4b-it.\n  Name another one: {named}=…"
-    )
+        shown, what = repr(base), "is empty or has blanks around it"
+    elif base.endswith(".gguf"):
+        what = "is a GGUF file, which can be run and not trained; name the folder of safetensors that it was made of"
+    elif os.path.isfile(base):
+        what = f"is a file; name the model's folder: {named}={Path(base).parent}"
+    elif os.path.islink(base):
+        what = f"is a link to {os.readlink(base)}, which leads to no folder"
+    raise click.ClickException(f"{named}={shown} {what}.\n  Name a folder, or a hub name: {named}=google/medgemma-4b-it")
 
 
 def at_hand(base: str) -> Path | None:
@@ -82,7 +78,7 @@ def at_hand(base: str) -> Path | None:
 def is_whole(snapshot: Path) -> bool:
     """Whether a download of the hub came to its end: every weight file is there, and the tokenizer."""
     try:
-        weights.files_of(snapshot, "")
+        weights.files_of(snapshot)
     except click.ClickException:
         return False
     return (snapshot / "tokenizer.json").is_file()
@@ -101,11 +97,13 @@ def check(folder: Path) -> None:
     """
     try:
         config = check_config(folder)
-        rows = weights.check(folder, config, again(folder))
+        rows = weights.check(folder, config)
         check_tokenizer(folder, config, rows)
         check_template(folder)
     except OSError as error:
         raise click.ClickException(f"{error.filename or folder} can't be read: {error.strerror}.\n  {again(folder)}") from error
+    except click.ClickException as error:
+        raise error if "\n" in error.message else click.ClickException(f"{error.message}\n  {again(folder)}") from None
 
 
 def again(folder: Path) -> str:
@@ -119,54 +117,50 @@ def again(folder: Path) -> str:
 
 
 def check_config(folder: Path) -> dict:
-    """config.json, of a plain Gemma 3 and with nothing in it that leads elsewhere."""
+    """config.json, of a plain Gemma 3 and with nothing in it, or beside it, that leads elsewhere."""
+    beside = (folder / ADAPTER).exists()
     if not (folder / "config.json").is_file():
-        if (folder / ADAPTER).is_file():
+        if beside:
             raise click.ClickException(
                 f"{folder} holds an adapter and no model: {ADAPTER} without config.json.\n"
                 "  Merge it into its base first (peft: merge_and_unload, then save_pretrained), and name the merged folder."
             )
-        raise click.ClickException(f"{folder} holds no model: config.json is missing. Name a model folder or a hub name.")
-    if (folder / ADAPTER).exists():
+        raise click.ClickException(f"{folder} holds no model: config.json is missing.\n  Name a model folder or a hub name.")
+    if beside:
         raise click.ClickException(
             f"{folder / ADAPTER} stands beside a model: transformers would load the base that it names instead of this one.\n"
             f"  Move it away, with the adapter's weights: mv {shlex.quote(str(folder))}/adapter_* somewhere/else"
         )
-    found = {file.name: weights.parsed(file, again(folder)) for file in sorted(folder.glob("*.json")) if file.name in READ}
+    found = {file.name: weights.parsed(file) for file in sorted(folder.glob("*.json")) if file.name in READ}
     for name, values in found.items():
         if "auto_map" in values:
-            raise click.ClickException(
-                f"{folder / name} asks for code of its own (auto_map). kmlite runs no code out of a model folder.\n"
-                "  Take the model as its maker published it; Gemma 3 needs none."
-            )
-    config = found["config.json"]
+            raise click.ClickException(f"{folder / name} asks for code of its own (auto_map), and none is run. {PUBLISHED}")
+    config, file = found["config.json"], folder / "config.json"
     kind = config.get("model_type", "")
     if kind not in ("gemma3", "gemma3_text"):
         why = " Gemma 4 has other classes and another turn format, and no MedGemma stands on it." if str(kind).startswith("gemma4") else ""
         raise click.ClickException(
             f"{folder} is a {kind or 'nameless'} model; kmlite works with Gemma 3 ones.{why}\n  Name MedGemma or a gemma-3-*."
         )
-    parts = [config, *(config[name] for name in ("text_config", "vision_config") if config.get(name))]
-    for part in parts:
+    if "transformers_weights" in config:
+        raise click.ClickException(f"{file} names weights elsewhere (transformers_weights).\n  Take that line out.")
+    for part in [config, *(config[name] for name in ("text_config", "vision_config") if config.get(name))]:
         if not isinstance(part, dict):
-            raise click.ClickException(f"{folder / 'config.json'}: text_config and vision_config must be objects.\n  {again(folder)}")
-        for key in ("quantization_config", "compression_config"):
-            if part.get(key):
-                raise click.ClickException(
-                    f"{folder} is quantised already ({key} in config.json). kmlite quantises the 16-bit model by itself.\n"
-                    "  Take the model as its maker published it, without -bnb-4bit, -GPTQ, -AWQ or -FP8 in its name."
-                )
+            raise click.ClickException(f"{file}: text_config and vision_config must be objects.")
+        if key := next((key for key in ("quantization_config", "compression_config") if part.get(key)), ""):
+            raise click.ClickException(
+                f"{folder} is quantised already ({key} in config.json). kmlite quantises the 16-bit model by itself.\n"
+                "  Take the model as its maker published it, without -bnb-4bit, -GPTQ, -AWQ or -FP8 in its name."
+            )
         if part.get("tie_word_embeddings") is False:
             raise click.ClickException(
-                f"{folder / 'config.json'} says tie_word_embeddings=false. In Gemma 3 the head is the embedding matrix, and kmlite trains\n"
-                "  them as one. Take a model that keeps the tie."
+                f"{file} says tie_word_embeddings=false. In Gemma 3 the head is the embedding matrix, and kmlite trains them as one.\n"
+                "  Take a model that keeps the tie."
             )
-    if "transformers_weights" in config:
-        raise click.ClickException(f"{folder / 'config.json'} names weights elsewhere (transformers_weights). Take that line out.")
-    types = (config.get("text_config") or config).get("layer_types")
-    layers = weights.numbers(config.get("text_config") or config, weights.TEXT, "config.json")["num_hidden_layers"]
+    text = config.get("text_config") or config
+    types, layers = text.get("layer_types"), weights.numbers(text, weights.TEXT, "config.json")["num_hidden_layers"]
     if types is not None and (not isinstance(types, list) or len(types) != layers):
-        raise click.ClickException(f"{folder / 'config.json'}: layer_types must name {layers} layers.\n  {again(folder)}")
+        raise click.ClickException(f"{file}: layer_types must name {layers} layers.")
     if kind == "gemma3" and not any((folder / name).is_file() for name in PROCESSOR):
         raise click.ClickException(
             f"{folder} has a vision tower and no {PROCESSOR[0]}: its tokenizer would be looked for elsewhere.\n"
@@ -181,27 +175,26 @@ def check_tokenizer(folder: Path, config: dict, rows: int) -> None:
 
     file = folder / "tokenizer.json"
     if not file.is_file():
-        raise click.ClickException(f"{folder} has no tokenizer.json. Copy it from the model's repository.")
+        raise click.ClickException(f"{folder} has no tokenizer.json.\n  Copy it from the model's repository.")
     try:
         vocabulary = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
     except Exception as error:  # tokenizers raises plain Exception
-        raise click.ClickException(f"{file} is no tokenizer: {str(error)[:100]}.\n  {again(folder)}") from error
+        raise click.ClickException(f"{file} is no tokenizer: {str(error)[:100]}.") from error
     if absent := [token for token in CONTROL if token not in vocabulary]:
-        raise click.ClickException(f"{file} has no {absent[0]}: it is not Gemma 3's tokenizer.\n  {again(folder)}")
-    last = max(vocabulary.values())
+        raise click.ClickException(f"{file} has no {absent[0]}: it is not Gemma 3's tokenizer.")
     image = IMAGE if config["model_type"] == "gemma3_text" else ""  # on the hub the text-only models' tokenizers have it too
     over = [token for token, number in vocabulary.items() if number >= rows and not (token == image and number == rows)]
     if over or len(set(vocabulary.values())) < len(vocabulary):
         what = f"{len(over)} tokens without a row, {over[0]!r} among them" if over else "two tokens of one id"
-        raise click.ClickException(f"{file} does not fit the embedding of {rows:,} rows: it has {what}.\n  {again(folder)}")
-    if rows - last > SPARE:
+        raise click.ClickException(f"{file} does not fit the embedding of {rows:,} rows: it has {what}.")
+    if rows > max(vocabulary.values()) + SPARE:
         raise click.ClickException(
-            f"{file} has {last + 1:,} ids and the embedding {rows:,} rows: the tokenizer is of another model.\n  {again(folder)}"
+            f"{file} has {len(vocabulary):,} ids and the embedding {rows:,} rows: the tokenizer is of another model."
         )
     for key, token in ids_of(config):
-        named = config.get(key, (config.get("text_config") or {}).get(key))
-        if named is not None and vocabulary[token] not in (named if isinstance(named, list) else [named]):
-            raise click.ClickException(f"{file} has {token} at {vocabulary[token]}, config.json says {key}={named}.\n  {again(folder)}")
+        said = config.get(key, (config.get("text_config") or {}).get(key))
+        if said is not None and vocabulary[token] not in (said if isinstance(said, list) else [said]):
+            raise click.ClickException(f"{file} has {token} at {vocabulary[token]}, config.json says {key}={said}.")
 
 
 def ids_of(config: dict) -> list[tuple[str, str]]:
@@ -246,7 +239,7 @@ def names_and_template(folder: Path) -> tuple[dict[str, str], str]:
     settings: dict = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():
-            settings |= weights.parsed(folder / name, again(folder))
+            settings |= weights.parsed(folder / name)
     names = {key: value["content"] if isinstance(value, dict) else value for key, value in settings.items() if key.endswith("_token")}
     file = folder / "chat_template.jinja"
     if file.is_file():
@@ -263,51 +256,43 @@ def names_and_template(folder: Path) -> tuple[dict[str, str], str]:
 
 
 def can_be_fetched(base: str) -> None:
-    """Ask the hub whether this machine may download a repository.
-
-    Raises:
-        click.ClickException: it may not, or the hub does not answer; the message's second line says what to do.
-    """
-    from httpx import HTTPError
+    """Ask the hub whether this machine may download a repository; a click error if not, whose second line says what to do."""
     from huggingface_hub import auth_check
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    try:
+    with hub_errors(base.partition("@")[0], "", "BASE"):
         auth_check(base.partition("@")[0])
-    except GatedRepoError as error:
-        raise click.ClickException(
-            f"{base} is gated, and this machine may not read it: licence not accepted, or no token.\n"
-            f"Accept its terms at https://huggingface.co/{base}, then run: .venv/bin/hf auth login"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise click.ClickException(
-            f"the hub knows no {base}, or this machine's token may not see it.\nCheck the spelling of BASE=…"
-        ) from error
-    except (HTTPError, OSError) as error:
-        raise click.ClickException(
-            f"{base} is not on this machine, and the hub does not answer.\n"
-            f"With a network: .venv/bin/hf download {base}   Without one: BASE=a/local/folder"
-        ) from error
 
 
 def download(name: str, revision: str, named: str = "BASE") -> Path:
     """Fetch a repository of the Hugging Face hub at a commit or branch; only safetensors, JSON and the template."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    with hub_errors(name, revision, named):
+        return Path(snapshot_download(name, revision=revision, allow_patterns=DOWNLOADED))
+
+
+@contextlib.contextmanager
+def hub_errors(name: str, revision: str, named: str) -> Iterator[None]:
+    """What the hub refuses, in a sentence, with the command that helps."""
+    from httpx import HTTPError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=DOWNLOADED))
+        yield
     except GatedRepoError as error:
         raise click.ClickException(
-            f"{name} is gated. Accept its terms at https://huggingface.co/{name}, then run: .venv/bin/hf auth login"
+            f"{name} is gated, and this machine may not read it: licence not accepted, or no token.\n"
+            f"  Accept its terms at https://huggingface.co/{name}, then run: .venv/bin/hf auth login"
         ) from error
     except RevisionNotFoundError as error:
-        raise click.ClickException(f"{name} has no commit or branch {revision}. Leave @{revision} out for the newest.") from error
+        raise click.ClickException(f"{name} has no commit or branch {revision}.\n  Leave @{revision} out for the newest.") from error
     except RepositoryNotFoundError as error:
-        raise click.ClickException(f"the hub knows no {name}, or your token may not see it. Check the spelling of {named}=…") from error
-    except (LocalEntryNotFoundError, OSError) as error:
         raise click.ClickException(
-            f"{name} can't be fetched (no connection to the hub?) and is not in the local cache.\n"
+            f"the hub knows no {name}, or this machine's token may not see it.\n  Check the spelling of {named}=…"
+        ) from error
+    except (HTTPError, OSError) as error:
+        raise click.ClickException(
+            f"{name} is not on this machine, and the hub does not answer.\n"
             f"  With a network: .venv/bin/hf download {name}   Without one: {named}=a/local/folder, or make demo."
         ) from error
 

@@ -1,16 +1,13 @@
-"""Load, adapt, save and merge. The only file that imports unsloth, and only when a model is first asked for."""
+"""Load, adapt and save. The only file that imports unsloth, and only when a model is first asked for."""
 
 import contextlib
 import functools
 import gc
 import io
-import json
 import logging
 import math
 import os
 import shutil
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -315,31 +312,6 @@ def trainable_summary(model) -> dict[str, int]:
     return count
 
 
-def weight_sums(model, frozen: int = 12) -> dict[str, float]:
-    """A checksum of every trainable weight and of up to `frozen` frozen ones, the embedding matrix among them."""
-    import torch
-
-    still = [name for name, weight in model.named_parameters() if not weight.requires_grad]
-    every = max(1, len(still) // frozen)
-    watched = set(still[::every]) | {name for name in still if "embed_tokens" in name}
-    sums = {}
-    for name, weight in model.named_parameters():
-        if weight.requires_grad or name in watched:
-            # piece by piece: a float64 copy of a 262k-row embedding alone is 5 GB
-            pieces = weight.detach().flatten().split(1 << 22)
-            exact = weight.is_floating_point()
-            sums[name] = sum(float(piece.double().abs().sum() if exact else piece.sum(dtype=torch.int64)) for piece in pieces)
-    return sums
-
-
-def check_movement(before: dict[str, float], after: dict[str, float], trained: set[str]) -> None:
-    """Assert that all trained weights moved and no watched frozen one did."""
-    stuck = [name for name in before if name in trained and before[name] == after[name]]
-    moved = [name for name in before if name not in trained and before[name] != after[name]]
-    assert not stuck, f"{len(stuck)} trainable weights did not move in ten steps: {stuck[:3]}"
-    assert not moved, f"{len(moved)} frozen weights moved: {moved[:3]}"
-
-
 def for_training(model, tokenizer) -> None:
     fast_model().for_training(model)
     tokenizer.padding_side = "right"
@@ -374,18 +346,3 @@ def free() -> None:
     gc.collect()
     if on_gpu():
         torch.cuda.empty_cache()
-
-
-def merge(base: Path, adapter: Path, final: Path, texts: list[str]) -> float:
-    """`kmlite.merging.merge`; beside a GPU in a process of its own, where Unsloth has not patched the classes that run on the CPU."""
-    from kmlite.models import merging
-
-    if not on_gpu():
-        with quiet():
-            return merging.merge(base, adapter, final, texts)
-    command = [sys.executable, "-m", "kmlite.models.merging", str(base), str(adapter), str(final)]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        raise click.ClickException(done.stderr.strip().removeprefix("Error: ") or f"merging ended with status {done.returncode}")
-    return float(done.stdout.strip().splitlines()[-1])

@@ -1,12 +1,14 @@
-"""Merge an adapter into a 16-bit folder with plain transformers and peft, and check what was written. No unsloth here.
+"""Merge an adapter into a 16-bit folder with plain transformers and peft, and check what was written.
 
 python -m kmlite.models.merging BASE ADAPTER FINAL < texts.json
 """
 
 import gc
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +25,21 @@ ROWS = 16  # of each merged matrix that are computed once more
 
 
 def merge(base: Path, adapter: Path, final: Path, texts: list[str]) -> float:
+    """`merge_here`; beside a GPU in a process of its own, where Unsloth has not patched the classes that run on the CPU."""
+    from kmlite.models.loading import on_gpu, quiet
+
+    if not on_gpu():
+        with quiet():
+            return merge_here(base, adapter, final, texts)
+    command = [sys.executable, "-m", "kmlite.models.merging", str(base), str(adapter), str(final)]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise click.ClickException(done.stderr.strip().removeprefix("Error: ") or f"merging ended with status {done.returncode}")
+    return float(done.stdout.strip().splitlines()[-1])
+
+
+def merge_here(base: Path, adapter: Path, final: Path, texts: list[str]) -> float:
     """Write `base` with `adapter` merged in as a full 16-bit folder that plain transformers loads.
 
     The base's 16-bit weights are used, also where training saw them in 4-bit: outputs move a little, so what is evaluated
@@ -170,7 +187,7 @@ def publish_names(folder: Path) -> None:
 
 def main(base: str, adapter: str, final: str) -> None:
     try:
-        print(merge(Path(base), Path(adapter), Path(final), json.load(sys.stdin)))
+        print(merge_here(Path(base), Path(adapter), Path(final), json.load(sys.stdin)))
     except click.ClickException as error:
         sys.exit(f"Error: {error.message}")
 

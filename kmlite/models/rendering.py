@@ -12,7 +12,6 @@ from datetime import datetime
 import click
 
 SECONDS = 3  # of computing; a real template takes a hundredth
-ENDED = f"it was stopped after {SECONDS} s of computing"
 MEMORY = 1 << 30  # bytes of address space; Python and jinja2 take a tenth
 LENGTH = 100_000  # characters of a rendering of two words
 
@@ -27,20 +26,21 @@ def render(template: str, conversations: list[list[dict]], names: dict[str, str]
         click.ClickException: the template fails, loops, or takes too much memory; the message says which, and no more.
     """
     request = json.dumps({"template": template, "conversations": conversations, "names": names})
+    command, why = [sys.executable, "-P", __file__], f"does not end: it was stopped after {SECONDS} s of computing"
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", __file__], input=request, capture_output=True, text=True, timeout=20 * SECONDS, check=False
-        )
+        done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=20 * SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise click.ClickException(f"does not end: {ENDED}") from None
-    if done.returncode:
-        if "MemoryError" in done.stderr:
-            raise click.ClickException(f"asks for over {MEMORY / 2**30:.0f} GiB of memory")
-        raise click.ClickException(f"does not end: {ENDED}" if done.returncode < 0 else f"can't be rendered: {done.stderr[-300:]}")
-    answer = json.loads(done.stdout)
-    if "error" in answer:
-        raise click.ClickException(answer["error"])
-    return answer["texts"]
+        raise click.ClickException(why) from None
+    if not done.returncode:
+        answer = json.loads(done.stdout)
+        if "texts" in answer:
+            return answer["texts"]
+        why = answer["error"]
+    elif "MemoryError" in done.stderr:
+        why = f"asks for over {MEMORY / 2**30:.0f} GiB of memory"
+    elif done.returncode > 0:
+        why = f"can't be rendered: {done.stderr[-300:]}"
+    raise click.ClickException(why)
 
 
 def environment():
@@ -79,12 +79,10 @@ def main() -> None:
         template = environment().from_string(request["template"])
         for messages in request["conversations"]:
             asks = messages[-1]["role"] == "user"
-            parts = template.generate(messages=messages, add_generation_prompt=asks, tools=None, documents=None, **request["names"])
-            text, room = "", LENGTH
-            for part in parts:
-                text += part[: room + 1]
-                room = LENGTH - len(text)
-                if room < 0:
+            text = ""
+            for part in template.generate(messages=messages, add_generation_prompt=asks, tools=None, documents=None, **request["names"]):
+                text += part[: LENGTH + 1]
+                if len(text) > LENGTH:
                     raise ValueError(f"writes over {LENGTH:,} characters for a conversation of two words")
             texts.append(text)
     except MemoryError:

@@ -5,12 +5,13 @@ merges keeps its ids. `add_tokens` would match new words before the BPE and insi
 strings longer.
 """
 
+import functools
 import heapq
 import json
 import re
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -127,84 +128,66 @@ def choose_merges(words: dict[str, int], tokenizer, count: int, min_count: int =
         min_count: a pair that stands less often is not merged.
         flat: stop earlier, where more of them save next to nothing (see FLAT_SHARE).
 
-    Both sides of a merge are Hangul, the left one with or without the leading ▁. Equal counts are decided by the pair's
-    text, so that the result does not depend on the order of the words.
+    Equal counts are decided by the pair's text, so that the result does not depend on the order of the words.
     """
-    with progress("new tokens", count, "merges chosen") as done:
-        return best_merges(words, tokenizer, count, min_count, flat, done)
-
-
-def best_merges(words: dict[str, int], tokenizer, count: int, min_count: int, flat: bool, done: Callable[[int], None]) -> list[Merge]:
-    """The work of `choose_merges`; `done` is told how many are chosen."""
-    known, fits = set(tokenizer.get_vocab()), fitting(set(tokenizer.get_added_vocab()))
-    # Byte-fallback pieces (<0xEA>) never match HANGUL; neither do special tokens.
+    known, fitting = set(tokenizer.get_vocab()), pairs_to_join(set(tokenizer.get_added_vocab()))
     listed = [(word, n) for word, n in sorted(words.items()) if re.search("[가-힣]", word)]
-    encoded = tokenizer.backend_tokenizer.encode_batch([w.replace("▁", " ") for w, _ in listed], add_special_tokens=False)
-    pieces = [e.tokens for e in encoded]
-    del encoded
-    frequency = [n for _, n in listed]
+    written, frequency = [word.replace("▁", " ") for word, _ in listed], [n for _, n in listed]
+    pieces = [encoded.tokens for encoded in tokenizer.backend_tokenizer.encode_batch(written, add_special_tokens=False)]
     total = sum(n * len(p) for n, p in zip(frequency, pieces, strict=True))
 
     pairs: Counter = Counter()
     where: dict[tuple[str, str], set[int]] = defaultdict(set)
     for index, word in enumerate(pieces):
-        for pair in pairwise(word):
-            if fits(*pair):
-                pairs[pair] += frequency[index]
-                where[pair].add(index)
+        for pair in fitting(word):
+            pairs[pair] += frequency[index]
+            where[pair].add(index)
     heap = [(-n, pair) for pair, n in pairs.items()]
     heapq.heapify(heap)
     merges: list[Merge] = []
-    while heap and len(merges) < count:
-        negative, pair = heapq.heappop(heap)
-        if pairs[pair] != -negative:  # an older count of this pair
-            if pairs[pair] >= min_count:
-                heapq.heappush(heap, (-pairs[pair], pair))
-            continue
-        if -negative < min_count:
-            break
-        joined = pair[0] + pair[1]
-        if joined in known:  # the old BPE has this piece by other merges and did not use it here
-            pairs[pair] = 0
-            continue
-        known.add(joined)
-        merges.append(Merge(pair[0], pair[1], -negative))
-        done(len(merges))
-        window = merges[-FLAT_WINDOW:]
-        if flat and len(merges) % FLAT_WINDOW == 0 and sum(merge.saved for merge in window) < FLAT_SHARE * total:
-            return merges[:-FLAT_WINDOW]
-        touched: set[tuple[str, str]] = set()
-        for index in where.pop(pair):
-            old, n = pieces[index], frequency[index]
-            new = join(old, pair, joined)
-            if len(new) == len(old):
+    with progress("new tokens", count, "merges chosen") as done:
+        while heap and len(merges) < count:
+            negative, pair = heapq.heappop(heap)
+            if pairs[pair] != -negative:  # an older count of this pair
+                if pairs[pair] >= min_count:
+                    heapq.heappush(heap, (-pairs[pair], pair))
                 continue
-            for before in pairwise(old):
-                if fits(*before):
+            if -negative < min_count:
+                break
+            joined = pair[0] + pair[1]
+            if joined in known:  # the old BPE has this piece by other merges and did not use it here
+                pairs[pair] = 0
+                continue
+            known.add(joined)
+            merges.append(Merge(pair[0], pair[1], -negative))
+            done(len(merges))
+            if flat and len(merges) % FLAT_WINDOW == 0 and sum(merge.saved for merge in merges[-FLAT_WINDOW:]) < FLAT_SHARE * total:
+                return merges[:-FLAT_WINDOW]
+            touched: set[tuple[str, str]] = set()
+            for index in where.pop(pair):
+                old, n = pieces[index], frequency[index]
+                new = pieces[index] = join(old, pair, joined)
+                for before in fitting(old):
                     pairs[before] -= n
-            for after in pairwise(new):
-                if fits(*after):
+                for after in fitting(new):
                     pairs[after] += n
                     where[after].add(index)
                     touched.add(after)
-            pieces[index] = new
-        for other in touched:
-            heapq.heappush(heap, (-pairs[other], other))
+            for other in touched:
+                heapq.heappush(heap, (-pairs[other], other))
     return merges
 
 
-def fitting(added: set[str]) -> Callable[[str, str], bool]:
-    """Whether two pieces may be merged: both are Hangul, and neither is one of the `added` tokens, which are cut out before the BPE."""
-    whole, inner = {}, {}  # each piece is matched once: there are few of them and many words
+def pairs_to_join(added: set[str]) -> Callable[[list[str]], Iterator[tuple[str, str]]]:
+    """A function that gives the neighbours in a word that may be merged: both Hangul, the left one with or without the leading ▁, and
+    neither one of the `added` tokens, which are cut out before the BPE."""
 
-    def fits(left: str, right: str) -> bool:
-        if left not in whole:
-            whole[left] = HANGUL(left) is not None and left not in added
-        if right not in inner:
-            inner[right] = HANGUL_NO_SPACE(right) is not None and right not in added
-        return whole[left] and inner[right]
+    @functools.cache  # there are few pieces and many words
+    def fits(piece: str, begins: bool) -> bool:
+        # byte-fallback pieces (<0xEA>) and special tokens never match
+        return (HANGUL if begins else HANGUL_NO_SPACE)(piece) is not None and piece not in added
 
-    return fits
+    return lambda pieces: (pair for pair in pairwise(pieces) if fits(pair[0], True) and fits(pair[1], False))
 
 
 def join(pieces: list[str], pair: tuple[str, str], joined: str) -> list[str]:
@@ -239,8 +222,7 @@ def extend_tokenizer(source: Path, target: Path, merges: list[Merge]) -> list[in
 
 def old_merges(tokenizer) -> list[tuple[str, str]]:
     """The merges of the tokenizer's BPE, in order of rank."""
-    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
-    return [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in merges]
+    return [tuple(merge) for merge in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]]
 
 
 def extend_model(base: Path, target: Path, merges: list[Merge], new_rows) -> list[int]:
@@ -292,7 +274,7 @@ def gain(before, after, texts: dict[str, list[str]], new_ids: list[int]) -> dict
     """What the new tokens save on each kind of text, and which of them are used.
 
     Returns:
-        {"by_text": {name: {"characters", "words", "tokens_before", "tokens_after", "saved" (share)}},
+        {"by_text": {name: {"characters", "tokens_before", "tokens_after", "saved" (share)}},
         "used_share": of the new tokens in these texts, "most_used": 50 of them with their counts}.
     """
     used: Counter = Counter()
@@ -307,7 +289,6 @@ def gain(before, after, texts: dict[str, list[str]], new_ids: list[int]) -> dict
         used.update(id for ids in encoded for id in ids if id in new)
         by_text[name] = {
             "characters": sum(map(len, listed)),
-            "words": sum(len(text.split()) for text in listed),
             "tokens_before": old_counts,
             "tokens_after": new_count,
             "saved": 1 - new_count / max(1, old_counts),

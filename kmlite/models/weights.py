@@ -1,10 +1,9 @@
 """The weights of a model folder by their headers: which files they are in, and whether they are what the configuration asks for.
 
-Neither torch nor transformers is imported: both must come after Unsloth, and a stage looks at its base before that.
+Transformers is not imported: it must come after Unsloth, and a stage looks at its base before that.
 """
 
 import json
-import math
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +13,7 @@ import click
 from kmlite.files import named
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"  # what transformers reads, in this order
-HEADER = 100_000_000  # bytes of a header at the most, as safetensors itself has it
-SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of a weight
+FLOATS = ("F64", "F32", "F16", "BF16")
 LAYERS = 1000  # more than any model has: a configuration must not make us list millions of names
 
 # What the classes take where config.json is silent (transformers 5.17, Gemma3TextConfig and SiglipVisionConfig).
@@ -33,147 +31,123 @@ Shapes = dict[str, tuple[int, ...]]
 
 class Stored(NamedTuple):
     file: Path
+    name: str
     dtype: str
     shape: tuple[int, ...]
-    start: int  # bytes from the start of the file
-    end: int
 
 
-def check(folder: Path, config: dict, again: str) -> int:
+def check(folder: Path, config: dict) -> int:
     """Compare the headers of all weights with the class that config.json names; returns the rows of the embedding.
 
     Args:
         config: what config.json holds, of the type gemma3 or gemma3_text.
-        again: the sentence that says how to get the folder anew.
 
     Raises:
         click.ClickException: files or tensors that are missing, unknown, stored twice, of another shape or type, or a head of its own.
     """
-    multimodal = config["model_type"] == "gemma3"
-    stored: dict[str, tuple[str, Stored]] = {}
-    for name, tensor in headers(folder, again).items():
-        if NOT_PARAMETERS.search(name):
+    stored: dict[str, Stored] = {}
+    for tensor in headers(folder):
+        if NOT_PARAMETERS.search(tensor.name):
             continue
-        if tensor.dtype not in SIZES:
+        if tensor.dtype not in FLOATS:
             raise click.ClickException(
-                f"{tensor.file}: {name} is stored as {tensor.dtype}. kmlite trains over weights of 16 or 32 bits.\n"
+                f"{tensor.file}: {tensor.name} is stored as {tensor.dtype}. kmlite trains over weights of 16 or 32 bits.\n"
                 "  Take the model as its maker published it; kmlite quantises it while loading (--precision 4bit)."
             )
-        known = plain_name(name, multimodal)
+        known = plain_name(tensor.name, multimodal=config["model_type"] == "gemma3")
         if known in stored:
-            raise click.ClickException(f"{folder} stores one tensor under two names, {stored[known][0]} and {name}.\n  {again}")
-        stored[known] = name, tensor
+            raise click.ClickException(f"{folder} stores one tensor under two names, {stored[known].name} and {tensor.name}.")
+        stored[known] = tensor
     expected = shapes(config)
     head = stored.pop("lm_head.weight", None)
-    missing, unknown = sorted(set(expected) - set(stored)), sorted(stored[name][0] for name in set(stored) - set(expected))
+    missing, unknown = sorted(set(expected) - set(stored)), sorted(stored[name].name for name in set(stored) - set(expected))
     if missing:
         others = f", and {len(unknown)} have names that the class does not know ({unknown[0]})" if unknown else ""
-        raise click.ClickException(
-            f"{folder} lacks {len(missing)} of {len(expected)} tensors: {', '.join(missing[:2])}{others}.\n"
-            f"  They would be filled with random numbers. {again}"
-        )
+        what = f"{folder} lacks {len(missing)} of {len(expected)} tensors: {', '.join(missing[:2])}{others}."
+        raise click.ClickException(f"{what} They would be filled with random numbers.")
     if unknown:
         kind = "an adapter that was not merged" if any("lora_" in name for name in unknown) else "config.json describes another model"
+        raise click.ClickException(f"{folder} holds {len(unknown)} tensors that its config.json has no place for ({unknown[0]}): {kind}.")
+    for name, (file, written, _, shape) in stored.items():
+        if shape != expected[name]:
+            raise click.ClickException(f"{file}: {written} is {list(shape)}, config.json makes it {list(expected[name])}: of two models.")
+    embedding = next(tensor for name, tensor in stored.items() if name.endswith("embed_tokens.weight"))
+    if head and not equal(embedding, head):
         raise click.ClickException(
-            f"{folder} holds {len(unknown)} tensors that its config.json has no place for ({unknown[0]}): {kind}.\n  {again}"
-        )
-    for name, (written, tensor) in stored.items():
-        if tensor.shape != expected[name]:
-            raise click.ClickException(
-                f"{tensor.file}: {written} is {list(tensor.shape)}, config.json makes it {list(expected[name])}.\n"
-                f"  Weights and config.json are of two models. {again}"
-            )
-    embedding = next(tensor for name, (_, tensor) in stored.items() if name.endswith("embed_tokens.weight"))
-    if head and not same_bytes(embedding, head[1]):
-        raise click.ClickException(
-            f"{head[1].file}: {head[0]} is not the embedding matrix. In Gemma 3 the two are one, and kmlite trains them as one.\n"
+            f"{head.file}: {head.name} is not the embedding matrix. In Gemma 3 the two are one, and kmlite trains them as one.\n"
             "  Take a model whose head is tied to its embedding."
         )
     return embedding.shape[0]
 
 
-def files_of(folder: Path, again: str) -> tuple[list[Path], dict[str, str] | None]:
+def files_of(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
     """The weight files that are loaded, and the index's {tensor: file} where they are several."""
     single, index = folder / WEIGHTS, folder / INDEX
     if single.is_file() and index.exists():
-        raise click.ClickException(f"{folder} holds both {WEIGHTS} and {INDEX}, and loaders differ in which they read. Remove one.")
+        raise click.ClickException(f"{folder} holds both {WEIGHTS} and {INDEX}, and loaders differ in which they read.\n  Remove one.")
     if single.is_file():
         return [single], None
     if not index.exists():
-        others = sorted(p.name for p in folder.glob("*.safetensors"))
-        if others:
-            raise click.ClickException(
-                f"{folder} has {others[0]}, but neither {WEIGHTS} nor {INDEX}, by which it would be found.\n  {again}"
-            )
-        raise click.ClickException(f"{folder} has no .safetensors weights. Pickled weights are never loaded.\n  {again}")
-    places = parsed(index, again).get("weight_map")
+        others = sorted(path.name for path in folder.glob("*.safetensors"))
+        found = f"has {others[0]}, but neither {WEIGHTS} nor {INDEX}" if others else "has no .safetensors weights"
+        raise click.ClickException(f"{folder} {found}. Pickled weights are never loaded.")
+    places = parsed(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
-        raise click.ClickException(f"{index} has no weight_map of tensors and files.\n  {again}")
+        raise click.ClickException(f"{index} has no weight_map of tensors and files.")
     names = sorted(set(places.values()))
     if wrong := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
-        raise click.ClickException(f"{index} names {wrong[0]!r}, which is no .safetensors file of this folder.\n  {again}")
+        raise click.ClickException(f"{index} names {wrong[0]!r}, which is no .safetensors file of this folder.")
     if gone := [name for name in names if not (folder / name).is_file()]:
-        raise click.ClickException(f"{folder} lacks {len(gone)} of {len(names)} weight files: {', '.join(gone[:3])}.\n  {again}")
+        raise click.ClickException(f"{folder} lacks {len(gone)} of {len(names)} weight files: {', '.join(gone[:3])}.")
     return [folder / name for name in names], places
 
 
-def headers(folder: Path, again: str) -> dict[str, Stored]:
-    """Every stored tensor by its name, from all files; each once, and where the index says."""
-    files, places = files_of(folder, again)
+def headers(folder: Path) -> list[Stored]:
+    """Every stored tensor, from all files; each once, and where the index says."""
+    files, places = files_of(folder)
     found: dict[str, Stored] = {}
-    for file in files:
-        for name, tensor in header(file, again).items():
-            if name in found:
-                raise click.ClickException(f"{name} is stored in both {found[name].file} and {file.name}.\n  {again}")
-            found[name] = tensor
-    for name, place in (places or {}).items():
-        if name not in found or found[name].file.name != place:
-            raise click.ClickException(f"{folder / INDEX} says that {name} is in {place}; it is not.\n  {again}")
-    if places and (extra := set(found) - set(places)):
-        raise click.ClickException(f"{folder / INDEX} does not name {min(extra)}, which {found[min(extra)].file.name} holds.\n  {again}")
-    return found
+    for tensor in (tensor for file in files for tensor in header(file)):
+        if tensor.name in found:
+            raise click.ClickException(f"{tensor.name} is stored in both {found[tensor.name].file} and {tensor.file.name}.")
+        found[tensor.name] = tensor
+    held = {name: tensor.file.name for name, tensor in found.items()}
+    listed = held if places is None else places
+    for name in sorted(held.keys() | listed.keys()):
+        if listed.get(name) != held.get(name):
+            raise click.ClickException(
+                f"{folder / INDEX} has {name} in {listed.get(name, 'no file')}, and it is in {held.get(name, 'none')}."
+            )
+    return list(found.values())
 
 
-def header(file: Path, again: str) -> dict[str, Stored]:
-    """The tensors of one safetensors file, none of them read (its format: github.com/huggingface/safetensors)."""
-    size = file.stat().st_size
+def header(file: Path) -> list[Stored]:
+    """The tensors of one safetensors file, none of them read. The library checks that they fit each other and the file's size."""
+    from safetensors import SafetensorError, safe_open
+
     with named(file), open(file, "rb") as handle:
         start = handle.read(8)
-        if kind := other_kind(start):
-            raise click.ClickException(f"{file} is {kind}, not a safetensors file.\n  {again}")
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(HEADER, size - 8):
-            raise click.ClickException(f"{file} ({size:,} bytes) ends inside its header: an unfinished download or copy.\n  {again}")
-        text = handle.read(length)
+    if not start.endswith(bytes(4)) and (kind := other_kind(start)):  # a header's length takes the first four bytes at the most
+        raise click.ClickException(f"{file} is {kind}, not a safetensors file.")
     try:
-        tensors = {
-            name: Stored(file, entry["dtype"], tuple(entry["shape"]), *(8 + length + int(at) for at in entry["data_offsets"]))
-            for name, entry in json.loads(text).items()
-            if name != "__metadata__"
-        }
-        whole = 8 + length + sum(tensor.end - tensor.start for tensor in tensors.values())
-        right = all(t.end - t.start == math.prod(t.shape) * SIZES.get(t.dtype, 0) for t in tensors.values() if t.dtype in SIZES)
-        last = max((tensor.end for tensor in tensors.values()), default=whole)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise click.ClickException(f"{file} has a damaged header.\n  {again}") from error
-    if last > size:
-        raise click.ClickException(f"{file} is cut short: {size:,} of {last:,} bytes are there.\n  {again}")
-    if not right or whole != last or last != size:
-        raise click.ClickException(f"{file} is damaged: its header does not fit its {size:,} bytes.\n  {again}")
-    return tensors
+        with safe_open(file, framework="np") as opened:
+            tensors = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            return [Stored(file, name, tensor.get_dtype(), tuple(tensor.get_shape())) for name, tensor in tensors.items()]
+    except SafetensorError as error:
+        size, why = file.stat().st_size, str(error).rpartition("header: ")[2][:100]
+        raise click.ClickException(f"{file} ({size:,} bytes) is cut short or damaged: {why}.") from error
 
 
-def parsed(file: Path, again: str) -> dict:
+def parsed(file: Path) -> dict:
     """A JSON file of a model folder, which must hold an object; a click error says what it is instead."""
     found = file.read_bytes()
     if kind := other_kind(found[:8]):
-        raise click.ClickException(f"{file} is {kind}, not JSON.\n  {again}")
+        raise click.ClickException(f"{file} is {kind}, not JSON.")
     try:
         value = json.loads(found)
     except (ValueError, RecursionError) as error:
-        raise click.ClickException(f"{file} is not valid JSON ({str(error)[:80]}).\n  {again}") from error
+        raise click.ClickException(f"{file} is not valid JSON ({str(error)[:80]}).") from error
     if not isinstance(value, dict):
-        raise click.ClickException(f"{file} holds a JSON {type(value).__name__}, an object is expected.\n  {again}")
+        raise click.ClickException(f"{file} holds a JSON {type(value).__name__}, an object is expected.")
     return value
 
 
@@ -270,17 +244,11 @@ def vision_shapes(config: dict) -> Shapes:
     return out
 
 
-def same_bytes(one: Stored, other: Stored) -> bool:
-    """Whether two tensors hold the same bytes; 16 MiB of each are read at a time."""
+def equal(one: Stored, other: Stored) -> bool:
+    """Whether two tensors hold the same numbers; they are mapped, not read into memory."""
+    from safetensors import safe_open
+
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
-    with open(one.file, "rb") as first, open(other.file, "rb") as second:
-        first.seek(one.start)
-        second.seek(other.start)
-        left = one.end - one.start
-        while left:
-            step = min(left, 16 << 20)
-            if first.read(step) != second.read(step):
-                return False
-            left -= step
-    return True
+    with safe_open(one.file, framework="pt") as first, safe_open(other.file, framework="pt") as second:
+        return first.get_tensor(one.name).equal(second.get_tensor(other.name))

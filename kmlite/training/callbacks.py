@@ -1,25 +1,27 @@
 """What watches a run: progress, which weights move, losses that jump, a full disk, and a request to stop."""
 
-import json
+import contextlib
 import math
 import shutil
 import signal
 import statistics
 import threading
 import time
+import zipfile
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from kmlite import results
 from kmlite.cli import console
 from kmlite.files import read_json, read_record, write_json
-from kmlite.models.loading import check_movement, for_training, set_trainable, weight_sums
+from kmlite.models.loading import for_training, set_trainable
+from kmlite.progress import progress
 from kmlite.training.settings import TrainingSettings
 
+MEASURED = "measured.json"  # beside the checkpoints
 # A step's loss jumps when it is more than three times the median of the 50 steps before it and three nats above that:
 # an ordinary hard batch is not, text of another kind or a broken optimizer state is.
 JUMP_FACTOR, JUMP_NATS, JUMP_STEPS, JUMP_LEAST = 3.0, 3.0, 50, 20
@@ -48,80 +50,66 @@ class Meter:
         return [{"record": n, "text": tokenizer.decode(ids[:200])} for batch in self.last for n, ids in batch]
 
 
-def callbacks(
-    model,
-    tokenizer,
-    folder: Path,
-    embeddings: str,
-    settings: TrainingSettings,
-    meter: Meter,
-    stop: "Stop",
-    every: Measure | None,
-    measured: "Measured",
-    patience: int,
-) -> list:
-    """The trainer's callbacks, in the order in which they look at a step. They draw no random numbers."""
+def callbacks(model, tokenizer, folder: Path, settings: TrainingSettings, task, meter: Meter, stop: "Stop", measured: dict) -> list:
+    """The trainer's callbacks, in the order in which they look at a step. They draw no random numbers.
+
+    Args:
+        task: kmlite/training/trainer.py's: the mode of the embeddings, and the measure that is called each `eval_every` steps.
+        measured: results by step, added to and kept in a file so that a run that goes on still has them.
+    """
     from transformers import TrainerCallback
 
-    class Movement(TrainerCallback):
-        """Assert which weights train at the start (also of a run that goes on), and after ten steps that only these moved."""
+    class Watch(TrainerCallback):
+        """Which weights train and move, measures, a request to stop, and room for what is saved."""
 
         def on_train_begin(self, args, state, control, **kwargs):
-            set_trainable(model, embeddings)
-            self.first, self.before = state.global_step, weight_sums(model)
+            set_trainable(model, task.embeddings)  # also of a run that goes on
+            self.first, self.before = state.global_step, samples(model)
 
         def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == self.first + 10:
-                trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
-                check_movement(self.before, weight_sums(model), trained)
+            step = state.global_step
+            if step == self.first + 10:
+                check_movement(model, self.before)
                 self.before = {}
-
-    class Measuring(TrainerCallback):
-        """Call the measure each `eval_every` steps."""
-
-        def on_step_end(self, args, state, control, **kwargs):
-            if every and state.global_step % settings.eval_every == 0 and state.global_step < state.max_steps:
-                found = every()
+            if task.every and settings.eval_every and step % settings.eval_every == 0 and step < state.max_steps:
+                measured[str(step)] = found = task.every()
                 for_training(model, tokenizer)
-                measured.add(state.global_step, found)
+                write_json(folder / MEASURED, measured)
                 told = ", ".join(f"{one['measure'].replace('_', ' ')} {one['data']} {results.in_words(one)}" for one in found)
-                console.print(f"  step {state.global_step}: {told}")
+                console.print(f"  step {step}: {told}")
+            if stop.wanted():
+                control.should_save = control.should_training_stop = True
+            self.on_epoch_end(args, state, control)
 
-    class Room(TrainerCallback):
-        """Before a checkpoint is written: is there room for it?"""
+        def on_evaluate(self, args, state, control, **kwargs):
+            if stops_early(state.log_history, task.patience):
+                control.should_training_stop = True
 
-        def on_step_end(self, args, state, control, **kwargs):
+        def on_epoch_end(self, args, state, control, **kwargs):
             if control.should_save:
                 check_room(folder, model)
 
-        on_epoch_end = on_step_end
+    return [report(settings.log_every, meter), losses(folder, tokenizer, meter), Watch()]
 
-    class Stopping(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if stop.wanted():
-                control.should_save = control.should_training_stop = True
 
-        def on_evaluate(self, args, state, control, **kwargs):
-            if stops_early(state.log_history, patience):
-                control.should_training_stop = True
+def samples(model) -> dict:
+    """Some 4,000 numbers of every weight, spread over it."""
+    return {name: weight.detach().flatten()[:: (weight.numel() >> 12) or 1].clone() for name, weight in model.named_parameters()}
 
-    return [
-        progress(settings.log_every, meter),
-        losses(folder, tokenizer, meter),
-        Movement(),
-        *([Measuring()] if every and settings.eval_every else []),
-        Stopping(),
-        Room(),
-    ]
+
+def check_movement(model, before: dict) -> None:
+    """Assert that since `before`, its `samples` of then, every trained weight has moved and no frozen one."""
+    moved = {name for name, sample in samples(model).items() if not sample.equal(before[name])}
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert not (stuck := sorted(trained - moved)), f"{len(stuck)} trainable weights did not move in ten steps: {stuck[:3]}"
+    assert not (strayed := sorted(moved - trained)), f"{len(strayed)} frozen weights moved: {strayed[:3]}"
 
 
 def losses(folder: Path, tokenizer, meter: Meter):
-    """A callback that looks at each step's loss."""
+    """A callback that stops at a loss that is no number or that jumps, and writes down what the step was made of."""
     from transformers import TrainerCallback
 
     class Losses(TrainerCallback):
-        """Stop at a loss that is no number or that jumps, and write down what the step was made of."""
-
         def on_train_begin(self, args, state, control, **kwargs):
             before = [entry["loss"] for entry in state.log_history if "loss" in entry]
             self.last: deque = deque(before[-JUMP_STEPS:], maxlen=JUMP_STEPS)
@@ -131,20 +119,30 @@ def losses(folder: Path, tokenizer, meter: Meter):
             if loss is None:
                 return
             usual = statistics.median(self.last) if len(self.last) >= JUMP_LEAST else math.inf
-            if not math.isfinite(loss):
-                stop_at_loss(folder, state.global_step, f"is {loss}", meter.suspects(tokenizer), learned=bool(self.last))
-            if loss > JUMP_FACTOR * usual + JUMP_NATS:
-                stop_at_jump(folder, state.global_step, loss, usual, meter.suspects(tokenizer))
+            if not math.isfinite(loss) or loss > JUMP_FACTOR * usual + JUMP_NATS:
+                stop_at_loss(folder, state.global_step, loss, usual, meter.suspects(tokenizer), learned=bool(self.last))
             if "loss" in logs:
                 self.last.append(loss)
 
     return Losses()
 
 
-def stop_at_loss(folder: Path, step: int, what: str, suspects: list[dict], learned: bool) -> None:
-    """Stop, and blame the learning rate only where the loss has been a number before."""
+def stop_at_loss(folder: Path, step: int, loss: float, usual: float, suspects: list[dict], learned: bool) -> None:
+    """Stop; but the second time that a loss jumps at the same step, say it and go on. The learning rate is blamed only where the loss
+    has been a number before (`learned`)."""
     path = folder / "suspects.json"
-    write_json(path, {"step": step, "loss": what, "records": suspects})
+    what = f"is {loss}"
+    if math.isfinite(loss) and (read_record(path) or {}).get("step") == step:
+        console.print(f"  the loss jumps to {loss:.2f} again at step {step}; going on, as this was seen before")
+        return
+    write_json(path, {"step": step, "loss": loss if math.isfinite(loss) else what, "records": suspects})
+    if math.isfinite(loss):
+        raise click.ClickException(
+            f"the loss jumped to {loss:.2f} at step {step}; {usual:.2f} was usual before it.\n"
+            f"  The {len(suspects)} records of that step (and of the batch drawn next) are in {path}: look for broken ones.\n"
+            "  Run the same command to go on past it from the last checkpoint, or again with a lower rate: "
+            "ARGS='--restart --learning-rate …'."
+        )
     if not learned:
         raise click.ClickException(
             f"the loss {what} at step {step}, and was no number before: that is not the learning rate.\n"
@@ -154,21 +152,7 @@ def stop_at_loss(folder: Path, step: int, what: str, suspects: list[dict], learn
     raise click.ClickException(
         f"the loss {what} at step {step}: the run diverged.\n"
         f"  The {len(suspects)} records of that step (and of the batch drawn next) are in {path}.\n"
-        f"  The checkpoints before it are whole. Lower the learning rate and run again with ARGS='--restart --learning-rate …'."
-    )
-
-
-def stop_at_jump(folder: Path, step: int, loss: float, usual: float, suspects: list[dict]) -> None:
-    """Stop at a loss that jumped; the second time at the same step, say it and go on."""
-    path = folder / "suspects.json"
-    if (read_record(path) or {}).get("step") == step:
-        console.print(f"  the loss jumps to {loss:.2f} again at step {step}; going on, as this was seen before")
-        return
-    write_json(path, {"step": step, "loss": loss, "usual": usual, "records": suspects})
-    raise click.ClickException(
-        f"the loss jumped to {loss:.2f} at step {step}; {usual:.2f} was usual before it.\n"
-        f"  The {len(suspects)} records of that step (and of the batch drawn next) are in {path}: look for broken ones.\n"
-        f"  Run the same command to go on past it from the last checkpoint, or again with a lower rate: ARGS='--restart --learning-rate …'."
+        "  The checkpoints before it are whole. Lower the learning rate and run again with ARGS='--restart --learning-rate …'."
     )
 
 
@@ -219,18 +203,6 @@ class Stop:
         return bool(self.asked)
 
 
-class Measured:
-    """What was measured while training, kept in a file so that a run that goes on still has it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.points: dict[str, list[dict]] = read_record(path) or {}
-
-    def add(self, step: int, found: list[dict]) -> None:
-        self.points[str(step)] = found
-        write_json(self.path, self.points)
-
-
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that is whole; one that was torn or lost a file would go on to other weights, and is passed over."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]), reverse=True)
@@ -243,26 +215,15 @@ def is_whole(checkpoint: Path) -> bool:
     The trainer writes trainer_state.json last, so a kill leaves none; the others may be cut or gone by other hands. torch's files
     are zip archives, whose table stands at their end, and the header of a safetensors file says how long it is.
     """
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-        with open(checkpoint / "adapter_model.safetensors", "rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            tensors = [part["data_offsets"][1] for name, part in json.loads(file.read(size)).items() if name != "__metadata__"]
-        if (checkpoint / "adapter_model.safetensors").stat().st_size != 8 + size + max(tensors):
-            return False
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    from safetensors import SafetensorError, safe_open
+
     states = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *checkpoint.glob("rng_state*.pth")]
-    return len(states) > 2 and all(ends_as_an_archive(path) for path in states)
-
-
-def ends_as_an_archive(path: Path) -> bool:
-    """Whether the table of a zip archive stands at the end of a file: its last 22 bytes, as torch writes no comment."""
-    if not path.is_file():
+    try:
+        with safe_open(checkpoint / "adapter_model.safetensors", framework="np"):
+            whole = read_record(checkpoint / "trainer_state.json", "global_step") is not None
+    except (OSError, SafetensorError):
         return False
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - 22))
-        return file.read(4) == b"PK\x05\x06"
+    return whole and len(states) > 2 and all(zipfile.is_zipfile(path) for path in states)
 
 
 def trained_to_the_end(checkpoint: Path, patience: int) -> bool:
@@ -282,24 +243,18 @@ def stops_early(history: list[dict], patience: int) -> bool:
     return bool(patience and steps) and len(steps) - steps.index(best_step(history)) > patience
 
 
-def progress(log_every: int, meter: Meter):
-    """One line every `log_every` steps on a file; on a terminal a bar with rate, loss and remaining time."""
+def report(log_every: int, meter: Meter):
+    """A callback that prints a line with loss and rate every `log_every` steps, beside the bar of kmlite/progress.py."""
     from transformers import TrainerCallback
 
     class Report(TrainerCallback):
-        bar: Progress | None = None
-
         def on_train_begin(self, args, state, control, **kwargs):
             self.started, self.first, self.losses = time.time(), state.global_step, []
-            if console.is_terminal:
-                text, count = TextColumn("  {task.description}"), MofNCompleteColumn()
-                self.bar = Progress(text, BarColumn(), count, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
-                self.bar.start()
-                self.task = self.bar.add_task("training", total=state.max_steps, completed=state.global_step)
+            self.shown = contextlib.ExitStack()
+            self.done = self.shown.enter_context(progress("training", state.max_steps - self.first, "steps"))
 
         def on_step_end(self, args, state, control, **kwargs):
-            if self.bar:
-                self.bar.update(self.task, completed=state.global_step)
+            self.done(state.global_step - self.first)
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             logs = logs or {}
@@ -309,21 +264,18 @@ def progress(log_every: int, meter: Meter):
                 return
             self.losses.append(logs["loss"])
             if state.global_step % log_every == 0 or state.global_step in (1, state.max_steps):
-                self.say(state, f"loss {sum(self.losses) / len(self.losses):.3f}")
+                self.say(state, f"loss {statistics.fmean(self.losses):.3f}")
                 self.losses = []
 
         def say(self, state, what: str) -> None:
             seconds = max(time.time() - self.started, 1e-9)
             left = seconds / max(state.global_step - self.first, 1) * (state.max_steps - state.global_step)
-            line = f"step {state.global_step}/{state.max_steps}  {what}  {meter.useful / seconds:,.0f} tokens/s"
-            if self.bar:
-                self.bar.update(self.task, description=line)
-            else:
-                console.print(f"  {line}  {left:.0f} s left")
+            rate = f"{meter.useful / seconds:,.0f} tokens/s"
+            console.print(f"  step {state.global_step}/{state.max_steps}  {what}  {rate}  {left:.0f} s left")
 
         def close(self) -> None:
-            if self.bar:
-                self.bar.stop()
+            if hasattr(self, "shown"):
+                self.shown.close()
 
     return Report()
 

@@ -4,7 +4,6 @@ import hashlib
 import random
 import re
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -209,12 +208,6 @@ def relettered(text: str, now: dict[str, str]) -> str:
     return prompts.LETTER.sub(lambda found: now[found.group(1)], text)
 
 
-def letter_balance(questions: list[dict]) -> dict[str, float]:
-    """Share of right answers by letter."""
-    counts = Counter(question["answer"] for question in questions)
-    return {letter: counts[letter] / max(1, len(questions)) for letter in prompts.LETTERS}
-
-
 def in_order(epochs: list[list[dict]], batch: int, seed: int | str) -> list[dict]:
     """The rows of all epochs in the order to train on: at random within an epoch, and rows of similar length side by side,
     so that a batch holds little padding."""
@@ -260,11 +253,6 @@ def mixed(questions: list[dict], sources: str, shares: str, seed: int) -> list[d
     return [questions[i] for i in sorted(taken)]
 
 
-def reasoned_rows(questions: list[dict], share: float) -> int:
-    """How many reasoned rows beside the short rows of all questions make `share` of the whole."""
-    return round(len(questions) * share / (1 - share)) if share < 1 else len(questions)
-
-
 def turns(questions: list[dict], share: float, seed: int | str) -> tuple[list[tuple[str, str]], int]:
     """(prompt, answer) of every question in the short form and, as `share` of all sequences, some with their reasoning.
 
@@ -272,30 +260,23 @@ def turns(questions: list[dict], share: float, seed: int | str) -> tuple[list[tu
     (`self_written`); and where these are too few as well the share is smaller. Which ones are drawn by the seed.
     """
     short = [(prompts.exam_prompt(q), prompts.exam_answer(q)) for q in questions]
-    given, written = ([q for q in questions if q.get("cot") and bool(q.get("self_written")) == own] for own in (False, True))
-    chance = random.Random(seed)
-    for able in (given, written):
-        chance.shuffle(able)
-    chosen = (given + written)[: reasoned_rows(questions, share)]
+    able = [q for q in questions if q.get("cot")]
+    random.Random(seed).shuffle(able)
+    able.sort(key=lambda q: bool(q.get("self_written")))
+    chosen = able[: round(len(questions) * share / (1 - share)) if share < 1 else len(questions)]
     return short + [(prompts.exam_prompt(q, reasoned=True), prompts.exam_answer(q, reasoned=True)) for q in chosen], len(chosen)
 
 
 def rows_of_loop(
     tokenizer, questions: list[dict], *, epochs: int, shuffle: bool, reasoned_share: float, length: int, batch: int, seed: str
-) -> tuple[list[dict], dict]:
-    """The rows of all epochs of a loop in order, each epoch with its own order of options and its own reasoned questions.
-
-    Returns:
-        (rows, {"letters": share of right answers by letter, "reasoned_rows": in an epoch, "left_out": too long for `length`}).
-    """
-    rows, asked, left_out, reasoned = [], [], 0, 0
+) -> tuple[list[dict], int]:
+    """(the rows of all epochs of a loop in order, how many were longer than `length` and left out): each epoch has its own order of
+    options and its own reasoned questions."""
+    rows, left_out = [], 0
     for epoch in range(epochs):
         chance = random.Random(f"{seed} {epoch}")
         now = [shuffled(question, chance) for question in questions] if shuffle else questions
-        asked += now
-        pairs, reasoned = turns(now, reasoned_share, f"{seed} {epoch} reasoned")
-        fitting, too_long = conversation_rows(tokenizer, pairs, length)
+        fitting, too_long = conversation_rows(tokenizer, turns(now, reasoned_share, f"{seed} {epoch} reasoned")[0], length)
         rows.append(fitting)
         left_out += too_long
-    found = {"letters": letter_balance(asked), "reasoned_rows": reasoned, "left_out": left_out}
-    return in_order(rows, batch, seed), found
+    return in_order(rows, batch, seed), left_out

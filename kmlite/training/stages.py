@@ -112,13 +112,13 @@ class Stage:
 
     def hand_over(self, source: Path, adapter: Path | None, texts: list[str]):
         """Merge an adapter into `source` (None: copy it), put the stage's final model in place and load it: (model, tokenizer)."""
-        from kmlite.models import loading
+        from kmlite.models import merging
 
         final = self.folder / paths.FINAL
         peaks = [part["peak_bytes"] for part in self.training if part["peak_bytes"]]
         self.facts["memory"] = memory_record(self.fitted, max(peaks, default=None))
         if adapter:
-            difference = loading.merge(source, adapter, final, texts)
+            difference = merging.merge(source, adapter, final, texts)
             console.print(f"  merge        largest difference of the logits to the adapter's: {difference:.4f} standard deviations")
         else:
             partial = final.with_name(final.name + ".partial")

@@ -26,8 +26,8 @@ from kmlite.models.loading import (
 from kmlite.models.new_rows import head_of
 from kmlite.runs import processes
 from kmlite.training.callbacks import (
+    MEASURED,
     Measure,
-    Measured,
     Meter,
     Stop,
     best_step,
@@ -81,7 +81,7 @@ def train(model, tokenizer, rows, folder: Path, settings: TrainingSettings, task
     note = folder / "batch.json"  # a run that goes on keeps what it had to fall back to
     size = read_record(note, "batch", "accumulation", "out_of_memory")
     size = size or {"batch": settings.batch, "accumulation": settings.accumulation, "out_of_memory": 0}
-    measured = Measured(folder / "measured.json")
+    measured = read_record(folder / MEASURED) or {}
     while True:
         trainer, meter, stop = prepare(model, tokenizer, rows, folder, settings, size, task, measured)
         started = time.time()
@@ -108,7 +108,7 @@ def train(model, tokenizer, rows, folder: Path, settings: TrainingSettings, task
         "loss": round(statistics.fmean(entry["loss"] for entry in trainer.state.log_history if "loss" in entry), 4),
         "seconds": round(seconds, 1),
         "curve": thinned(trainer.state.log_history, settings.log_every),
-        "measured": measured.points,
+        "measured": measured,
         **size,
         "compute": str(compute_dtype(model)).removeprefix("torch."),
         "tokens_per_second": round(meter.useful / max(seconds, 1e-9), 1) if meter.tokens else None,
@@ -156,7 +156,7 @@ def run_to_the_end(trainer, stop: Stop, folder: Path, patience: int) -> bool:
     return True
 
 
-def prepare(model, tokenizer, rows, folder: Path, settings: TrainingSettings, size: dict, task: Task, measured: Measured):
+def prepare(model, tokenizer, rows, folder: Path, settings: TrainingSettings, size: dict, task: Task, measured: dict):
     """(trl's trainer, the meter of its tokens, its stop) for one attempt at a batch and accumulation of `size`."""
     from datasets import Dataset
     from trl import SFTTrainer
@@ -192,7 +192,7 @@ def prepare(model, tokenizer, rows, folder: Path, settings: TrainingSettings, si
     for callback in list(trainer.callback_handler.callbacks):
         if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
             trainer.remove_callback(callback)
-    for callback in callbacks(model, tokenizer, folder, task.embeddings, settings, meter, stop, task.every, measured, task.patience):
+    for callback in callbacks(model, tokenizer, folder, settings, task, meter, stop, measured):
         trainer.add_callback(callback)
     return trainer, meter, stop
 

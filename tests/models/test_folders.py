@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
+from safetensors import deserialize
 
 from kmlite import paths
 from kmlite.models import folders, rendering, weights
@@ -22,22 +23,35 @@ def put(file: Path, content: bytes | str) -> None:
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def change(file: Path, **values) -> None:
-    """Set values of a JSON file; `a__b` is b of the object a, and None takes a value out."""
-    data = json.loads(file.read_text(encoding="utf-8"))
-    for name, value in values.items():
-        *parts, last = name.split("__")
-        inner = data
-        for part in parts:
-            inner = inner[part]
-        inner.pop(last) if value is None else inner.update({last: value})
-    put(file, json.dumps(data))
+def written(name: str, content: bytes | str):
+    return lambda folder: put(folder / name, content)
+
+
+def json_of(name: str, edit=None, **values):
+    """The change of a JSON file: by `edit`, or values to set; `a__b` is b of the object a, and None takes a value out."""
+
+    def work(folder: Path) -> None:
+        data = json.loads((folder / name).read_text(encoding="utf-8"))
+        if edit:
+            edit(data)
+        for key, value in values.items():
+            *parts, last = key.split("__")
+            inner = data
+            for part in parts:
+                inner = inner[part]
+            inner.pop(last) if value is None else inner.update({last: value})
+        put(folder / name, json.dumps(data))
+
+    return work
+
+
+def config(**values):
+    return json_of("config.json", **values)
 
 
 def load(file: Path) -> dict[str, list]:
     """{name: [dtype, shape, bytes]} of a safetensors file."""
-    whole = file.read_bytes()
-    return {name: [t.dtype, list(t.shape), whole[t.start : t.end]] for name, t in weights.header(file, "").items()}
+    return {name: [held["dtype"], held["shape"], bytes(held["data"])] for name, held in deserialize(file.read_bytes())}
 
 
 def store(file: Path, tensors: dict[str, list]) -> None:
@@ -49,7 +63,7 @@ def store(file: Path, tensors: dict[str, list]) -> None:
 
 
 def tensors(edit):
-    """The change of a folder that edits the tensors of its one weight file."""
+    """The change that edits the tensors of the one weight file, or gives others."""
 
     def work(folder: Path) -> None:
         held = load(folder / weights.WEIGHTS)
@@ -58,67 +72,48 @@ def tensors(edit):
     return work
 
 
+def tensor(name: str, edit):
+    """The change of one tensor: `edit` gives its new dtype, shape and bytes."""
+    return tensors(lambda held: held.update({name: edit(*held[name])}))
+
+
+def added(name: str, like: str = ""):
+    """A further tensor, `like` another or of one number."""
+    return tensors(lambda held: held.update({name: held[like] if like else ["F32", [1], bytes(4)]}))
+
+
 def renamed(old: str, new: str):
     return tensors(lambda held: {name.replace(old, new): value for name, value in held.items()})
 
 
-def sharded(folder: Path, edit=lambda index, shards: None) -> None:
-    """Split the weights in two, with an index; `edit` may spoil both before they are written."""
+def whole(edit):
+    """The change of the weight file's bytes."""
+    return lambda folder: put(folder / weights.WEIGHTS, edit((folder / weights.WEIGHTS).read_bytes()))
+
+
+def sharded(folder: Path, edit=lambda places, shards: None) -> None:
+    """Split the weights in two, with an index; `edit` may spoil its map and the shards before they are written."""
     held = load(folder / weights.WEIGHTS)
     (folder / weights.WEIGHTS).unlink()
-    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-    shards: dict[str, dict] = {name: {} for name in names}
+    shards: dict[str, dict] = {FIRST: {}, SECOND: {}}
     for number, name in enumerate(sorted(held)):
-        shards[names[number % 2]][name] = held[name]
-    index = {"metadata": {}, "weight_map": {name: shard for shard, part in shards.items() for name in part}}
-    edit(index, shards)
+        shards[SECOND if number % 2 else FIRST][name] = held[name]
+    places = {name: shard for shard, part in shards.items() for name in part}
+    edit(places, shards)
     for shard, part in shards.items():
         store(folder / shard, part)
-    put(folder / weights.INDEX, json.dumps(index))
+    put(folder / weights.INDEX, json.dumps({"metadata": {}, "weight_map": places}))
 
 
-def json_of(name: str, **values):
-    return lambda folder: change(folder / name, **values)
+def split(edit):
+    return lambda folder: sharded(folder, edit)
 
 
-def written(name: str, content: bytes | str):
-    return lambda folder: put(folder / name, content)
-
-
-def cut(share: float):
+def template(old: str, new: str):
     def work(folder: Path) -> None:
-        whole = (folder / weights.WEIGHTS).read_bytes()
-        put(folder / weights.WEIGHTS, whole[: int(len(whole) * share)])
-
-    return work
-
-
-def untied(held: dict) -> None:
-    embedding = held["language_model.model.embed_tokens.weight"]
-    held["language_model.lm_head.weight"] = [*embedding[:2], bytes(reversed(embedding[2]))]
-
-
-def tied(held: dict) -> None:
-    held["language_model.lm_head.weight"] = list(held["language_model.model.embed_tokens.weight"])
-
-
-def narrower(held: dict) -> None:
-    dtype, (rows, columns), data = held["language_model.model.layers.1.mlp.up_proj.weight"]
-    held["language_model.model.layers.1.mlp.up_proj.weight"] = [dtype, [columns, rows], data]
-
-
-def as_integers(held: dict) -> None:
-    _, shape, data = held["language_model.model.layers.0.mlp.up_proj.weight"]
-    held["language_model.model.layers.0.mlp.up_proj.weight"] = ["I8", shape, data[::2]]
-
-
-def vocabulary(edit):
-    """The change that edits tokenizer.json."""
-
-    def work(folder: Path) -> None:
-        data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        edit(data)
-        put(folder / "tokenizer.json", json.dumps(data))
+        text = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        assert old in text
+        put(folder / "chat_template.jinja", text.replace(old, new))
 
     return work
 
@@ -129,10 +124,6 @@ def without_turns(data: dict) -> None:
         data["model"]["vocab"][token.upper()] = data["model"]["vocab"].pop(token)
 
 
-def far_ids(data: dict) -> None:
-    data["model"]["vocab"]["뜻밖"] = 9_000_000
-
-
 def moved_bos(data: dict) -> None:
     ids = data["model"]["vocab"]
     ids["<bos>"], ids["<unk>"] = ids["<unk>"], ids["<bos>"]
@@ -140,46 +131,10 @@ def moved_bos(data: dict) -> None:
         added["id"] = ids.get(added["content"], added["id"])
 
 
-def template(old: str, new: str):
-    def work(folder: Path) -> None:
-        file = folder / "chat_template.jinja"
-        text = file.read_text(encoding="utf-8")
-        assert old in text
-        put(file, text.replace(old, new))
-
-    return work
-
-
-def stray(index: dict, shards: dict) -> None:
-    index["weight_map"]["language_model.model.norm.weight"] = "../../elsewhere.safetensors"
-
-
-def gone(index: dict, shards: dict) -> None:
-    shards.pop("model-00002-of-00002.safetensors")
-
-
-def swapped(index: dict, shards: dict) -> None:
-    first = min(index["weight_map"])
-    index["weight_map"][first] = "model-00002-of-00002.safetensors"
-
-
-def twice(index: dict, shards: dict) -> None:
-    shards["model-00002-of-00002.safetensors"] |= dict(list(shards["model-00001-of-00002.safetensors"].items())[:1])
-
-
-def unnamed(index: dict, shards: dict) -> None:
-    index["weight_map"].pop(min(index["weight_map"]))
-
-
-def unindexed(folder: Path) -> None:
-    sharded(folder)
-    (folder / weights.INDEX).unlink()
-
-
 def both_layouts(folder: Path) -> None:
-    whole = (folder / weights.WEIGHTS).read_bytes()
+    held = (folder / weights.WEIGHTS).read_bytes()
     sharded(folder)
-    put(folder / weights.WEIGHTS, whole)
+    put(folder / weights.WEIGHTS, held)
 
 
 def pickled(folder: Path) -> None:
@@ -192,108 +147,104 @@ def adapter_alone(folder: Path) -> None:
     put(folder / "adapter_config.json", json.dumps({"base_model_name_or_path": "/elsewhere"}))
 
 
-def no_processor(folder: Path) -> None:
-    for name in folders.PROCESSOR:
-        (folder / name).unlink()
-
-
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 8600000000\n"
-LAYER = "language_model.model.layers.1.mlp.up_proj.weight"
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+LAYER, NORM = "language_model.model.layers.1.mlp.up_proj.weight", "language_model.model.norm.weight"
+EMBEDDING, HEAD = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"
+TWICE = "{% for a in range(99999) %}{% for b in range(99999) %}BODY{% endfor %}{% endfor %}"
 BROKEN = {
     # weights
     "a tensor is missing": (tensors(lambda held: held.pop(LAYER) and None), r"lacks 1 of \d+ tensors: language_model.layers.1.mlp.up_proj"),
     "all tensors have other names": (renamed("language_model", "text_model"), r"lacks \d+ of \d+ tensors.*class does not know"),
-    "names of the text-only class": (renamed("language_model.model.", "model."), r"lacks \d+ of \d+ tensors"),
-    "a tensor of another shape": (tensors(narrower), r"up_proj.weight is \[64, 256\], config.json makes it \[256, 64\]"),
-    "fewer layers than weights": (json_of("config.json", text_config__num_hidden_layers=1, text_config__layer_types=None), "no place for"),
-    "more layers than weights": (json_of("config.json", text_config__num_hidden_layers=3, text_config__layer_types=None), "lacks 13 of"),
-    "another hidden size": (json_of("config.json", text_config__hidden_size=128), r"config.json makes it \[\d+, 128\]"),
-    "a hidden size that is a word": (json_of("config.json", text_config__hidden_size="64"), "hidden_size='64'; a number"),
-    "a billion layers": (json_of("config.json", text_config__num_hidden_layers=10**9, text_config__layer_types=None), "num_hidden_layers"),
-    "layer types for other layers": (json_of("config.json", text_config__layer_types=["full_attention"]), "layer_types must name 2 layers"),
+    "a tensor of another shape": (
+        tensor(LAYER, lambda dtype, shape, data: [dtype, shape[::-1], data]),
+        r"up_proj.weight is \[64, 256\], config.json makes it \[256, 64\]",
+    ),
+    "fewer layers than weights": (config(text_config__num_hidden_layers=1, text_config__layer_types=None), "no place for"),
+    "more layers than weights": (config(text_config__num_hidden_layers=3, text_config__layer_types=None), "lacks 13 of"),
+    "another hidden size": (config(text_config__hidden_size=128), r"config.json makes it \[\d+, 128\]"),
+    "a hidden size that is a word": (config(text_config__hidden_size="64"), "hidden_size='64'; a number"),
+    "a billion layers": (config(text_config__num_hidden_layers=10**9, text_config__layer_types=None), "num_hidden_layers"),
+    "layer types for other layers": (config(text_config__layer_types=["full_attention"]), "layer_types must name 2 layers"),
     "an adapter's tensors": (renamed("up_proj.weight", "up_proj.lora_A.weight"), r"lacks 2 of .*lora_A"),
-    "an adapter's tensors beside": (
-        tensors(lambda held: held.update({LAYER.replace("weight", "lora_A.weight"): ["F32", [1], bytes(4)]})),
-        "an adapter that was not merged",
+    "an adapter's tensors beside": (added(LAYER.replace("weight", "lora_A.weight")), "an adapter that was not merged"),
+    "another head": (
+        tensors(lambda held: held.update({HEAD: [*held[EMBEDDING][:2], held[EMBEDDING][2][::-1]]})),
+        "lm_head.weight is not the embedding matrix",
     ),
-    "another head": (tensors(untied), "lm_head.weight is not the embedding matrix"),
-    "an untied configuration": (json_of("config.json", tie_word_embeddings=False), "tie_word_embeddings=false"),
-    "an untied text configuration": (json_of("config.json", text_config__tie_word_embeddings=False), "tie_word_embeddings=false"),
-    "integers": (tensors(as_integers), "is stored as I8"),
-    "one tensor under two names": (
-        tensors(lambda held: held.update({"model.language_model.norm.weight": held["language_model.model.norm.weight"]})),
-        "under two names",
-    ),
-    "cut short": (cut(0.7), r"cut short: [\d,]+ of [\d,]+ bytes"),
-    "cut short in its header": (cut(0.001), "ends inside its header"),
+    "an untied configuration": (config(tie_word_embeddings=False), "tie_word_embeddings=false"),
+    "an untied text configuration": (config(text_config__tie_word_embeddings=False), "tie_word_embeddings=false"),
+    "integers": (tensor(LAYER, lambda dtype, shape, data: ["I8", shape, data[::2]]), "is stored as I8"),
+    "one tensor under two names": (added("model.language_model.norm.weight", like=NORM), "under two names"),
+    "cut short": (whole(lambda data: data[: len(data) * 2 // 3]), r"\([\d,]+ bytes\) is cut short or damaged"),
+    "cut short in its header": (whole(lambda data: data[:200]), "is cut short or damaged"),
     "no byte": (written("model.safetensors", b""), "is empty, not a safetensors file"),
-    "a few bytes": (written("model.safetensors", b"abc"), "ends inside its header"),
-    "a damaged header": (written("model.safetensors", (16).to_bytes(8, "little") + b"not json at all!"), "damaged header"),
-    "a list for a header": (written("model.safetensors", (16).to_bytes(8, "little") + b"[1]             "), "damaged header"),
-    "bytes behind the end": (lambda f: put(f / weights.WEIGHTS, (f / weights.WEIGHTS).read_bytes() + bytes(9)), "is damaged"),
+    "a damaged header": (written("model.safetensors", (16).to_bytes(8, "little") + b"not json at all!"), "is cut short or damaged"),
+    "bytes behind the end": (whole(lambda data: data + bytes(9)), "is cut short or damaged"),
     "a git-LFS pointer": (written("model.safetensors", LFS), "git-LFS pointer"),
     "a web page": (written("model.safetensors", "<!doctype html>" + " " * 99), "a web page"),
-    "a GGUF file": (written("model.safetensors", b"GGUF" + bytes(99)), "a GGUF file"),
-    "a pickle by another name": (written("model.safetensors", b"PK\x03\x04" + bytes(99)), "a pickled file, which is never read"),
+    "a GGUF file": (written("model.safetensors", b"GGUF\x03" + bytes(99)), "a GGUF file"),
+    "a pickle by another name": (written("model.safetensors", b"PK\x03\x04\x00\x00\x08\x08" + bytes(99)), "a pickled file, which is never read"),
     "pickles beside a dummy": (pickled, "has dummy.safetensors, but neither"),
-    "a shard is missing": (lambda f: sharded(f, gone), r"lacks 1 of 2 weight files: model-00002"),
-    "an index that leads out": (lambda f: sharded(f, stray), "'../../elsewhere.safetensors', which is no"),
-    "a tensor in the wrong shard": (lambda f: sharded(f, swapped), "says that .* is in model-00002-of-00002.safetensors; it is not"),
-    "a tensor in two shards": (lambda f: sharded(f, twice), "is stored in both"),
-    "a tensor that the index lacks": (lambda f: sharded(f, unnamed), "does not name"),
-    "shards without an index": (unindexed, "but neither"),
-    "an index without a map": (lambda f: (sharded(f), put(f / weights.INDEX, "{}")), "has no weight_map"),
+    "a shard is missing": (split(lambda places, shards: shards.pop(SECOND) and None), r"lacks 1 of 2 weight files: model-00002"),
+    "an index that leads out": (
+        split(lambda places, shards: places.update({NORM: "../../x.safetensors"})),
+        "'../../x.safetensors', which is no",
+    ),
+    "a tensor in the wrong shard": (
+        split(lambda places, shards: places.update({min(places): SECOND})),
+        f"in {SECOND}, and it is in {FIRST}",
+    ),
+    "a tensor in two shards": (split(lambda places, shards: shards[SECOND].update(shards[FIRST])), "is stored in both"),
+    "a tensor that the index lacks": (split(lambda places, shards: places.pop(min(places)) and None), f"in no file, and it is in {FIRST}"),
+    "a tensor that no shard has": (split(lambda places, shards: places.update(a=FIRST)), f"has a in {FIRST}, and it is in none"),
+    "shards without an index": (lambda folder: (sharded(folder), (folder / weights.INDEX).unlink()), "but neither"),
+    "an index without a map": (lambda folder: (sharded(folder), put(folder / weights.INDEX, "{}")), "has no weight_map"),
     "two layouts": (both_layouts, "holds both"),
     "a folder for a file": (
         lambda f: ((f / weights.WEIGHTS).unlink(), (f / weights.WEIGHTS).mkdir()),
         "has model.safetensors, but neither",
     ),
     # configuration
-    "empty": (lambda f: [path.unlink() for path in f.iterdir()], "config.json is missing"),
+    "empty": (lambda folder: [path.unlink() for path in folder.iterdir()], "config.json is missing"),
     "an adapter": (adapter_alone, "an adapter and no model"),
     "an adapter beside": (written("adapter_config.json", '{"base_model_name_or_path": "/elsewhere"}'), "stands beside a model"),
     "config.json is a list": (written("config.json", "[1]"), "a JSON list, an object is expected"),
-    "config.json is cut": (written("config.json", '{"model_type": "gemma3", '), "config.json is not valid JSON"),
     "config.json is a pointer": (written("config.json", LFS), "git-LFS pointer"),
     "config.json is of 16-bit characters": (written("config.json", "{}".encode("utf-16") + b"\xff"), "not valid JSON"),
     "config.json is deep": (written("config.json", "[" * 100_000), "not valid JSON"),
     "generation_config.json is cut": (written("generation_config.json", "{"), "generation_config.json is not valid JSON"),
     "tokenizer_config.json is empty": (written("tokenizer_config.json", ""), "tokenizer_config.json is empty"),
-    "text_config is a list": (json_of("config.json", text_config=[1]), "must be objects"),
-    "quantised": (json_of("config.json", quantization_config={"load_in_4bit": True}), "quantised already"),
-    "quantised inside": (json_of("config.json", text_config__quantization_config={"bits": 8}), "quantised already"),
-    "weights named elsewhere": (json_of("config.json", transformers_weights="pytorch_model.safetensors"), "transformers_weights"),
-    "Gemma 4": (json_of("config.json", model_type="gemma4"), "gemma4 model; .*no MedGemma stands on it"),
-    "Gemma 3n": (json_of("config.json", model_type="gemma3n"), "gemma3n model"),
-    "no processor": (no_processor, "vision tower and no preprocessor_config.json"),
+    "code of its own": (json_of("tokenizer_config.json", auto_map={"AutoTokenizer": "x.Y"}), r"asks for code of its own \(auto_map\)"),
+    "text_config is a list": (config(text_config=[1]), "must be objects"),
+    "quantised": (config(quantization_config={"load_in_4bit": True}), "quantised already"),
+    "quantised inside": (config(text_config__quantization_config={"bits": 8}), "quantised already"),
+    "weights named elsewhere": (config(transformers_weights="pytorch_model.safetensors"), "transformers_weights"),
+    "Gemma 4": (config(model_type="gemma4"), "gemma4 model; .*no MedGemma stands on it"),
+    "no processor": (lambda f: [(f / name).unlink() for name in folders.PROCESSOR], "vision tower and no preprocessor_config.json"),
     # tokenizer
     "a tokenizer that is none": (written("tokenizer.json", "{}"), "is no tokenizer"),
-    "a tokenizer that is a pointer": (written("tokenizer.json", LFS), "is no tokenizer"),
-    "another model's tokenizer": (vocabulary(without_turns), "has no <start_of_turn>"),
-    "an id without a row": (vocabulary(far_ids), "1 tokens without a row, '뜻밖' among them"),
-    "<bos> at another id": (vocabulary(moved_bos), "has <bos> at 3, config.json says bos_token_id=2"),
-    "another image token": (json_of("config.json", image_token_index=5), "<image_soft_token> at .* says image_token_index=5"),
+    "another model's tokenizer": (json_of("tokenizer.json", without_turns), "has no <start_of_turn>"),
+    "an id without a row": (json_of("tokenizer.json", model__vocab__뜻밖=9_000_000), "1 tokens without a row, '뜻밖' among them"),
+    "<bos> at another id": (json_of("tokenizer.json", moved_bos), "has <bos> at 3, config.json says bos_token_id=2"),
+    "another image token": (config(image_token_index=5), "<image_soft_token> at .* says image_token_index=5"),
     "no bos_token": (json_of("tokenizer_config.json", bos_token=None), "bos_token=None"),
     "bos_token is another": (json_of("tokenizer_config.json", bos_token="<s>"), "bos_token='<s>'"),
     # template
-    "no template": (lambda f: (f / "chat_template.jinja").unlink(), "no chat template"),
+    "no template": (lambda folder: (folder / "chat_template.jinja").unlink(), "no chat template"),
     "two <bos>": (template("{{ bos_token }}", "{{ bos_token }}<bos>"), "writes 2 <bos>"),
     "no <bos>": (template("{{ bos_token }}", ""), "writes 0 <bos>"),
     "a <bos> a turn": (template("{{ '<start_of_turn>'", "{{ '<bos><start_of_turn>'"), "writes 2 <bos>"),
     "turns without an end": (template("<end_of_turn>", "</turn>"), "does not write Gemma's turns"),
-    "turns of Gemma 4": (template("<start_of_turn>", "<|turn>"), "does not write Gemma's turns"),
     "no generation prompt": (template("<start_of_turn>model\\n", ""), "behind its own generation prompt"),
     "a template that is cut": (template("{%- endfor -%}", ""), "fails on a plain conversation"),
     "a template that reaches for Python": (written("chat_template.jinja", "{{ ''.__class__.__mro__ }}"), "fails on a plain conversation"),
     "a template that loops": (
-        written("chat_template.jinja", "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"),
+        written("chat_template.jinja", TWICE.replace("BODY", "")),
         "does not end: it was stopped after 3 s of computing",
     ),
     "a template that allocates": (written("chat_template.jinja", "{{ 'x' * 2000000000 }}"), "asks for over 1 GiB of memory"),
-    "a template that writes for ever": (
-        written("chat_template.jinja", "{% for a in range(99999) %}{% for b in range(99999) %}xxxx{% endfor %}{% endfor %}"),
-        "writes over 100,000 characters",
-    ),
+    "a template that writes for ever": (written("chat_template.jinja", TWICE.replace("BODY", "xxxx")), "writes over 100,000 characters"),
 }
 
 
@@ -307,7 +258,7 @@ def test_a_broken_folder_is_refused_in_a_sentence(base, tmp_path, fault):
     what, _, fix = caught.value.message.partition("\n")
     assert str(folder) in what or "config" in what or "stored in both" in what
     assert len(what) < 250 + 2 * len(str(folder))
-    assert fix or "Name" in what or "Remove" in what or "Take" in what or "Copy" in what
+    assert fix
 
 
 # ---- what is accepted, loads whole
@@ -375,7 +326,7 @@ def test_shards_a_stored_head_and_float32_are_accepted(base, tmp_path):
     import torch
 
     one = linked(base, tmp_path / "shards")
-    tensors(tied)(one)
+    added(HEAD, like=EMBEDDING)(one)
     sharded(one)
     folders.check(one)
     loads_whole(one)
@@ -386,36 +337,37 @@ def test_shards_a_stored_head_and_float32_are_accepted(base, tmp_path):
     loads_whole(other)
 
 
-def test_the_image_token_may_stand_one_behind_a_text_only_matrix(text_base, tmp_path):
-    """As google/gemma-3-270m and -1b have it: 262,144 rows, and the token at 262144."""
+def with_rows(folder: Path, change) -> None:
+    """The text-only folder with as many rows of the embedding as `change` makes of their number."""
+
+    def work(dtype: str, shape: list[int], data: bytes) -> list:
+        rows, width = change(shape[0]), shape[1]
+        config(vocab_size=rows)(folder)
+        return [dtype, [rows, width], (data + bytes(6000 * width * 2))[: rows * width * 2]]
+
+    tensor("model.embed_tokens.weight", work)(folder)
+
+
+def test_rows_and_ids_must_fit(text_base, tmp_path):
+    """As google/gemma-3-270m and -1b have it: 262,144 rows, and the image token at 262144; no row less, and not thousands more."""
     folder = linked(text_base, tmp_path / "base")
     ids = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
-    rows = next(added["id"] for added in ids if added["content"] == folders.IMAGE)
-
-    def shorten(held: dict) -> None:
-        dtype, (_, width), data = held["model.embed_tokens.weight"]
-        held["model.embed_tokens.weight"] = [dtype, [rows, width], data[: rows * width * 2]]
-
-    tensors(shorten)(folder)
-    change(folder / "config.json", vocab_size=rows)
-    folders.check(folder)
-    tensors(lambda held: held.update({"model.embed_tokens.weight": ["BF16", [rows - 1, 64], bytes(128 * (rows - 1))]}))(folder)
-    change(folder / "config.json", vocab_size=rows - 1)
-    with pytest.raises(click.ClickException, match="2 tokens without a row"):
-        folders.check(folder)
+    image = next(added["id"] for added in ids if added["content"] == folders.IMAGE)
+    for rows, said in ((image, ""), (image - 1, "2 tokens without a row"), (image + 5000, "the tokenizer is of another model")):
+        with_rows(folder, lambda _, rows=rows: rows)
+        if not said:
+            folders.check(folder)
+            continue
+        with pytest.raises(click.ClickException, match=said):
+            folders.check(folder)
 
 
-def test_a_tokenizer_of_far_fewer_ids_is_another_models(text_base, tmp_path):
-    folder = linked(text_base, tmp_path / "base")
-
-    def longer(held: dict) -> None:
-        dtype, (rows, width), data = held["model.embed_tokens.weight"]
-        held["model.embed_tokens.weight"] = [dtype, [rows + 6000, width], data + bytes(6000 * width * 2)]
-        change(folder / "config.json", vocab_size=rows + 6000)
-
-    tensors(longer)(folder)
-    with pytest.raises(click.ClickException, match="the tokenizer is of another model"):
-        folders.check(folder)
+@pytest.mark.parametrize("size", [0x0280, 0x0480, 0x3C20])
+def test_the_length_of_a_header_is_not_taken_for_another_kind_of_file(tmp_path, size):
+    """Bytes that stand for 640 begin a pickle too, those for 15,392 are a blank and <."""
+    text = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(size)
+    put(tmp_path / weights.WEIGHTS, size.to_bytes(8, "little") + text + bytes(4))
+    assert [stored.name for stored in weights.header(tmp_path / weights.WEIGHTS)] == ["a"]
 
 
 # ---- the template
@@ -437,8 +389,8 @@ def test_a_template_in_the_tokenizers_configuration_is_found(base, tmp_path):
     folder = linked(base, tmp_path / "base")
     text = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     (folder / "chat_template.jinja").unlink()
-    change(folder / "tokenizer_config.json", chat_template=[{"name": "tool_use", "template": "x"}, {"name": "default", "template": text}])
-    change(folder / "tokenizer_config.json", bos_token={"content": "<bos>", "lstrip": False})
+    listed = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": text}]
+    json_of("tokenizer_config.json", chat_template=listed, bos_token={"content": "<bos>", "lstrip": False})(folder)
     folders.check(folder)
 
 
@@ -479,13 +431,9 @@ def test_a_file_that_cannot_be_read_is_named(base, tmp_path, monkeypatch):
     (folder / "tokenizer_config.json").symlink_to("tokenizer_config.json")
     with pytest.raises(click.ClickException, match=r"tokenizer_config\.json"):
         folders.check(folder)
-    monkeypatch.setattr(weights, "header", refused)
+    monkeypatch.setattr(weights, "header", lambda file: (_ for _ in ()).throw(OSError(5, "Input/output error", "/disk/model.safetensors")))
     with pytest.raises(click.ClickException, match=r"/disk/model\.safetensors can't be read: Input/output error"):
         folders.check(base)
-
-
-def refused(file: Path, again: str):
-    raise OSError(5, "Input/output error", "/disk/model.safetensors")
 
 
 # ---- downloads
@@ -505,7 +453,7 @@ def test_an_interrupted_download_is_not_at_hand_and_says_how_to_go_on(base, tmp_
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
     assert folders.at_hand("google/medgemma-4b-it") == folder
-    sharded(folder, gone)
+    sharded(folder, lambda places, shards: shards.pop(SECOND) and None)
     assert folders.at_hand("google/medgemma-4b-it") is None
     with pytest.raises(click.ClickException, match=r"lacks 1 of 2 weight files.*\n.*hf download google/medgemma-4b-it --revision 0123abcd"):
         folders.check(folder)

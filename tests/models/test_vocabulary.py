@@ -24,30 +24,16 @@ def extended(base, tokenizer, texts, tmp_path_factory):
     return folder, merges, ids, AutoTokenizer.from_pretrained(folder)
 
 
-MIXED = ["Hello, world", "HbA1c 6.5%", "漢字 かな", "1,234 mmHg\n\n", "<start_of_turn>user\n", "  x  ", "😀"]
-
-
-def test_no_string_gets_longer_and_many_get_shorter(tokenizer, extended, texts):
-    before = [len(ids) for ids in tokenizer(texts)["input_ids"]]
-    after = [len(ids) for ids in extended[3](texts)["input_ids"]]
-    assert all(b <= a for a, b in zip(before, after, strict=True))
-    assert sum(after) < 0.97 * sum(before)
-
-
-@pytest.mark.parametrize("text", MIXED)
-def test_text_without_hangul_keeps_its_ids(tokenizer, extended, text):
-    assert extended[3](text)["input_ids"] == tokenizer(text)["input_ids"]
-
-
-def test_decoding_gives_the_text_back(extended, texts):
-    tokenizer = extended[3]
-    for text in texts:
-        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
-
-
 ANYTHING = st.one_of(
     st.text(), st.text(alphabet=st.characters(min_codepoint=0xAC00, max_codepoint=0xD7A3)), st.text(alphabet="혈압이 높은환자의\n▁a1")
 )
+
+
+def test_real_text_gets_shorter(tokenizer, extended, texts):
+    before, after = ([len(ids) for ids in t(texts)["input_ids"]] for t in (tokenizer, extended[3]))
+    assert all(b <= a for a, b in zip(before, after, strict=True))
+    assert sum(after) < 0.97 * sum(before)
+    assert [extended[3].decode(ids, skip_special_tokens=True) for ids in extended[3](texts)["input_ids"]] == texts
 
 
 @settings(max_examples=300, deadline=None)
@@ -62,20 +48,6 @@ def test_any_string_is_at_most_as_long_and_decodes_alike(tokenizer, extended, te
 @given(text=st.text(alphabet=st.characters(blacklist_categories=["Cs"])).filter(lambda t: not any("가" <= c <= "힣" for c in t)))
 def test_any_text_without_hangul_keeps_its_ids(tokenizer, extended, text):
     assert extended[3](text)["input_ids"] == tokenizer(text)["input_ids"]
-
-
-def test_it_loads_about_as_fast(base, extended):
-    import time
-
-    def seconds(folder):
-        found = []
-        for _ in range(5):
-            start = time.perf_counter()
-            AutoTokenizer.from_pretrained(folder)
-            found.append(time.perf_counter() - start)
-        return min(found)
-
-    assert seconds(extended[0]) < 1.5 * seconds(base)
 
 
 def test_old_ids_stay_also_after_saving_and_loading(tokenizer, extended, tmp_path):
@@ -115,14 +87,11 @@ def test_without_merges_nothing_changes(base, tokenizer, tmp_path):
     assert all(old[name].equal(new[name]) for name in old)
 
 
-def test_the_most_frequent_pair_comes_first_and_order_does_not_matter(tokenizer):
+def test_the_order_of_the_words_does_not_matter_and_rare_and_foreign_ones_give_none(tokenizer):
     words = {"▁혈압계": 5, "▁혈압약": 4, "▁붕당": 2, "▁abc": 90, "▁드문말": 1}
     first = vocabulary.choose_merges(words, tokenizer, 50)
     assert first == vocabulary.choose_merges(dict(reversed(words.items())), tokenizer, 50)
-    joined = [left + right for left, right, _ in first]
-    assert "▁혈압계" in joined or "▁혈압" in tokenizer.get_vocab()
-    assert not [token for token in joined if "abc" in token]
-    assert "▁드문말" not in joined  # stands once
+    assert not {"▁드문말", "▁abc"} & {left + right for left, right, _ in first}
 
 
 def test_merges_are_what_a_slow_count_says(tokenizer, texts):
@@ -143,16 +112,6 @@ def test_merges_are_what_a_slow_count_says(tokenizer, texts):
         known.add(pair[0] + pair[1])
         pieces = {w: vocabulary.join(p, pair, pair[0] + pair[1]) for w, p in pieces.items()}
     assert fast == slow
-
-
-def test_merges_written_as_strings_stay_strings(base, tokenizer, tmp_path):
-    data = json.loads((base / "tokenizer.json").read_text())
-    data["model"]["merges"] = [" ".join(merge) for merge in data["model"]["merges"]]
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "tokenizer.json").write_text(json.dumps(data))
-    vocabulary.extend_tokenizer(source, tmp_path / "target", [vocabulary.Merge("혈", "압", 1)])
-    assert json.loads((tmp_path / "target" / "tokenizer.json").read_text())["model"]["merges"][-1] == "혈 압"
 
 
 # ---- how many, and how they start

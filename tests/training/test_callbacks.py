@@ -1,6 +1,5 @@
 """What watches a run: memory that is full, a request to stop, a loss that jumps, a disk without room; and what it counts."""
 
-import json
 import os
 import shutil
 import signal
@@ -14,7 +13,6 @@ from safetensors.torch import load_file
 
 from kmlite import files, paths
 from kmlite.training import callbacks, examples, trainer
-from kmlite.training.settings import TrainingSettings
 from recipes import stage1
 
 SETTINGS = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "1"]
@@ -85,19 +83,13 @@ def test_out_of_memory_halves_the_batch_and_goes_on_with_the_same_rows(base, few
         assert now.get("loss", 0) == pytest.approx(then.get("loss", 0), abs=2e-3)  # the same rows in each step, summed in another order
 
 
-def test_out_of_memory_at_batch_1_is_said_plainly(base, few, tmp_path, at_batch):
+@pytest.mark.parametrize(("batch", "times", "last"), [(2, 1, 1), (16, 3, 2)])
+def test_the_batch_is_halved_three_times_at_the_most(base, few, tmp_path, at_batch, batch, times, last):
     at_batch(full_above(0))
-    said = stage(base, few, tmp_path, status=1)
-    assert "batch 2 → 1" in said
-    assert "out of GPU memory at batch 1, sequences of 512 tokens" in said
+    said = stage(base, few, tmp_path, "--batch", str(batch), status=1)
+    assert said.count("out of GPU memory: batch") == times
+    assert f"out of GPU memory at batch {last}, sequences of 512 tokens" in said
     assert "make doctor" in said
-
-
-def test_the_batch_is_halved_three_times_at_the_most(base, few, tmp_path, at_batch):
-    at_batch(full_above(0))
-    said = stage(base, few, tmp_path, "--batch", "16", status=1)
-    assert said.count("out of GPU memory: batch") == 3
-    assert "out of GPU memory at batch 2" in said
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
@@ -176,6 +168,19 @@ def test_the_log_is_thinned_to_means():
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("frozen", "1 frozen weights moved: .*'frozen'"), ("trained", "1 trainable weights did not move")]
+)
+def test_what_trains_must_move_and_nothing_else(name, said):
+    model = torch.nn.ParameterDict({"trained": torch.zeros(100_000), "frozen": torch.nn.Parameter(torch.zeros(3), requires_grad=False)})
+    before = callbacks.samples(model)
+    model["trained"].data += 1
+    callbacks.check_movement(model, before)
+    model[name].data += 1 if name == "frozen" else -1
+    with pytest.raises(AssertionError, match=said):
+        callbacks.check_movement(model, before)
+
+
 # ---- checkpoints
 
 
@@ -197,65 +202,38 @@ def test_a_damaged_newest_checkpoint_is_passed_over(make_checkpoint, tmp_path, n
 
 # ---- losses
 
+USUAL = [2.0 + step % 3 / 10 for step in range(30)]  # their median is 2.1: three times that and three more are 9.3
 
-@pytest.fixture
-def losses(tokenizer, tmp_path):
-    """(a function that logs one loss, the folder it writes to)."""
+
+@pytest.mark.parametrize(
+    ("logged", "last", "name", "said"),
+    [
+        ([*USUAL, 8.9], 9.6, "loss", r"jumped to 9.60 at step 32; 2.10 was usual"),
+        ([0.1] * (callbacks.JUMP_LEAST - 1), 50.0, "loss", None),  # nothing is usual yet
+        ([], float("nan"), "eval_loss", "the loss is nan"),
+        ([], float("nan"), "loss", "(?s)that is not the learning rate((?!--learning-rate).)*$"),
+        ([2.0], float("inf"), "loss", "(?s)the loss is inf.*--learning-rate"),
+        (USUAL, float("-inf"), "loss", "the loss is -inf"),
+    ],
+)
+def test_a_loss_that_jumps_or_is_no_number_stops_and_names_its_records(tokenizer, tmp_path, logged, last, name, said):
     meter = callbacks.Meter(1)
     meter.note([{"record": 17, "input_ids": tokenizer("혈압이 높다")["input_ids"]}], {"input_ids": torch.zeros(1, 3)})
-    settings = TrainingSettings(log_every=1)
-    watching = callbacks.callbacks(None, tokenizer, tmp_path, "none", settings, meter, callbacks.Stop(), None, None, 0)
-    found = next(c for c in watching if type(c).__name__ == "Losses")
-    state = SimpleNamespace(global_step=0, log_history=[])
+    found, state = callbacks.losses(tmp_path, tokenizer, meter), SimpleNamespace(global_step=0, log_history=[])
     found.on_train_begin(None, state, None)
 
     def log(loss: float, name: str = "loss") -> None:
         state.global_step += name == "loss"
         found.on_log(None, state, None, logs={name: loss})
 
-    return log, tmp_path
-
-
-def test_a_loss_that_jumps_stops_and_names_its_records(losses):
-    log, folder = losses
-    for step in range(30):
-        log(2.0 + step % 3 / 10)
-    log(8.9)  # three times the median of 2.1 and three more are 9.3
-    with pytest.raises(click.ClickException, match=r"jumped to 9.60 at step 32; 2.10 was usual"):
-        log(9.6)
-    suspects = json.loads((folder / "suspects.json").read_text())
-    assert suspects["records"] == [{"record": 17, "text": "<bos>혈압이 높다"}]
-    log(2.1)
-
-
-def test_a_jump_seen_before_is_passed(losses):
-    log, folder = losses
-    files.write_json(folder / "suspects.json", {"step": 31, "loss": 20.0})
-    for _ in range(30):
-        log(2.0)
-    log(20.0)
-
-
-def test_no_jump_is_seen_before_there_is_a_usual_loss(losses):
-    log, _ = losses
-    for _ in range(callbacks.JUMP_LEAST - 1):
-        log(0.1)
-    log(50.0)
-
-
-@pytest.mark.parametrize("name", ["loss", "eval_loss"])
-def test_a_loss_that_is_no_number_stops(losses, name):
-    log, folder = losses
-    with pytest.raises(click.ClickException, match="the loss is nan"):
-        log(float("nan"), name)
-    assert (folder / "suspects.json").exists()
-
-
-def test_a_loss_that_never_was_a_number_is_not_the_learning_rates_fault(losses):
-    log, _ = losses
-    with pytest.raises(click.ClickException, match="that is not the learning rate") as at_once:
-        log(float("nan"))
-    assert "--learning-rate" not in at_once.value.message
-    log(2.0)
-    with pytest.raises(click.ClickException, match="--learning-rate"):
-        log(float("inf"))
+    for loss in logged:
+        log(loss)
+    if not said:
+        return log(last, name)
+    with pytest.raises(click.ClickException, match=said):
+        log(last, name)
+    assert files.read_json(tmp_path / "suspects.json")["records"] == [{"record": 17, "text": "<bos>혈압이 높다"}]
+    if "jumped" in said:  # the second time at the same step it goes on
+        state.global_step -= 1
+        log(last)
+        log(2.1)

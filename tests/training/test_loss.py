@@ -127,14 +127,6 @@ def test_weight_one_is_the_plain_loss(adapted, rows, tmp_path, monkeypatch):
     assert agree(stock, by_hand(adapted, rows, 1)) < 1e-4
 
 
-def test_the_default_weight_changes_nothing_of_the_path(adapted, rows, tmp_path, monkeypatch):
-    def fail(*_args):
-        raise AssertionError
-
-    monkeypatch.setattr(trainer, "in_pieces", fail)
-    gradients(adapted, rows, tmp_path, monkeypatch, 2, 2, weight=stage2.Settings().answer_weight)
-
-
 def test_dev_loss_is_unweighted(adapted, rows, tmp_path):
     settings = dataclasses.replace(stage2.Settings(), batch=2, accumulation=2, max_steps=1, epochs=1, learning_rate=0.0, eval_every=1)
     losses = []
