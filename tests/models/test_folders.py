@@ -184,7 +184,10 @@ BROKEN = {
     "a git-LFS pointer": (written("model.safetensors", LFS), "git-LFS pointer"),
     "a web page": (written("model.safetensors", "<!doctype html>" + " " * 99), "a web page"),
     "a GGUF file": (written("model.safetensors", b"GGUF\x03" + bytes(99)), "a GGUF file"),
-    "a pickle by another name": (written("model.safetensors", b"PK\x03\x04\x00\x00\x08\x08" + bytes(99)), "a pickled file, which is never read"),
+    "a pickle by another name": (
+        written("model.safetensors", b"PK\x03\x04\x00\x00\x08\x08" + bytes(99)),
+        "a pickled file, which is never read",
+    ),
     "pickles beside a dummy": (pickled, "has dummy.safetensors, but neither"),
     "a shard is missing": (split(lambda places, shards: shards.pop(SECOND) and None), r"lacks 1 of 2 weight files: model-00002"),
     "an index that leads out": (
