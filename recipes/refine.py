@@ -176,6 +176,7 @@ def refine_exam(files: list[Path], settings: Settings, out: Path, funnel: dict) 
         return splits
     folder = settings.raw / paths.RAW_EXAM
     counts = Funnel("exam", out / paths.REJECTED, settings.rejected_most)
+    sources: list[dict] = []  # what each file adds to train
     guard = ExamGuard()
     order = {"test": 0, "dev": 1, "fewshot": 2, "train": 3}  # what must stay clean is read first
     known = [(exam.split_of(file.relative_to(folder)) or "", file) for file in files]
@@ -186,12 +187,18 @@ def refine_exam(files: list[Path], settings: Settings, out: Path, funnel: dict) 
         answers = (raw.value.get("answer") for raw in read_raw(file, settings.raw) if raw.problem is None)
         by_text = {question["question"]: question for question in splits[split]}
         first = exam.check_counting(answers, printable(file), settings.zero_based)
+        if split == "train":
+            sources.append({"file": printable(file.relative_to(folder)), "read": 0, "kept": 0, "leaks": 0})
         for raw in read_raw(file, settings.raw):
             counts.read += 1
             question, reason = (None, raw.problem) if raw.problem else exam.check(raw.value, first, file.relative_to(folder))
             found = guard.find(question, split) if question else None
             if question and found and found.reason == "duplicate":
                 exam.take_reasoning(by_text, question)
+            if split == "train":
+                sources[-1]["read"] += 1
+                sources[-1]["kept"] += bool(question and not found)
+                sources[-1]["leaks"] += bool(found and found.reason != "duplicate")
             if question is None or found:
                 counts.reject(found.reason if found else str(reason), raw, found.where if found else "")
                 continue
@@ -202,7 +209,7 @@ def refine_exam(files: list[Path], settings: Settings, out: Path, funnel: dict) 
     for split, questions in splits.items():
         if questions:
             write_lines(out / paths.EXAM / f"{split}.jsonl", questions)
-    funnel["exam"] = {**counts.result(), "splits": {k: len(v) for k, v in splits.items()}}
+    funnel["exam"] = {**counts.result(), "splits": {k: len(v) for k, v in splits.items()}, "sources": sources}
     return splits
 
 
@@ -373,6 +380,11 @@ def show(funnel: dict, settings: Settings) -> None:
         console.print(f"  dictionary: {funnel['dictionary']['terms']:,} terms (several definitions of a term are joined)")
     if "exam" in funnel:
         console.print("  exam: " + ", ".join(f"{split} {n:,}" for split, n in funnel["exam"]["splits"].items()))
+        if len(sources := funnel["exam"]["sources"]) > 1:
+            for one in sources:
+                console.print(
+                    f"    {one['file']}: {one['read']:,} read, {one['kept']:,} to train on, {one['leaks']:,} stand in another split"
+                )
     if any(part["kept"] for part in funnel.values()):
         refined = settings.refined
         console.print(f"  written to {refined}; examples of what was set aside, with reason, file and line: {refined / paths.REJECTED}")

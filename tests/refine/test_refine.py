@@ -352,6 +352,16 @@ def test_an_example_may_stand_in_dev_but_not_in_test_or_train(tmp_path):
     assert found == [("exam_leak_test", "fewshot.jsonl", 2), ("exam_leak_fewshot", "train.jsonl", 1), ("exam_leak_dev", "train.jsonl", 2)]
 
 
+def test_what_each_source_adds_to_train_and_what_its_leak_check_took(tmp_path):
+    more = [QUESTION | {"question": f"{part}이 하는 일은?"} for part in ("간", "콩팥", "허파")]
+    write_lines(tmp_path / "raw" / paths.RAW_EXAM / "other/train.jsonl", [more[0], more[1], more[1], QUESTION, {"x": 1}])
+    out = exam_data(tmp_path, train=[more[0]], dev=[QUESTION])
+    assert funnel(out)["exam"]["sources"] == [
+        {"file": "train.jsonl", "read": 1, "kept": 1, "leaks": 0},
+        {"file": "other/train.jsonl", "read": 5, "kept": 1, "leaks": 1},
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "split"),
     [("valid.jsonl", "dev"), ("validation.jsonl", "dev"), ("Test.jsonl", "test"), ("train-00000-of-00001.jsonl", "train")],
