@@ -7,8 +7,8 @@
     make chat ARGS=--web                       a page that this machine alone can open
     echo 고혈압이란? | make chat               without a terminal: answers each line, ends with the input
 
-/exam draws a dev question and shows how likely the model holds each option, then which one is right; /compare OTHER lets
-another stage's model answer the same. The test split is never asked.
+/exam draws a dev question and shows how likely the model holds each option, then which one is right; the test split is never
+asked. The page takes a second model, which answers beside the first.
 """
 
 import re
@@ -49,9 +49,7 @@ class Session:
     settings: Settings
     speaker: Any  # chat.Speaker
     exam: Any  # chat.Exam
-    loaded: dict = field(default_factory=dict)  # for /compare, by folder
     messages: list[dict] = field(default_factory=list)
-    last: tuple[int, dict] | None = None  # the exam question that came after the last message
 
 
 def main(settings: Settings) -> None:
@@ -116,21 +114,12 @@ def talk(session: Session, lines: Iterator[str]) -> None:
 
 
 def message(session: Session, text: str) -> None:
-    """Say something to the model and show its answer while it is written."""
-    asked = [*session.messages, {"role": "user", "content": text}]
-    found = stream(session, session.speaker, asked)
-    session.messages = [*asked[2 * found.dropped :], {"role": "assistant", "content": found.text}]
-    session.last = None
-    if found.dropped:
-        note(f"the oldest {found.dropped} turns no longer fit into {session.speaker.length:,} tokens and are forgotten", "yellow")
-
-
-def stream(session: Session, speaker, messages: list[dict]):
-    """Print an answer while it is written, then how it ended; Ctrl-C stops it. Returns the `chat.Turn`."""
+    """Say something to the model and print its answer while it is written, then how it ended; Ctrl-C stops it."""
     from kmlite.sharing import chat
 
-    turn, shown, thought, settings = chat.Turn("", 0, 0, 0), 0, 0, session.settings
-    with stoppable() as stop, closing(chat.answer(speaker, messages, settings.max_new_tokens, settings.temperature)) as turns:
+    asked, speaker, settings = [*session.messages, {"role": "user", "content": text}], session.speaker, session.settings
+    turn, shown, thought = chat.Turn("", 0, 0, 0), 0, 0
+    with stoppable() as stop, closing(chat.answer(speaker, asked, settings.max_new_tokens, settings.temperature)) as turns:
         for turn in turns:
             if settings.thoughts and thought < len(turn.thought):
                 console.out(printable(turn.thought[thought:]), style="dim", end="", highlight=False)
@@ -145,7 +134,9 @@ def stream(session: Session, speaker, messages: list[dict]):
     console.print()
     why = {"length": f"; cut at --max-new-tokens {settings.max_new_tokens}", "stopped": "; stopped", "thought": "; its thought never ended"}
     note(f"{turn.tokens} tokens, {turn.tokens / max(turn.seconds, 1e-9):.0f} a second{why.get(turn.ended, '')}", "dim")
-    return turn
+    session.messages = [*asked[2 * turn.dropped :], {"role": "assistant", "content": turn.text}]
+    if turn.dropped:
+        note(f"the oldest {turn.dropped} turns no longer fit into {speaker.length:,} tokens and are forgotten", "yellow")
 
 
 @contextmanager
@@ -171,44 +162,15 @@ def stoppable() -> Iterator[threading.Event]:
 
 def exam(session: Session, argument: str) -> None:
     """a question of the dev split: its probabilities, then the truth"""
-    session.last = session.exam.take(argument)
-    show_exam(session.speaker, session.last)
-
-
-def show_exam(speaker, asked: tuple[int, dict]) -> None:
     from kmlite.sharing import chat
 
-    console.print(chat.exam_text(*asked, chat.ask_exam(speaker, asked[1])), markup=False)
-
-
-def compare(session: Session, argument: str) -> None:
-    """let another model answer the last message or exam question"""
-    from kmlite.sharing import chat
-
-    others = ", ".join(chat.others(session.settings.out, session.speaker.name)) or "a model folder or a hub name"
-    if not argument:
-        raise click.ClickException(f"/compare with which? {others}")
-    if not session.last and not session.messages:
-        raise click.ClickException("there is nothing to compare yet: say something, or /exam.")
-    name, folder = chat.find(argument, session.settings.out)
-    if folder.resolve() == session.speaker.folder.resolve():
-        raise click.ClickException(f"{name} is the model that you talk to. Others: {others}")
-    if folder not in session.loaded:
-        with console.status(f"loading {name}"):
-            session.loaded[folder] = chat.load(name, folder, session.settings.precision)
-    other = session.loaded[folder]
-    console.print(f"── {other.name}, {other.precision} weights", style="bold", markup=False)
-    if other.stand_in and not session.speaker.stand_in:
-        note(chat.STAND_IN[0], "yellow")
-    if session.last:
-        show_exam(other, session.last)
-    else:
-        stream(session, other, session.messages[:-1])
+    number, question = session.exam.take(argument)
+    console.print(chat.exam_text(number, question, chat.ask_exam(session.speaker, question)), markup=False)
 
 
 def reset(session: Session, _: str) -> None:
     """forget the conversation and start anew"""
-    session.messages, session.last = [], None
+    session.messages = []
     note("forgotten; a new conversation")
 
 
@@ -221,7 +183,7 @@ def show_help(session: Session, _: str) -> None:
     note("An exam question stands outside the conversation: the model is asked it by itself.")
 
 
-COMMANDS = {"/exam": (exam, "[NUMBER]"), "/compare": (compare, "OTHER"), "/reset": (reset, ""), "/help": (show_help, "")}
+COMMANDS = {"/exam": (exam, "[NUMBER]"), "/reset": (reset, ""), "/help": (show_help, "")}
 
 
 # ---- the terminal

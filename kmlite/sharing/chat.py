@@ -235,11 +235,10 @@ def write(speaker: Speaker, ids: list[int], most: int, temperature: float, writt
 
 
 class Exam:
-    """The dev questions, read when the first is asked: by their number, or each once in a random order."""
+    """The dev questions, read when the first is asked."""
 
     def __init__(self, refined: Path):
         self.refined = refined
-        self.order: list[int] = []
 
     @cached_property
     def questions(self) -> list[dict]:
@@ -249,14 +248,11 @@ class Exam:
         return found
 
     def take(self, argument: str) -> tuple[int, dict]:
-        """(number, question) of "7", or of "" for one that was not drawn yet."""
-        if not argument:
-            self.order = self.order or random.sample(range(1, len(self.questions) + 1), len(self.questions))
-            number = self.order.pop()
-        elif argument.isdecimal() and 0 < int(argument) <= len(self.questions):
-            number = int(argument)
-        else:
-            raise click.ClickException(f"/exam {argument}: a number from 1 to {len(self.questions)}, or none to draw one.")
+        """(number, question) of "7", or of "" for any."""
+        most = len(self.questions)
+        if argument and not (argument.isdecimal() and 0 < int(argument) <= most):
+            raise click.ClickException(f"/exam {argument}: a number from 1 to {most}, or none to draw one.")
+        number = int(argument) if argument else random.randint(1, most)
         return number, self.questions[number - 1]
 
 

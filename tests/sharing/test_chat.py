@@ -6,8 +6,6 @@ import pty
 import re
 import select
 import signal
-import subprocess
-import sys
 import threading
 import time
 from itertools import pairwise
@@ -248,8 +246,7 @@ def test_a_message_that_is_too_long_does_not_end_the_talk(session, capsys):
 
 def test_exam_shows_probabilities_then_the_truth(session, capsys):
     shown = talked(session, capsys, "/exam 7")
-    number, question = session.last
-    assert (number, question) == (7, session.exam.questions[6])
+    question = session.exam.questions[6]
     found = chat.ask_exam(session.speaker, question)
     assert sum(found["probabilities"]) == pytest.approx(1, abs=1e-4)
     lines = shown.splitlines()
@@ -281,13 +278,11 @@ def test_exam_asks_with_the_prompt_of_evaluation(session, speaker):
     assert chat.ask_exam(speaker, question) == shown | {"way": "options as they stand"}
 
 
-def test_exam_draws_each_question_once(refined):
+def test_exam_draws_any_question(refined):
     exam = chat.Exam(refined)
-    total = len(exam.questions)
-    drawn = [exam.take("") for _ in range(total)]
-    assert sorted(number for number, _ in drawn) == list(range(1, total + 1))
+    drawn = [exam.take("") for _ in range(40)]
     assert all(question == exam.questions[number - 1] for number, question in drawn)
-    assert [number for number, _ in drawn] != [number for number, _ in (exam.take("") for _ in range(total))]  # then anew
+    assert len({number for number, _ in drawn}) > 5
 
 
 @pytest.mark.parametrize("argument", ["0", "999", "x", "-1", "²"])
@@ -298,31 +293,6 @@ def test_exam_numbers_that_are_none(session, capsys, argument):
 def test_exam_without_questions(speaker, out, tmp_path, capsys):
     session = recipe.Session(recipe.Settings(refined=tmp_path, out=out), speaker, chat.Exam(tmp_path))
     assert "make refine" in talked(session, capsys, "/exam", "/exam")
-
-
-def test_compare_answers_the_last_message(session, capsys):
-    shown = talked(session, capsys, "안녕", "/compare 00_trained")
-    [other] = session.loaded.values()
-    expected = text(other, user("안녕"))
-    assert f"── 00_trained, 16bit weights\n{cli.printable(expected)}\n" in shown
-    assert len(session.messages) == 2  # the other's answer is no part of the conversation
-    assert expected != session.messages[1]["content"]
-
-
-def test_compare_answers_the_last_exam_question(session, capsys):
-    shown = talked(session, capsys, "안녕", "/exam 3", "/compare 00_trained")
-    [other] = session.loaded.values()
-    first, second = (chat.exam_text(*session.last, chat.ask_exam(model, session.last[1])) for model in (session.speaker, other))
-    assert first != second
-    assert shown.index(first) < shown.index("── 00_trained") < shown.index(second)
-
-
-def test_compare_that_can_not_be(session, capsys):
-    assert "00_trained, base" in talked(session, capsys, "/compare")
-    assert "nothing to compare yet" in talked(session, capsys, "/compare 00_trained")
-    assert "is the model that you talk to" in talked(session, capsys, "안녕", "/compare 02_trained")
-    assert "MODEL=01_trained is no finished stage" in talked(session, capsys, "/compare 01_trained")
-    assert session.loaded == {}
 
 
 def test_help_and_unknown_commands(session, capsys):
@@ -400,7 +370,7 @@ def given(out, refined, *more) -> list[str]:
 
 
 def test_lines_from_a_pipe(warm, out, refined, tmp_path):
-    lines = "안녕\n\n/exam 2\n/compare 00_trained\n/exam 999\n마지막 말"
+    lines = "안녕\n\n/exam 2\n/exam 999\n마지막 말"
     os.mkfifo(tmp_path / "pipe")
     code = f"import os, sys; os.dup2(os.open(sys.argv.pop(), os.O_RDONLY), 0); {CODE}"
     arguments = given(out, refined, "--max-new-tokens", "5")
@@ -415,8 +385,6 @@ def test_lines_from_a_pipe(warm, out, refined, tmp_path):
         "5 tokens",
         "> /exam 2",
         "; right is",
-        "> /compare 00_trained",
-        "── 00_trained",
         "> /exam 999",
         "a number from",
         "> 마지막 말",
@@ -468,7 +436,7 @@ class Pty:
         os.close(self.other)
 
 
-def test_control_c_is_not_lost_in_a_finalizer(session, monkeypatch):
+def test_control_c_is_not_lost_in_a_finalizer(session, monkeypatch, capsys):
     """An exception that is raised there is only reported, and the answer would run on."""
 
     class Ends:
@@ -477,8 +445,8 @@ def test_control_c_is_not_lost_in_a_finalizer(session, monkeypatch):
 
     monkeypatch.setattr(recipe.console, "out", lambda *_, **__: Ends() and None)
     before = signal.getsignal(signal.SIGINT)
-    turn = recipe.stream(session, session.speaker, [user("길게")])
-    assert turn.ended == "stopped" and turn.tokens < session.settings.max_new_tokens
+    recipe.message(session, "길게")
+    assert "; stopped" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGINT) is before
     with pytest.raises(KeyboardInterrupt), recipe.stoppable() as stop:
         signal.raise_signal(signal.SIGINT)
@@ -508,19 +476,13 @@ def test_control_c_in_a_terminal(warm, out, refined):
         terminal.send(CONTROL_C)
         terminal.until("Ctrl-D or /quit leaves")
         terminal.until("\x1b[?2004h")
-        terminal.send("/compare nothing\r")
-        terminal.until("no finished stage in")  # the talk has gone on
+        terminal.send("/exam 999\r")
+        terminal.until("a number from")  # the talk has gone on
         terminal.until("\x1b[?2004h")
         terminal.send(CONTROL_D)
         assert terminal.status() == 0
     finally:
         terminal.close()
-
-
-def test_settings_reach_make():
-    asked = ["make", "-n", "chat", "MODEL=model/00_trained", "OUT=x", "ARGS=--web", "STAMP="]
-    shown = subprocess.run(asked, cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout
-    assert "-m recipes.chat --model 'model/00_trained' --refined 'data/02_refined' --out 'x' --web" in shown
 
 
 def test_a_conversation_of_thousands_of_turns_costs_what_one_of_ten_costs(tokenizer, monkeypatch):
@@ -538,29 +500,6 @@ def test_a_conversation_of_thousands_of_turns_costs_what_one_of_ten_costs(tokeni
     assert sum(encoded) < 20 * 512
     assert 0 <= 512 - len(ids) < len(plain(tokenizer, turns[:2]))
     assert ids == plain(tokenizer, turns[2 * dropped :])
-
-
-def run_as(code: str, encoding: str, closed: str = "") -> subprocess.CompletedProcess:
-    """A program in a console of an encoding, or with a stream closed by the shell."""
-    env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
-    return subprocess.run(
-        ["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code], capture_output=True, env=env, input=b"", check=False
-    )
-
-
-@pytest.mark.parametrize("encoding", ["euc-kr", "cp949", "ascii", "utf-8"])
-def test_a_console_that_lacks_a_character_shows_a_question_mark(encoding):
-    code = "from kmlite.cli import console; console.print('[bold]a[/] 뷁 ✓ █ \\udcff [/x] :smile: \\x1b]0;title\\x07 end')"
-    done = run_as(code, encoding)
-    assert done.returncode == 0, done.stderr
-    expected = "a 뷁 ✓ █ \udcff [/x] :smile: ]0;title end\n".encode(encoding, "replace")
-    assert done.stdout == expected
-
-
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
-def test_closed_streams(closed):
-    code = "import click; from kmlite.cli import console; console.print('x'); click.echo('y', err=True)"
-    assert run_as(code, "utf-8", closed).returncode == 0
 
 
 def test_names_and_data_are_shown_as_they_are():
