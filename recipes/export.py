@@ -26,7 +26,7 @@ FORMATS = ("merged", "adapter", "gguf")
 class Settings:
     out: Path = setting(Path("model"), "folder of the trained models; the export goes to export/stageN-FORMAT in it")
     refined: Path = setting(
-        Path("data/02_refined"), "what make refine wrote: two readings of the vocabulary are compared on its held-out text"
+        Path("data/02_refined"), "what make refine wrote: GGUF's vocabulary is compared with the model's on its held-out text"
     )
     format: str = setting("merged", "a full 16-bit folder, stage 2's LoRA alone, or GGUF files by llama.cpp's converter", FORMATS)
     stage: int = setting(2, "whose model: 0, 1 or 2")
@@ -63,13 +63,14 @@ def main(settings: Settings) -> None:
         expected, found = (export.answers(local, questions, adapter) for adapter in (before, partial))
     else:
         folder = partial / "model" if settings.format == "gguf" else partial
-        export.write_merged(source, folder, [*questions, *export.korean_texts(settings.refined)])
+        export.write_merged(source, folder)
         expected, found = (export.answers(model, questions) for model in (source.final, folder))
     export.compare(expected, found, questions)
     how = "over its base with plain peft" if settings.format == "adapter" else "with plain transformers"
     checked = f"Reloaded {how}: {len(questions)} of {len(questions)} greedy answers are the trained model's."
     if settings.format == "gguf":
-        checked += " " + gguf.write(folder, partial, settings.out, model_card.notice(source.base_name), questions, expected)
+        texts, notice = [*questions, *export.korean_texts(settings.refined)], model_card.notice(source.base_name)
+        checked += " " + gguf.write(folder, partial, settings.out, texts, notice, questions, expected)
         shutil.rmtree(folder)
     console.print(f"  checked      {checked}")
     files.write_text(partial / "README.md", model_card.text(source, settings.format, checked, named))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import click
 
 from kmlite import files, paths, prompts, records
-from kmlite.models import folders, merging
+from kmlite.models import folders, loading, merging
 from kmlite.sharing import gguf
 
 STALE = {"tokenizer.model", "added_tokens.json", paths.RECORD}  # a base's own, without the new tokens
@@ -52,26 +52,17 @@ def korean_texts(refined: Path) -> list[str]:
 # ---- written
 
 
-def write_merged(source: Source, target: Path, texts: list[str]) -> None:
-    """Write the stage's model as a folder of 16-bit safetensors; weights and tokenizer.json keep their bytes, and a vision tower
-    has the published names.
-
-    Raises:
-        click.ClickException: a vocabulary that no tokenizer.model can hold, or that is another one when it is loaded.
-    """
+def write_merged(source: Source, target: Path) -> None:
+    """Write the stage's model as a folder of 16-bit safetensors; weights and tokenizer.json keep their bytes, a vision tower has the
+    published names, and a server finds where to stop: each end-of-sequence id once, <end_of_turn> among them."""
     folders.copy_side_files(source.final, target, without=STALE)
     for path in sorted(source.final.iterdir()):
         if path.suffix == ".safetensors" or path.name.endswith(".safetensors.index.json"):
             shutil.copyfile(path, target / path.name)
     merging.publish_names(target)
-    gguf.write_vocabulary(target, texts)
-    before, after = (gguf.plain_tokenizer(folder) for folder in (source.final, target))
-    if before.get_vocab() != after.get_vocab() or before(texts)["input_ids"] != after(texts)["input_ids"]:
-        raise click.ClickException("the tokenizer of the exported folder is not the model's. Nothing was put in place; please report it.")
-    # a server stops by these: each end-of-sequence id once, <end_of_turn> among them
     config = files.read_record(source.final / "generation_config.json") or {}
-    ids = config.get("eos_token_id", [])
-    config["eos_token_id"] = list(dict.fromkeys([*(ids if isinstance(ids, list) else [ids]), *prompts.stop_ids(after)]))
+    ids, stops = config.get("eos_token_id", []), prompts.stop_ids(loading.load_tokenizer(target))
+    config["eos_token_id"] = list(dict.fromkeys([*(ids if isinstance(ids, list) else [ids]), *stops]))
     files.write_json(target / "generation_config.json", config)
 
 
@@ -126,15 +117,15 @@ def answers(folder: Path, asked: list[str], adapter: Path | None = None) -> list
     import logging
 
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # an optional CPU kernel, not installed, warns
-    tokenizer = gguf.plain_tokenizer(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
     # not AutoModelForImageTextToText: that knows no text-only Gemma 3, and this gives the one with a tower where there is one
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     if adapter:
         from peft import PeftModel
 

@@ -45,20 +45,13 @@ TEMPLATE = """\
 # ---- the vocabulary
 
 
-def plain_tokenizer(folder: Path):
-    """As whoever loads the folder gets it."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-
-
 def pieces(tokenizer: dict) -> list[tuple[str, float, int]]:
     """(text, score, type) of each id of a Gemma tokenizer.json, in order of the ids.
 
     A SentencePiece BPE joins the neighbours whose joint piece scores highest; tokenizer.json's joins those whose merge has the
     lowest rank. So a piece's score is the negative rank of its first merge. A piece may be joined from other halves than its
     merge names, but a learned BPE never has these halves side by side: 24,460 lines of Korean web text, reviews and exam questions
-    came out the same under two vocabularies with 5,000 and 15,000 new tokens, and `read_apart` looks again at each export.
+    came out the same under two vocabularies with 5,000 and 15,000 new tokens, and `write_vocabulary` looks again at each export.
 
     Raises:
         click.ClickException: ids are missing, so that no SentencePiece model can hold them.
@@ -125,29 +118,24 @@ def varint(n: int) -> bytes:
     return bytes([*out, n])
 
 
-def read_apart(folder: Path, texts: list[str]) -> list[str]:
-    """Those of `texts` that the folder's tokenizer.model and tokenizer.json cut into different ids.
+def write_vocabulary(folder: Path, texts: list[str]) -> None:
+    """Write tokenizer.model beside a folder's tokenizer.json and compare the two on `texts`.
 
     A text in which a control token is spelled out is passed over: SentencePiece never reads one from text, tokenizer.json does.
+
+    Raises:
+        click.ClickException: they cut a text differently: llama.cpp and Ollama would read prompts wrong.
     """
     from sentencepiece import SentencePieceProcessor
     from tokenizers import Tokenizer
 
-    whole = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    made = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-    control = {i for i, (_, _, kind) in enumerate(pieces(read_json(folder / "tokenizer.json"))) if kind == CONTROL}
-    cut = [encoding.ids for encoding in whole.encode_batch(texts, add_special_tokens=False)]
-    return [text for text, ids, other in zip(texts, cut, made.encode(texts), strict=True) if ids != other and not control & set(ids)]
-
-
-def write_vocabulary(folder: Path, texts: list[str]) -> None:
-    """Write tokenizer.model beside a folder's tokenizer.json and compare the two on `texts`.
-
-    Raises:
-        click.ClickException: they cut a text differently. Nothing that reads tokenizer.model would be right then.
-    """
-    (folder / "tokenizer.model").write_bytes(sentencepiece_model(read_json(folder / "tokenizer.json")))
-    if apart := read_apart(folder, texts):
+    tokenizer = read_json(folder / "tokenizer.json")
+    (folder / "tokenizer.model").write_bytes(sentencepiece_model(tokenizer))
+    control = {i for i, (_, _, kind) in enumerate(pieces(tokenizer)) if kind == CONTROL}
+    whole = Tokenizer.from_file(str(folder / "tokenizer.json")).encode_batch(texts, add_special_tokens=False)
+    made = SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).encode(texts)
+    apart = [text for text, a, b in zip(texts, whole, made, strict=True) if a.ids != b and not control & set(a.ids)]
+    if apart:
         raise click.ClickException(
             f"a SentencePiece vocabulary of {folder / 'tokenizer.json'} cuts {len(apart)} of {len(texts)} texts otherwise, first:\n"
             f"  {apart[0][:100]!r}\n  llama.cpp and Ollama would read the model's prompts wrong, so nothing was exported. Please report it."
@@ -184,15 +172,19 @@ def run(*command: object) -> str:
     return done.stdout
 
 
-def write(model: Path, target: Path, out: Path, notice: str, asked: list[str], expected: list[str]) -> str:
+def write(model: Path, target: Path, out: Path, texts: list[str], notice: str, asked: list[str], expected: list[str]) -> str:
     """Convert a folder of `export.write_merged`, ask the files what it was asked, write the Modelfile; returns what was found, in words.
 
     Args:
+        texts: on which the vocabulary that the converter reads is compared with the model's.
         notice: the terms, for the Modelfile.
         asked: prompts, and `expected` the model's greedy turns behind them.
     """
+    from transformers import AutoTokenizer
+
+    write_vocabulary(model, texts)
     weights, vision = convert(model, target, out)
-    loaded = plain_tokenizer(model)
+    loaded = AutoTokenizer.from_pretrained(model, local_files_only=True)
     said = [f"The vocabulary is tokenizer.json's, {len(loaded):,} ids."]
     if len(weights) == 1:
         said.append("llama-quantize was not found, so there is no q4_k_m; with it in LLAMA_CPP or on PATH the same command makes one.")
@@ -252,12 +244,9 @@ def check_vocabulary(file: Path, tokenizer: dict, config: dict) -> None:
 
     fields = GGUFReader(file).fields
     tokens, scores, kinds = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "scores", "token_type"))
-    kind_of_vocabulary = fields["tokenizer.ggml.model"].contents()
-    if kind_of_vocabulary != "llama":
-        raise click.ClickException(f"{file} holds a {kind_of_vocabulary} vocabulary, not SentencePiece's; another llama.cpp may do better.")
     rows = config.get("text_config", config)["vocab_size"]
-    if len(tokens) != rows:
-        raise click.ClickException(f"{file} holds {len(tokens):,} ids for {rows:,} embedding rows, so nothing was put in place.")
+    if fields["tokenizer.ggml.model"].contents() != "llama" or len(tokens) != rows:
+        raise click.ClickException(f"{file}: not a SentencePiece vocabulary of {rows:,} ids, so nothing was put in place.")
     for i, (name, score, kind) in enumerate(pieces(tokenizer)[:rows]):
         # spaces of user-defined tokens are plain in GGUF; unknown and control tokens carry no score that is used
         text = name.replace("▁", " ") if kind == USER_DEFINED else name

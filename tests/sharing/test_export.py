@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import httpx
 import pytest
 from click.testing import CliRunner
@@ -176,7 +177,7 @@ def test_lengthened_stops_and_a_stale_vocabulary_do_not_travel(mine, refined):
     run(mine, refined)
     assert files.read_json(to / "generation_config.json") == {"eos_token_id": [1, 106], "do_sample": True}
     assert not (to / "added_tokens.json").exists()
-    assert (to / "tokenizer.model").read_bytes()[:5] != b"stale"
+    assert not (to / "tokenizer.model").exists()
 
 
 def test_an_answer_that_changed_is_refused_and_the_older_export_stays(short, out, refined, merged, monkeypatch):
@@ -211,39 +212,39 @@ def test_a_tower_without_its_published_names_gets_them_and_keeps_its_bytes(tmp_p
 # ---- the vocabulary
 
 
-def test_a_sentencepiece_vocabulary_cuts_as_the_extended_bpe(merged, texts):
+@pytest.fixture
+def vocabulary_of(merged, tmp_path) -> Path:
+    """A merged folder with a tokenizer.model."""
+    folder = shutil.copytree(merged, tmp_path / "vocabulary")
+    gguf.write_vocabulary(folder, [])
+    return folder
+
+
+def test_a_sentencepiece_vocabulary_cuts_as_the_extended_bpe(vocabulary_of, texts, monkeypatch):
     lines = [line for text in texts for line in text.split("\n")]
     assert len(lines) > 300
-    assert gguf.read_apart(merged, lines) == []
+    gguf.write_vocabulary(vocabulary_of, [*lines, "혈압 <end_of_turn> <unused3> 높다"])  # a control token that is spelled is no difference
     from sentencepiece import SentencePieceProcessor
 
-    made = SentencePieceProcessor(model_file=str(merged / "tokenizer.model"))
-    vocab = files.read_json(merged / "tokenizer.json")["model"]["vocab"]
+    made = SentencePieceProcessor(model_file=str(vocabulary_of / "tokenizer.model"))
+    vocab = files.read_json(vocabulary_of / "tokenizer.json")["model"]["vocab"]
     assert all(made.IdToPiece(id) == name for name, id in vocab.items())
     assert (made.bos_id(), made.eos_id(), made.pad_id(), made.unk_id()) == (2, 1, 0, 3)
     assert made.IsControl(106) and made.IsByte(made.PieceToId("<0xEA>"))
-
-
-def test_a_vocabulary_that_cuts_otherwise_is_refused(mine, refined, monkeypatch):
     right = gguf.pieces
     monkeypatch.setattr(gguf, "pieces", lambda of: [(name, -1.0 if kind == gguf.NORMAL else n, kind) for name, n, kind in right(of)])
-    assert "texts otherwise" in run(mine, refined, status=1)
-    assert not (mine / "export/stage2-merged").exists()
+    with pytest.raises(click.ClickException, match="texts otherwise"):
+        gguf.write_vocabulary(vocabulary_of, lines)
 
 
-def test_a_text_that_spells_a_control_token_is_no_reason_to_refuse(merged):
-    assert gguf.read_apart(merged, ["혈압 <end_of_turn> <unused3> 높다"]) == []
-
-
-def test_an_id_without_an_embedding_row_is_left_out(llama, merged, tmp_path):
+def test_an_id_without_an_embedding_row_is_left_out(llama, vocabulary_of, tmp_path):
     """The image token of a text-only Gemma; the converter writes as many ids as config.json has rows."""
-    shutil.copytree(merged, tmp_path / "m")
-    config = files.read_json(merged / "config.json")
-    tokens = len(gguf.pieces(files.read_json(merged / "tokenizer.json")))
+    config = files.read_json(vocabulary_of / "config.json")
+    tokens = len(gguf.pieces(files.read_json(vocabulary_of / "tokenizer.json")))
     for rows in (tokens - 1, tokens + 3):
         config["text_config"]["vocab_size"] = rows
-        files.write_json(tmp_path / "m/config.json", config)
-        gguf.convert(tmp_path / "m", tmp_path, tmp_path)
+        files.write_json(vocabulary_of / "config.json", config)
+        gguf.convert(vocabulary_of, tmp_path, tmp_path)
 
 
 def test_ids_with_a_gap_are_refused():
