@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from kmlite.refine.cleaning import BLANK, CODES, HANGUL, KANA, LETTER, SALE, WORD, kinds
 from kmlite.refine.text import SALES_OPENINGS
 
 VERSION = 1  # of the hashes: raise it when one of them changes
@@ -22,6 +21,20 @@ REPEATED_RUN = 5
 SLOT_BITS = 17  # of a table of runs: four times as many slots as a batch has words
 
 MIX, STEP = np.uint32(0x9E3779B1), np.uint32(0x01000193)
+WORD, LETTER, HANGUL, KANA, BLANK, SALE = (1 << bit for bit in range(6))  # kinds of sign
+CODES = 0x32000  # the planes that hold letters; what is above has the last entry of a table
+
+
+@functools.cache
+def kinds() -> np.ndarray:
+    """(CODES + 1,) uint8: the kinds of each sign. SALE: a term of an advertisement may begin with it."""
+    signs = [chr(code) for code in range(CODES)]
+    word, decimal, blank = (np.fromiter(map(has, signs), dtype=bool, count=CODES) for has in (str.isalnum, str.isdecimal, str.isspace))
+    out = np.append(word * WORD | (word & ~decimal) * LETTER | blank * BLANK, 0).astype(np.uint8)
+    out[0xAC00:0xD7A4] |= HANGUL
+    out[0x3040:0x3100] |= KANA
+    out[[ord(opening[0]) for opening in SALES_OPENINGS]] |= SALE
+    return out
 
 
 @functools.cache

@@ -1,9 +1,11 @@
-"""Many texts cleaned at once. One look at all their signs says which rules a text may need; most texts need one or two.
+"""All rules for many texts, until nothing changes. One look at all their signs says which rules a text may need; most need one or two.
 
-The rules stand in `text` and `markup` and can be read and tested alone; here is only which of them are asked, and when again.
+The rules stand in `text`, `markup` and `wiki` and can be read and tested alone.
 """
 
 import functools
+import itertools
+import string
 import unicodedata
 from collections import Counter
 
@@ -19,85 +21,67 @@ from kmlite.refine.markup import (
     strip_notes,
     strip_time_codes,
 )
-from kmlite.refine.text import (
-    CONTROL,
-    INVISIBLE,
-    LINE_ENDS,
-    SALES_OPENINGS,
-    compose,
-    holds_control_token,
-    is_plain,
-    squeeze,
-    squeeze_plain,
-    strip_addresses,
-    strip_control_tokens,
-)
+from kmlite.refine.text import CONTROL, INVISIBLE, LINE_ENDS, compose, squeeze, squeeze_plain, strip_addresses, strip_control_tokens
 from kmlite.refine.wiki import MATH, strip_wiki
 
 PASSES = 8
 LAST_RESORT = str.maketrans("", "", "<>&[]{}()|=~'@＠:/.0123456789")  # without these no rule finds anything more
 
-# ---- what kind of sign a code point is, a bit each
+# ---- what rules a text may need, a bit each
 
-WORD, LETTER, HANGUL, KANA, BLANK, MARK, SALE, ODD = (1 << bit for bit in range(8))
+COMPOSE, TABS, BLANKS, ADDRESS, NUMBER, LINK, WIKI, HTML, TIME, FORUM = (1 << bit for bit in range(10))
+RULES = ADDRESS | NUMBER | LINK | WIKI | HTML | TIME | FORUM
+# two signs that a rule may begin with: `A` any Latin letter, `0` any digit, `E` either end of a text, `각` five syllables of macros
+PAIRS = {
+    BLANKS: ("  ", " \n", "\n ", "E ", "E\n", " E", "\nE"),
+    ADDRESS: (":/", "ww"),
+    LINK: ("](",),
+    WIKI: ("[[", "{{", "{|", "||", "''", "==", "__", "E=", "\n=", '"|', "[각", "[*"),
+    HTML: ("<A", "</", "<!", "&A", "&#", "[m", "[@"),  # and control tokens
+    TIME: (":0",),
+    FORUM: ("[/",),
+}
+# the first three letters of what a wiki writes in brackets
+MACROS = b"inc anc you rub mat age dda kak nav nic vim pag tab cle foo dat br] doc /do gal"
 CODES = 0x32000  # the table's size: the planes that hold letters; what is above is an odd sign
-MARKS = "<&@＠:w[]{|='_"  # signs that some rule begins with
+END, ODD, TAB = 1, 2, 9
 
 
 @functools.cache
-def kinds() -> np.ndarray:
-    """(CODES + 1,) uint8. MARK: a rule may begin with it. SALE: an advertisement's term may. ODD: `compose` may change it, or it is
-    white space other than a blank and a line end (BLANK as well)."""
+def classes() -> np.ndarray:
+    """(CODES + 1,) uint8: of each sign its own code if it is ASCII, in lower case; ODD if `compose` may change it; TAB if it is
+    white space other than a blank and a line end; else zero."""
     signs = [chr(code) for code in range(CODES)]
-    out = np.zeros(CODES + 1, dtype=np.uint8)
-
-    def mark(kind: int, where) -> None:
-        out[:CODES][np.fromiter(where, dtype=bool, count=CODES)] |= kind
-
-    mark(WORD, map(str.isalnum, signs))
-    out[:CODES][(out[:CODES] & WORD).astype(bool) & ~np.fromiter(map(str.isdecimal, signs), dtype=bool, count=CODES)] |= LETTER
-    out[0xAC00:0xD7A4] |= HANGUL
-    out[0x3040:0x3100] |= KANA
-    mark(
-        BLANK,
-        (
-            sign.isspace() and (sign == "\n" or not (LINE_ENDS.match(sign) or INVISIBLE.match(sign) or CONTROL.match(sign)))
-            for sign in signs
-        ),
-    )
-    out[[ord(sign) for sign in MARKS]] |= MARK
-    out[[ord(opening[0]) for opening in SALES_OPENINGS]] |= SALE
+    out = np.array([ord("0") if sign.isdecimal() else ord(sign.lower()) if sign < "\x7f" else 0 for sign in [*signs, " "]], dtype=np.uint8)
+    for group, kind in (("목각편원소", "A"), ("＠", "@")):
+        out[[ord(sign) for sign in group]] = ord(kind)
+    out[[code for code, sign in enumerate(signs) if sign.isspace() and sign not in " \n"]] = TAB
     # NFC leaves a text alone whose signs are composed, combine with nothing and are no second half of a composed one
     halves = {parts[1] for parts in map(str.split, map(unicodedata.decomposition, signs)) if len(parts) == 2 and parts[0][0] != "<"}
-    out[[CODES, *range(0x1161, 0x1200), *(int(half, 16) for half in halves)]] |= ODD
-    mark(ODD, map(unicodedata.combining, signs))
-    mark(ODD, (not unicodedata.is_normalized("NFC", sign) for sign in signs))
-    mark(ODD, (not is_plain(sign) for sign in signs))
+    out[[CODES, *range(0x1161, 0x1200), *(int(half, 16) for half in halves)]] = ODD
+    out[[code for code, sign in enumerate(signs) if unicodedata.combining(sign) or not unicodedata.is_normalized("NFC", sign)]] = ODD
+    out[[ord(sign) for expression in (LINE_ENDS, INVISIBLE, CONTROL) for sign in expression.findall("".join(signs))]] = ODD
     return out
 
 
-# ---- what rules a text may need, a bit each
+@functools.cache
+def rules_of_pairs() -> np.ndarray:
+    """(128 * 128,) uint16: the rules that two neighbouring classes ask for."""
+    out = np.zeros((128, 128), dtype=np.uint16)
+    groups = {"A": string.ascii_lowercase, "각": "A", "E": chr(END)}
+    for rule, pairs in PAIRS.items():
+        for pair in pairs:
+            for one, other in itertools.product(*(groups.get(sign, sign) for sign in pair)):
+                out[ord(one), ord(other)] |= rule
+    out[:, ODD] |= COMPOSE
+    out[:, TAB] |= TABS
+    out[ord("@")] |= ADDRESS
+    return out.ravel()
 
-COMPOSE, TABS, BLANKS, LINK, URL, MAIL, NUMBER, RESIDENT, WIKI, TAG, ENTITY, TIME, FORUM = (1 << bit for bit in range(13))
-ADDRESS = URL | MAIL | NUMBER | RESIDENT
-MARKUP = LINK | WIKI | TAG | ENTITY | TIME | FORUM
-RULES = ADDRESS | MARKUP
-KINDS_OF_ADDRESS = {"url": URL, "mail": MAIL, "resident_number": RESIDENT, "phone": NUMBER}
 
-
-def pack(first, second, third):
-    """Three code points in one number, or three arrays of them, whether letters are small or not."""
-    return (first | 32) << 42 | (second | 32) << 21 | third | 32
-
-
-PAD = 20  # blanks behind the texts, so that every sign has some after it: more than two groups of a resident number
-TWICE = np.array([ord(sign) for sign in "w[{|='_"])
-MACROS = (
-    "include anchor youtube ruby math age( dday kakaotv navertv nicovideo vimeo "
-    "pagecount tableofcontents clearfix footnote date br] doc /doc gallery"
-)
-MACRO_SIGNS = np.array([pack(*map(ord, name[:3])) for name in MACROS.split()])
-MACRO_SYLLABLES = np.array([pack(*map(ord, name + " ")) >> 21 for name in ("목차", "각주", "편집", "원본", "소스")])
+def triple(signs: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Three signs as one number, at each place."""
+    return np.stack([signs[at + i] for i in range(3)], axis=1).astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16], dtype=np.uint32)
 
 
 def look(texts: list[str]) -> list[int]:
@@ -105,85 +89,37 @@ def look(texts: list[str]) -> list[int]:
 
     No rule begins at a blank, and squeezing joins no two signs, so it brings up none of the others.
     """
-    codes = np.frombuffer((" ".join(["", *texts]) + " " * PAD).encode("utf-32-le", "surrogatepass"), dtype=np.int32)
-    kind = kinds().take(codes, mode="clip")
-    ends = np.cumsum([len(text) + 1 for text in texts]) + 1  # each with the blank behind it
-    n = len(codes) - PAD
-    out = np.zeros(len(texts) + 1, dtype=np.uint16)
-
-    def need(rule: int, places: np.ndarray) -> None:
-        out[np.searchsorted(ends, places, side="right")] |= rule
-
-    odd = np.flatnonzero((kind & ODD) != 0)  # of bool: of bytes it takes four times as long
-    space = (kind[odd] & BLANK) != 0
-    need(TABS, odd[space])
-    need(COMPOSE, odd[~space])
-    blank = (kind & BLANK) != 0
-    two = np.flatnonzero(blank[:n] & blank[1 : n + 1])
-    two = two[(codes[two] == 32) | (codes[two + 1] == 32) | blank[two + 2]]  # all but one empty line
-    need(BLANKS, two)
-    need(BLANKS, two + 1)  # before a text, the first of them is the one that holds it apart from the last
-    number, resident = numbers((kind & (WORD | LETTER)) == WORD, n)
-    need(NUMBER, np.flatnonzero(number))
-    need(RESIDENT, np.flatnonzero(resident))
-
-    marks = np.flatnonzero((kind & MARK) != 0)
-    first, second = codes[marks], codes[marks + 1]
-    small = (second | 32) - ord("a")
-    letter = (small >= 0) & (small < 26)
-    twice = (first == second) & np.isin(first, TWICE)
-    need(URL, marks[((first == ord(":")) & (second == ord("/"))) | (twice & (first == ord("w")))])
-    need(LINK, marks[(first == ord("]")) & (second == ord("("))])
-    need(MAIL, marks[(first == ord("@")) | (first == ord("＠"))])
-    need(TAG, marks[(first == ord("<")) & (letter | (second == ord("/")) | (second == ord("!")))])
-    need(ENTITY, marks[(first == ord("&")) & (letter | (second == ord("#")))])
-    table = (first == ord("{")) & (second == ord("|"))
-    brackets = marks[(first == ord("[")) | (first == ord("<"))]
-    three = pack(*(codes[brackets + i].astype(np.int64) for i in (1, 2, 3)))
-    named = np.isin(three, MACRO_SIGNS) | np.isin(three >> 21, MACRO_SYLLABLES) | (codes[brackets + 1] == ord("*"))
-    need(WIKI, brackets[named])
-    before, gap = codes[marks - 1], blank[marks - 1]
-    starts = np.zeros(len(codes), dtype=bool)
-    starts[1], starts[ends[:-1]] = True, True
-    opens = (before == ord("\n")) | (gap & blank[marks - 2]) | starts[marks]
-    spaced = (first == ord("=")) & blank[marks + 1] & opens  # ` = = 제목 = =`
-    cell = (first == ord("|")) & ((before == ord('"')) | (gap & ((codes[marks - 2] == ord('"')) | blank[marks - 2])))  # `rowspan="2" |`
-    need(WIKI, marks[(twice & (first != ord("w"))) | table | spaced | cell])
-    need(TAG, marks[(first == ord("[")) & ((second == ord("m")) | (second == ord("@")))])  # control tokens in square brackets
-    need(FORUM, marks[(first == ord("[")) & (second == ord("/"))])
-    third = codes[marks + 3]
-    need(TIME, marks[(first == ord(":")) & digit_at(second) & ((third == ord(",")) | (third == ord(".")) | (third == ord("]")))])
-    return out[:-1].tolist()
-
-
-def numbers(digit: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each of `n` signs, whether a telephone number may begin there, and a resident number: by the groups of digits that follow."""
-
-    def later(values: np.ndarray, by: int) -> np.ndarray:
-        return values[by : by + n]
-
+    codes = np.frombuffer("\n".join(["", *texts, ""]).encode("utf-32-le", "surrogatepass"), dtype=np.int32)
+    ends = np.cumsum([0, *(len(text) + 1 for text in texts)])  # of a text the sign behind it, and the one before the first
+    kind = classes().take(codes, mode="clip")
+    kind[ends] = END
+    asked = rules_of_pairs().take(kind[:-1].astype(np.uint16) * np.uint16(128) + kind[1:])  # at the first of two signs
+    n = len(asked)
+    line, digit = (np.append(kind == ord(sign), np.zeros(8, dtype=bool)) for sign in "\n0")
+    asked |= (line[:n] & line[1 : n + 1] & line[2 : n + 2]) * np.uint16(BLANKS)
+    # a telephone or resident number holds three digits, and four behind up to three other signs
     three = digit[:-2] & digit[1:-1] & digit[2:]
     four = three[:-1] & digit[3:]
-    seven = four[:-3] & three[4:]
-    number = later(three, 0) & (later(four, 3) | later(four, 4) | later(four, 5) | later(four, 6))
-    seven = later(seven, 6) | later(seven, 7) | later(seven, 8) | later(seven, 9)
-    return number, later(three, 0) & later(three, 3) & seven
+    asked |= (three[:n] & (four[3 : n + 3] | four[4 : n + 4] | four[5 : n + 5] | four[6 : n + 6])) * np.uint16(NUMBER)
+    macros = triple(np.frombuffer(MACROS, dtype=np.uint8), np.arange(0, len(MACROS), 4))
+    opened = np.flatnonzero((kind[:-3] == ord("[")) | (kind[:-3] == ord("<")))
+    asked[opened[np.isin(triple(kind, opened + 1), macros)]] |= WIKI
+    mark = np.flatnonzero((kind == ord("=")) | (kind == ord("|")))  # ` = = 제목 = =`, `rowspan="2" |`
+    blanks = (TAB, ord(" "), ord("\n"), END)
+    asked[mark[np.isin(kind[mark - 1], blanks) & np.isin(kind[mark - 2], (*blanks, ord('"')))]] |= WIKI
+    return np.bitwise_or.reduceat(asked, ends[:-1]).tolist()
 
 
-def digit_at(codes: np.ndarray) -> np.ndarray:
-    return (codes >= ord("0")) & (codes <= ord("9"))
+# ---- the rules, in order
 
 
 def tidy(text: str, needs: int) -> tuple[str, int]:
     """(text with its signs and white space seen to, what it needs besides)."""
     if needs & COMPOSE:
         return squeeze(strip_control_tokens(compose(text))), RULES  # `0\u200b10` holds a number now
-    if needs & TAG and holds_control_token(text):
-        text, needs = strip_control_tokens(text), needs | RULES | BLANKS  # `=<bos>=` is another sign than `= =`
-    if needs & TABS:
-        text = squeeze(text)
-    elif needs & BLANKS:
-        text = squeeze_plain(text)
+    if needs & HTML and (stripped := strip_control_tokens(text)) != text:
+        return squeeze(stripped), RULES  # `=<bos>=` is another sign than `= =`
+    text = squeeze(text) if needs & TABS else squeeze_plain(text) if needs & BLANKS else text
     return text, needs & RULES
 
 
@@ -192,17 +128,18 @@ def apply_rules(text: str, needs: int, counts: Counter | None) -> str:
     addresses, which stand in them, and these before HTML, since an unescaped `&` would cut them."""
     if needs & TIME:
         text = strip_time_codes(text)
-    if needs & ADDRESS:
+    if needs & (ADDRESS | NUMBER):
         text = outside_code(text, strip_links) if needs & LINK else text
         needs &= ~LINK
-        text = strip_addresses(text, [kind for kind, bit in KINDS_OF_ADDRESS.items() if needs & bit], counts)
-    return outside_code(text, lambda prose: strip_markup(prose, needs)) if needs & MARKUP else text
+        kinds = ("url", "mail") * bool(needs & ADDRESS) + ("resident_number", "phone") * bool(needs & NUMBER)
+        text = strip_addresses(text, kinds, counts)
+    return outside_code(text, lambda prose: strip_markup(prose, needs)) if needs & (LINK | WIKI | HTML | FORUM) else text
 
 
 def strip_markup(text: str, needs: int) -> str:
     if needs & LINK:
         text = strip_links(text)
-    if needs & TAG:
+    if needs & HTML:
         text = strip_notes(text)
     if needs & WIKI:
         marked = any(sign in text for sign in ("<math", "<nowiki", "<syntax", "<source", "<pre", "<code", "[math(", "{{{#!syntax"))
@@ -210,7 +147,7 @@ def strip_markup(text: str, needs: int) -> str:
         text = MATH.sub(r"\1", text) if "[math(" in text else text
     if needs & FORUM:
         text = strip_forum_tags(text)
-    return strip_html(text) if needs & (TAG | ENTITY) else text
+    return strip_html(text) if needs & HTML else text
 
 
 def clean_all(texts: list[str], counts: Counter | None = None) -> list[str]:
@@ -226,7 +163,7 @@ def clean_all(texts: list[str], counts: Counter | None = None) -> list[str]:
         for i, needs in zip(left, look([out[i] for i in left]) if left else (), strict=True):
             if needs:
                 text, needs = tidy(out[i], needs)
-                out[i] = apply_rules(text, needs, counts) if needs else text
+                out[i] = apply_rules(text, needs, counts)
                 if out[i] != text:
                     changed.append(i)
         left = changed

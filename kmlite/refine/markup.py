@@ -245,7 +245,8 @@ def code_blocks(text: str) -> Iterator[tuple[int, int]]:
 TIME = r"(?:\d{1,2}:)?\d{2}:\d{2}[,.]\d{2,3}"
 SUBTITLE = re.compile(rf"(?:(?<!\S)\d{{1,5}}[ \n])?(?<![\d:]){TIME} *--> *{TIME}(?: +(?:align|position|line|size|X1)[^\n]*)? ?\n?")
 CUE = re.compile(rf"--> *{TIME}")  # begins with what the engine skips to: most arrows are code
-LYRIC = re.compile(r"^(?:\[\d{1,2}:\d{2}(?:[.:]\d{2,3})?\] ?)+", re.MULTILINE)
+LYRIC_TIME = r"\[\d{1,2}:\d{2}(?:[.:]\d{2,3})?\] ?"
+LYRIC = re.compile(rf"\[(?<![^\n]\[){LYRIC_TIME[2:]}(?:{LYRIC_TIME})*")  # at the beginning of a line
 DIALOGUE = re.compile(r"^Dialogue: \d+,(?:[^,\n]*,){8}", re.MULTILINE)
 
 

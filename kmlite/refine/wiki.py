@@ -264,7 +264,9 @@ DOC = re.compile(r"^</?doc\b[^<>\n]*>[ \t]*$", re.MULTILINE)
 EDIT = re.compile(r"(?<=[^\s\[\]>→])\[(?:(?:원본 )?편집|편집 \| 원본 편집|소스 편집)\](?=[ \t]*$)", re.MULTILINE)
 NOTE_LINE = re.compile(r"^##[^\n]*$", re.MULTILINE)
 # not between digits: 30~~40% and 1990--1995 are ranges
-STRUCK = re.compile(r"(?<![\d~])~~(?![\s~])[^~\n]{1,300}~~(?!~)|(?<![\w\-])--(?![\s\d\-])[^\-\n]{1,300}--(?![\w\-])")
+STRUCK = re.compile(  # begins with a set of signs, which the engine skips to
+    r"[~\-](?:(?<=~)(?<![\d~]~)~(?![\s~])[^~\n]{1,300}~~(?!~)|(?<=-)(?<![\w\-]-)-(?![\s\d\-])[^\-\n]{1,300}--(?![\w\-]))"
+)
 RAISED = re.compile(r"\^\^([^\^\n]{1,40})\^\^|,,([^,\n]{1,40}),,|(?<![\w_])__(?! )([^_\n]{1,200})__(?![\w_])")
 # what a list mark stands before is a blank, Korean or other markup: `#include`, `::1`, `>>> x` and `*args` are code
 LIST_MARK = re.compile(r"^[ \t]*(?:[*#;:]+(?:[ \t]+|(?=[가-힣\[']))|>{1,2}(?!>)[ \t]*)|^-{4,}[ \t]*$", re.MULTILINE)

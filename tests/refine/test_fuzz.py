@@ -8,11 +8,12 @@ from hypothesis import strategies as st  # noqa: E402
 
 from kmlite.refine import batch, cleaning  # noqa: E402
 from kmlite.refine.cleaning import clean, clean_all, look  # noqa: E402
-from kmlite.refine.markup import strip_html, strip_links, strip_notes  # noqa: E402
+from kmlite.refine.markup import strip_forum_tags, strip_html, strip_links, strip_notes, strip_time_codes  # noqa: E402
 from kmlite.refine.text import (  # noqa: E402
     AD_TERMS,
     CALLS,
-    CONTROL_TOKENS,
+    CONTROL_TOKEN,
+    IN_BRACKETS,
     OFFERS,
     Counts,
     compose,
@@ -137,7 +138,7 @@ def test_a_cleaned_text_is_clean_and_no_longer_than_three_times_the_raw(text):
     cleaned = clean(text)
     assert clean(cleaned) == cleaned
     assert len(cleaned) <= 3 * len(text)
-    assert not CONTROL_TOKENS.search(cleaned)
+    assert not CONTROL_TOKEN.search(cleaned) and not IN_BRACKETS.search(cleaned)
 
 
 @many
@@ -211,14 +212,13 @@ def test_a_text_without_markup_is_left_alone(found, between):
 
 
 RULES = {
-    cleaning.URL: lambda text: strip_urls(text)[0],
-    cleaning.MAIL: lambda text: strip_mails(text)[0],
-    cleaning.NUMBER: lambda text: strip_addresses(text, ["phone"]),
-    cleaning.RESIDENT: lambda text: strip_addresses(text, ["resident_number"]),
+    cleaning.ADDRESS: lambda text: strip_mails(strip_urls(text)[0])[0],
+    cleaning.NUMBER: lambda text: strip_addresses(text, ["resident_number", "phone"]),
     cleaning.WIKI: strip_wiki,
-    cleaning.TAG | cleaning.ENTITY: strip_html,
-    cleaning.TAG: strip_notes,
+    cleaning.HTML: lambda text: strip_html(strip_notes(text)),
     cleaning.LINK: strip_links,
+    cleaning.TIME: strip_time_codes,
+    cleaning.FORUM: strip_forum_tags,
 }
 
 
@@ -226,7 +226,7 @@ RULES = {
 @given(texts)
 def test_a_rule_that_is_not_asked_would_change_nothing(text):
     [needs] = look([text])
-    if not needs & (cleaning.COMPOSE | cleaning.TAG):
+    if not needs & (cleaning.COMPOSE | cleaning.HTML):
         assert compose(text) == text
     if not needs & (cleaning.COMPOSE | cleaning.TABS | cleaning.BLANKS):
         assert squeeze(text) == text

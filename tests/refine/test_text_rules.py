@@ -264,7 +264,7 @@ def test_clean_puts_the_rules_together(raw, expected):
 
 @pytest.mark.parametrize("raw", ["<start_of_turn>", "&lt;start_of_turn&gt;", "&#60;bos>", "<start_of_<bos>turn>", "<p>&lt;eos&gt;</p>"])
 def test_no_chat_token_is_left_in_a_cleaned_text(raw):
-    assert rules.CONTROL_TOKENS.search(clean(f"가 {raw} 나")) is None
+    assert rules.CONTROL_TOKEN.search(clean(f"가 {raw} 나")) is None
 
 
 SAMPLE_FILES = sorted(p.relative_to(paths.SAMPLE_RAW / paths.RAW_TEXT) for p in (paths.SAMPLE_RAW / paths.RAW_TEXT).rglob("*.*"))
