@@ -65,39 +65,36 @@ def test_closed_streams_end_nothing_and_no_file_takes_their_place(tmp_path, clos
     assert file.read_text() == "a"
 
 
-def test_a_file_over_the_limit_of_its_size_is_named(tmp_path):
-    work = f"resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9)); files.write_text(pathlib.Path('{tmp_path}/run.json'), 'x' * 99)"
-    status, _, said = run(work)
+@pytest.mark.parametrize(
+    ("work", "expected"),
+    [
+        (
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9)); files.write_text(pathlib.Path('{}/run.json'), 'x' * 99)",
+            "{}/run.json.partial: the file grew larger than",
+        ),
+        ("cli.check_writable(pathlib.Path('{}') / ('가' * 90))", "the name is too long"),
+        ("raise RuntimeError('Error: I/O error: Input/output error (os error 5)')", "the disk reports an input/output error"),
+        ("raise RuntimeError('[errno 5] bad')", "the disk reports an input/output error"),
+        ("raise RuntimeError('I/O error: No space left on device')", "the disk is full"),
+    ],
+)
+def test_an_error_of_the_disk_is_one_line_and_names_the_file(tmp_path, work, expected):
+    status, _, said = run(work.format(tmp_path))
     assert status == 1
-    assert f"{tmp_path}/run.json.partial: the file grew larger than" in said.decode()
-    assert "Traceback" not in said.decode()
+    assert expected.format(tmp_path) in said.decode() and "Traceback" not in said.decode()
 
 
-def test_a_name_that_is_too_long_is_said(tmp_path):
-    status, _, said = run(f"cli.check_writable(pathlib.Path('{tmp_path}') / ('가' * 90))")
-    assert status == 1
-    assert "the name is too long" in said.decode()
-
-
-@pytest.mark.parametrize("said", ["Error: I/O error: Input/output error (os error 5)", "[Errno 5] Input/output error", "[errno 5] bad"])
-def test_an_input_or_output_error_that_a_library_reports_in_its_own_words(said):
-    def work():
-        raise RuntimeError(said)
-
-    with pytest.raises(cli.click.ClickException, match="the disk reports an input/output error"):
-        cli.with_plain_errors(work)
-
-
-@pytest.mark.parametrize("stray", [{"RANK": "1"}, {"WORLD_SIZE": "8"}, {"RANK": "x", "WORLD_SIZE": "", "LOCAL_RANK": "1"}])
-def test_what_a_job_script_left_in_the_environment_is_no_torchrun(tmp_path, stray):
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [
+        ({"RANK": "1"}, True),
+        ({"WORLD_SIZE": "8"}, True),
+        ({"RANK": "x", "WORLD_SIZE": "", "LOCAL_RANK": "1"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "x"}, False),  # torchrun's second process is silent
+    ],
+)
+def test_what_a_job_script_left_in_the_environment_is_no_torchrun(tmp_path, environment, first):
     work = f"files.write_json(pathlib.Path('{tmp_path}/a.json'), runs.processes()); cli.console.print('said')"
-    status, said, wrong = run(work, **stray)
-    assert (status, said) == (0, b"said\n"), wrong
-    assert (tmp_path / "a.json").read_text() == "1\n"
-
-
-def test_a_process_of_torchrun_keeps_its_number(tmp_path):
-    work = f"files.write_json(pathlib.Path('{tmp_path}/a.json'), 1); cli.console.print('said')"
-    status, said, _ = run(work, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1", TORCHELASTIC_RUN_ID="x")
-    assert (status, said) == (0, b"")
-    assert not (tmp_path / "a.json").exists()
+    status, said, wrong = run(work, **environment)
+    assert (status, said) == (0, b"said\n" if first else b""), wrong
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["1\n"] * first

@@ -1,6 +1,9 @@
 """make doctor: what it finds, when it refuses, and the plan it shows."""
 
+import importlib.metadata
 import re
+import shutil
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -35,43 +38,29 @@ def test_ready_names_the_next_step(base, refined, tmp_path):
     assert "✗" not in said
 
 
-def test_without_data_it_says_what_to_put_where(base, tmp_path):
-    said = run("--base", base, "--raw", tmp_path / "raw", "--refined", tmp_path / "none", "--out", tmp_path, status=1)
-    assert "no raw data in" in said
-    assert "make data" in said
-
-
-def test_a_base_that_is_not_there_stops_stage_0_with_the_command_that_fixes_it(refined, tmp_path):
-    said = run("--base", "google/medgemma-none", "--refined", refined, "--out", tmp_path, status=1)
-    assert "✗ base" in said
-    assert "hf download google/medgemma-none" in said
-
-
-def test_data_that_the_next_stage_lacks_is_named(base, refined, tmp_path):
+def without_text(refined, folder):
     funnel = files.read_json(refined / paths.REFINE_RECORD)
     funnel["funnel"]["text"]["kept"] = 0
-    files.write_json(tmp_path / "refined" / paths.REFINE_RECORD, funnel)
-    said = run("--base", base, "--refined", tmp_path / "refined", "--out", tmp_path, status=1)
-    assert "holds no text for stage0" in said
+    files.write_json(folder / paths.REFINE_RECORD, funnel)
+    return folder
 
 
-def test_a_full_disk_is_foreseen(base, refined, tmp_path, monkeypatch):
-    import shutil
-    from types import SimpleNamespace
+def test_what_stops_the_next_step_is_named_with_the_command_that_fixes_it(base, refined, tmp_path, monkeypatch):
+    def refused(base=base, raw="raw", refined=refined):
+        return run("--base", base, "--raw", tmp_path / raw, "--refined", refined, "--out", tmp_path / "not" / "yet", status=1)
 
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
-    said = run("--base", base, "--refined", refined, "--out", tmp_path / "not" / "yet", status=1)
-    assert "too little room for stage0" in said
-
-
-def test_packages_that_differ_from_the_lock_are_named(base, refined, tmp_path, monkeypatch):
-    import importlib.metadata
-
+    said = refused(refined=tmp_path / "none")
+    assert "no raw data in" in said and "make data" in said
+    said = refused(base="google/medgemma-none")
+    assert "✗ base" in said and "hf download google/medgemma-none" in said
+    assert "holds no text for stage0" in refused(refined=without_text(refined, tmp_path / "textless"))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+        assert "too little room for stage0" in refused()
     real = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.1" if name == "peft" else real(name))
-    said = run("--base", base, "--refined", refined, "--out", tmp_path, status=1)
-    assert "peft 0.0.1 (lock 0.21.2)" in said
-    assert "make setup" in said
+    said = refused()
+    assert "peft 0.0.1 (lock 0.21.2)" in said and "make setup" in said
 
 
 @pytest.mark.parametrize(("vram", "rows"), [(6, "no"), (8, "yes"), (24, "yes")])
@@ -120,10 +109,6 @@ def test_the_table_in_the_docs_is_the_planners():
 
 
 def test_both_bases_and_what_differs_are_named(refined, tmp_path):
-    said = (
-        CliRunner()
-        .invoke(doctor.command, ["--base", "google/medgemma-1.5-4b-it", "--refined", str(refined), "--out", str(tmp_path)])
-        .output
-    )
+    said = run("--base", "google/medgemma-1.5-4b-it", "--refined", refined, "--out", tmp_path, status=1)
     assert "google/medgemma-4b-it" in said and "may think before it answers" in said
     assert "BASE=google/medgemma-4b-it" in said

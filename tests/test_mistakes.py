@@ -1,7 +1,6 @@
 """A user's mistake ends in a message that names what is wrong and the command that fixes it, not in a traceback."""
 
 import errno
-import json
 import shutil
 
 import pytest
@@ -47,30 +46,21 @@ def test_data_that_is_not_there(tmp_path, recipe, named):
     assert "make refine" in said
 
 
-def test_empty_heldout_text(small, tmp_path):
-    (small / paths.TEXT / "heldout.jsonl").write_text("")
-    assert "--heldout-share" in fails(stage0, "--refined", small, "--out", tmp_path / "out")
-
-
-def test_text_too_short_for_one_row(small, base, tmp_path):
-    said = fails(stage0, "--refined", small, "--out", tmp_path / "out", "--base", base, "--new-tokens", "0")
-    assert "does not fill one row of 512 tokens" in said
-
-
-def test_refined_text_that_is_damaged(small, base, tmp_path):
-    (small / paths.TEXT / "train.jsonl").write_text('{"text": "가"}\n[1]\n')  # what else is no text: tests/test_records.py
-    said = fails(stage0, "--refined", small, "--out", tmp_path / "out", "--base", base, "--new-tokens", "0", "--length", "8")
-    assert "train.jsonl, line 2" in said
-
-
-def test_refined_questions_that_are_damaged(small, tmp_path):
-    files.write_lines(paths.exam_split(small, "dev"), [QUESTION, {**QUESTION, "answer": 2}])
-    assert "dev.jsonl, line 2" in fails(stage2, "--refined", small, "--out", tmp_path / "out")
-
-
-def test_no_questions_in_dev(small, tmp_path):
-    paths.exam_split(small, "dev").write_text("")
-    assert "dev.jsonl" in fails(stage2, "--refined", small, "--out", tmp_path / "out")
+@pytest.mark.parametrize(
+    ("recipe", "file", "lines", "more", "named"),
+    [
+        (stage0, f"{paths.TEXT}/heldout.jsonl", [], [], "--heldout-share"),
+        (stage0, f"{paths.TEXT}/train.jsonl", [{"text": "혈압이 높다."}], [], "does not fill one row of 512 tokens"),
+        (stage0, f"{paths.TEXT}/train.jsonl", [{"text": "가"}, [1]], ["--length", "8"], "train.jsonl, line 2"),
+        (stage2, f"{paths.EXAM}/dev.jsonl", [QUESTION, {**QUESTION, "answer": 2}], [], "dev.jsonl, line 2"),
+        (stage2, f"{paths.EXAM}/dev.jsonl", [], [], "dev.jsonl"),
+    ],
+)
+def test_data_that_is_damaged_empty_or_too_short(small, base, tmp_path, recipe, file, lines, more, named):
+    files.write_lines(small / file, lines)
+    if recipe is stage0:
+        more = [*more, "--base", base, "--new-tokens", "0"]
+    assert named in fails(recipe, "--refined", small, "--out", tmp_path / "out", *more)
 
 
 # ---- the base
@@ -92,25 +82,21 @@ def test_hub_name_without_a_network(small, tmp_path, monkeypatch):
     assert "hf download nobody/nothing" in said
 
 
-def broken(base, folder, change):
-    shutil.copytree(base, folder)
-    change(folder)
-    return folder
-
-
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("file", "content", "named"),
     [
-        (lambda f: (f / "config.json").unlink(), "config.json is missing"),
-        (lambda f: (f / "config.json").write_text(json.dumps({"model_type": "llama"})), "llama model"),
-        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "no .safetensors"),
-        (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer.json"),
-        (lambda f: (f / "chat_template.jinja").unlink(), "no chat template"),
+        ("config.json", '{"model_type": "llama"}', "llama model"),
+        ("model.safetensors", "", "no .safetensors"),
+        ("tokenizer.json", "", "no tokenizer.json"),
+        ("chat_template.jinja", "", "no chat template"),
     ],
 )
-def test_base_that_lacks_something(base, small, tmp_path, change, named):
-    folder = broken(base, tmp_path / "base", change)
-    assert named in fails(stage0, "--refined", small, "--out", tmp_path / "out", "--base", folder)
+def test_base_that_lacks_something(base, small, tmp_path, file, content, named):
+    shutil.copytree(base, tmp_path / "base")  # what else may be wrong with one: tests/models/test_folders.py
+    (tmp_path / "base" / file).unlink()
+    if content:
+        (tmp_path / "base" / file).write_text(content)
+    assert named in fails(stage0, "--refined", small, "--out", tmp_path / "out", "--base", tmp_path / "base")
 
 
 @pytest.mark.parametrize(("recipe", "before"), [(stage1, "make stage0"), (stage2, "make stage1"), (evaluate, "make stage2")])
@@ -134,14 +120,6 @@ def test_a_place_that_cannot_be_written(small, base, tmp_path, monkeypatch, code
         monkeypatch.setattr(module, "check_writable", refusing(code))
     assert said in fails(stage0, "--refined", small, "--out", tmp_path, "--base", base)
     assert said in fails(refine, "--raw", paths.SAMPLE_RAW, "--refined", tmp_path)
-
-
-def test_a_full_disk_that_a_library_reports_in_its_own_words():
-    def work():
-        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    with pytest.raises(cli.click.ClickException, match="the disk is full"):
-        cli.with_plain_errors(work)
 
 
 def test_other_errors_keep_their_traceback():
