@@ -2,7 +2,7 @@
 
 \b
     make doctor
-    make doctor ARGS="--plan --vram 12"       what a card of 12 GiB would do, on any machine
+    make doctor ARGS="--vram 12"       the plan of a card with 12 GiB alone, on any machine
 """
 
 import importlib.metadata
@@ -17,6 +17,7 @@ import click
 
 from kmlite import paths
 from kmlite.cli import console, recipe, setting
+from kmlite.messages import localized
 
 CHARACTERS_A_TOKEN = 1.86  # of Korean in Gemma 3's vocabulary, as published; new tokens make it more
 TURN_TOKENS = 20  # of the prompt and the chat template around a definition
@@ -36,19 +37,18 @@ class Settings:
     raw: Path = setting(Path("data/01_raw"), "folder of the raw data")
     refined: Path = setting(Path("data/02_refined"), "what make refine wrote")
     out: Path = setting(Path("model"), "folder of the trained models")
-    vram: float = setting(0, "GiB of a card to plan for; 0 takes this machine's, or all common sizes where it has none")
-    plan: bool = setting(False, "show the plan alone, and check nothing")
+    vram: float = setting(0, "show the plan of a card with so many GiB, and check nothing; 0: check, and plan for this machine's card")
 
 
 def main(settings: Settings) -> None:
-    failed = [] if settings.plan else check(settings)
+    failed = [] if settings.vram else check(settings)
     show_plan(settings)
     if failed:
         console.print("\n[bold red]The next step can't run:[/]")
         for what, fix in failed:
-            console.print(f"  {what}\n    {fix}")
+            console.print(f"  {localized(what)}\n    {localized(fix)}")
         sys.exit(1)
-    if not settings.plan:
+    if not settings.vram:
         console.print(f"\n[bold]Ready.[/] The next step: make {next_step(settings)}")
 
 
@@ -71,7 +71,7 @@ def check(settings: Settings) -> list[tuple[str, str]]:
     failed: list[tuple[str, str]] = []
 
     def say(name: str, found: str, wrong: str = "", fix: str = "") -> None:
-        console.print(f"  {'[red]✗[/]' if wrong else '[green]✓[/]'} {name:<12} {found}")
+        console.print(f"  {'[red]✗[/]' if wrong else '[green]✓[/]'} {name:<12} {localized(found)}")
         if wrong:
             failed.append((wrong, fix))
 

@@ -65,7 +65,7 @@ def test_what_stops_the_next_step_is_named_with_the_command_that_fixes_it(base, 
 
 @pytest.mark.parametrize(("vram", "rows"), [(6, "no"), (8, "yes"), (24, "yes")])
 def test_a_plan_for_any_card_needs_none_and_checks_nothing(vram, rows, refined, tmp_path):
-    said = run("--plan", "--vram", vram, "--refined", refined, "--out", tmp_path)
+    said = run("--vram", vram, "--refined", refined, "--out", tmp_path)
     line = next(line for line in said.splitlines() if "stage0" in line and "GiB RTX" in line)
     assert ("new tokens" in line) == (rows == "no")
     assert re.search(r" ~\d", line)
@@ -77,8 +77,14 @@ def test_a_plan_for_any_card_needs_none_and_checks_nothing(vram, rows, refined, 
     assert total == pytest.approx(shown, abs=0.1)
 
 
+def test_korean_messages_stand_behind_the_names_of_what_is_checked(monkeypatch, tmp_path):
+    monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
+    said = run("--raw", tmp_path / "raw", "--refined", tmp_path, "--out", tmp_path, status=1)
+    assert "원본 데이터가 없다" in said and "다음 단계를 실행할 수 없다" in said
+
+
 def test_all_common_cards_where_there_is_none(refined, tmp_path):
-    said = run("--plan", "--refined", refined, "--out", tmp_path)
+    said = run("--refined", refined, "--out", tmp_path, status=1)  # the base is not on this machine
     assert all(f"{size} GiB " in said for size in memory.SIZES)
 
 
@@ -88,7 +94,8 @@ def test_a_measured_rate_replaces_the_estimate(refined, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (23 * memory.GIB, 24 * memory.GIB))
     record = {"device": "NVIDIA GeForce RTX 4090", "training": [{"tokens_per_second": 4321.0}]}
     files.write_json(tmp_path / paths.STAGES[1] / paths.RECORD, record)
-    said = run("--plan", "--refined", refined, "--out", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: True)
+    said = run("--refined", refined, "--out", tmp_path, status=1)
     assert re.search(r"stage1 .* 4,321", said)
     assert "~4,321" not in said
     assert re.search(r"stage0 .* ~\d", said)

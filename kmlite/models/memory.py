@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kmlite.training.settings import TrainingSettings
 
 GIB = 2**30
-SIZES = (8, 12, 16, 24, 48, 80)  # GiB of the cards that `make doctor ARGS=--plan` shows
+SIZES = (8, 12, 16, 24, 48, 80)  # GiB of the cards that `make doctor` shows where there is none
 PRECISION_BYTES = {
     "16bit": 2.0,
     "8bit": 1.0,  # LLM.int8 (arXiv 2208.07339); its scale a row is counted apart
