@@ -32,6 +32,11 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or (unicodedata.category(c) != "Cc" and c not in TURNING))
 
 
+def counted(n: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 class PlainConsole(Console):
     """A console that shows names and data as they are: no markup but TAGS, no :emoji: codes, no control characters; by LANG in Korean."""
 

@@ -20,6 +20,7 @@ from recipes import pipeline
 # option wherever it stands.
 REFINE = "--heldout-share 0.1"
 SMALL = "--batch 4 --accumulation 2 --log-every 25"
+WARM_UP = 150  # steps of the embedded base: enough to write syllables in order, little enough to leave something to learn
 STAGE0 = f"{SMALL} --new-tokens 256 --length 128 --epochs 3 --learning-rate 3e-4 --embedding-learning-rate 1e-3"
 STAGE1 = f"{SMALL} --epochs 4 --learning-rate 1e-4 --recalled 50"
 STAGE2 = f"{SMALL} --epochs 14 --learning-rate 1e-4 --loops 2 --patience 2 --eval-every 1000 --no-shuffle"
@@ -37,9 +38,6 @@ class Settings:
     refined: Path = setting(Path("data/demo/02_refined"), "folder for the refined sample")
     out: Path = setting(Path("model/demo"), "folder for the models")
     restart: bool = setting(False, "do every step again, also what is done")
-    steps: int = setting(
-        150, "warm-up steps of the embedded base: enough to write syllables in order, little enough to leave something to learn"
-    )
 
 
 def main(settings: Settings) -> None:
@@ -83,7 +81,7 @@ def build_base(settings: Settings, base: Path) -> None:
     console.print(f"[bold]embedded base[/]  → {base}")
     check_writable(settings.out)
     shards = paths.text_shards(settings.refined)
-    plan = {"steps": settings.steps, "data": files.fingerprint(*shards, settings.refined / paths.DICTIONARY), "version": tiny.VERSION}
+    plan = {"steps": WARM_UP, "data": files.fingerprint(*shards, settings.refined / paths.DICTIONARY), "version": tiny.VERSION}
     note = settings.out / "base.json"
     if base.is_dir() and note.exists() and files.read_json(note)["plan"] == plan:
         console.print("  built before, nothing changed")
@@ -91,7 +89,7 @@ def build_base(settings: Settings, base: Path) -> None:
     # Half of the training text and a quarter of the dictionary warm it up; held-out text and exam never do.
     texts = list(records.read_texts(shards))[::2]
     turns = [(prompts.dictionary_prompt(e["term"]), e["definition"]) for e in records.read_dictionary(settings.refined)[::4]]
-    built = tiny.build(base, texts, turns, steps=settings.steps)
+    built = tiny.build(base, texts, turns, steps=WARM_UP)
     files.write_json(note, {"plan": plan, **built})
     console.print(
         f"  {built['parameters']:,} parameters, {built['tokens']:,} tokens in {built['rows']:,} rows, "

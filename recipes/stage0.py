@@ -14,25 +14,26 @@ from pathlib import Path
 import click
 
 from kmlite import paths
-from kmlite.cli import console, recipe, setting
+from kmlite.cli import console, counted, recipe, setting
 from kmlite.models.loading import EMBEDDINGS
 from kmlite.training.settings import TrainingSettings
+
+NO_REPLAY = "none: English may be forgotten; make data fetches some for RAW/03_replay"
+DOMAIN_SHARE = 0.5  # of exam train and dictionary in the words that choose new tokens
 
 
 @dataclass(frozen=True)
 class Settings(TrainingSettings):
     base: str = setting("google/medgemma-4b-it", "hub name or folder of a Gemma 3 model", decides=False)
     new_tokens: str = setting("auto", "Korean tokens to add, 0 to 20000; auto: what the text can teach, often none (docs/evidence.md)")
-    domain_share: float = setting(0.5, "share of exam train and dictionary in the words that choose new tokens, from 0 to below 1")
     embeddings: str = setting(
         "auto",
         "rows that train: new ones alone, all (10 GB more), or none; auto: new ones, or no new tokens where they don't fit",
         EMBEDDINGS,
     )
     embedding_learning_rate: float = setting(2e-4, "new rows start as estimates and have further to go than the LoRA")
-    replay: str = setting("", "folder or .jsonl of {text} in the original language, against forgetting; empty: REFINED/03_replay, if any")
     # on a real 270M, 8,000 tokens: a repeated random token cost 0.57 bits in place of 0.94, English 20% less, Korean 0.2% more
-    replay_share: float = setting(0.2, "share of the sequences that come from --replay")
+    replay_share: float = setting(0.2, "share of the sequences that come from REFINED/03_replay, where that is; 0 for none")
     length: int = setting(512, "tokens a sequence: most Korean paragraphs fit, and a small card can hold it")
     batch: int = setting(2, "sequences at once on the card")
     accumulation: int = setting(16, "batches an optimizer step: 32 sequences, 16k tokens")
@@ -46,7 +47,7 @@ def main(settings: Settings) -> None:
     console.print(f"[bold]stage 0[/]  Korean text → {settings.out / paths.STAGES[0]}")
 
     # ---- what there is to learn
-    shards, replay, wanted = what_to_learn(settings)
+    shards, replay = what_to_learn(settings)
 
     from kmlite import runs
     from kmlite.evaluation import suite
@@ -56,7 +57,8 @@ def main(settings: Settings) -> None:
     data = {"text": shards, "replay": replay, "dictionary": [settings.refined / paths.DICTIONARY]}
     data["train"] = [paths.exam_split(settings.refined, "train")]
     tokens = text_tokens(shards, settings)
-    most, because = vocabulary.affordable(tokens) if wanted == "auto" else vocabulary.Decision(int(wanted), "as asked for")
+    auto = settings.new_tokens == "auto"
+    most, because = vocabulary.affordable(tokens) if auto else vocabulary.Decision(int(settings.new_tokens), "as asked for")
     mode = "none" if settings.embeddings == "auto" and not most else settings.embeddings
     stage = stages.open_stage(0, settings, data | stages.measured_data(settings.refined), embeddings=mode, new_rows=most)
     if not stage:
@@ -64,17 +66,19 @@ def main(settings: Settings) -> None:
     if most and stage.fitted.embeddings == "none" and settings.embeddings == "auto":
         most, because = 0, "new rows do not fit into the memory"  # and rows that do not train would stay estimates
     measured_on = suite.prepare(settings.refined, texts=settings.heldout, entries=settings.entries, questions=settings.questions)
-    size = sum(shard.stat().st_size for shard in shards) / 1e6
-    rate = f"{stage.fitted.embeddings}, rate {settings.embedding_learning_rate:g}"
-    text = f"{len(shards)} shards, {size:.1f} MB"
-    english = f"{settings.replay_share:.0%} of the sequences, from {len(replay)} files" if replay else "none: English may be forgotten"
-    added = {"new tokens": f"{most:,}; {because}", "replay": english}
-    stage.describe("sequences", {"text": text, "suite": suite.in_words(measured_on), "embeddings": rate, **added})
+    resolved: dict[str, object] = {
+        "text": f"{counted(len(shards), 'file')}, {sum(shard.stat().st_size for shard in shards) / 1e6:.1f} MB",
+        "suite": suite.in_words(measured_on),
+        "embeddings": f"{stage.fitted.embeddings}, rate {settings.embedding_learning_rate:g}",
+        "new tokens": f"{most:,}; {because}",
+        "replay": f"{settings.replay_share:.0%} of the sequences, from {counted(len(replay), 'file')}" if replay else NO_REPLAY,
+    }
+    stage.describe("sequences", resolved)
     if costs := vocabulary.warning(most, tokens):
-        console.print(f"  [bold red]warning[/]      {costs}", soft_wrap=True)
+        console.print(f"  [bold red]warning[/]      {costs}")
 
     # ---- measure the base, extend it, train
-    ids = extend(stage, settings, most, tokens if wanted == "auto" else None, shards, measured_on)
+    ids = extend(stage, settings, most, tokens if auto else None, shards, measured_on)
     model, tokenizer = stage.load(stage.folder / paths.EXTENDED, train=True)
     if ids:
         stage.measure("extended", partial(suite.measure, model, tokenizer, measured_on, settings.max_new_tokens))
@@ -91,8 +95,8 @@ def main(settings: Settings) -> None:
     stage.finish(trained_on={("bits_per_character", "korean"), ("accuracy", "dev")})
 
 
-def what_to_learn(settings: Settings) -> tuple[list[Path], list[Path], str]:
-    """(the text's shards, those of --replay, the new tokens asked for), or a click error that names what is missing."""
+def what_to_learn(settings: Settings) -> tuple[list[Path], list[Path]]:
+    """(the text's shards, those of replay), or a click error that names what is missing."""
     from kmlite import records
     from kmlite.models import vocabulary
 
@@ -109,9 +113,9 @@ def what_to_learn(settings: Settings) -> tuple[list[Path], list[Path], str]:
             )
     if settings.new_tokens != "auto" and not (settings.new_tokens.isdecimal() and int(settings.new_tokens) <= vocabulary.MOST):
         raise click.ClickException(f"--new-tokens {settings.new_tokens}: a number from 0 to {vocabulary.MOST}, or auto.")
-    if not 0 <= settings.domain_share < 1:
-        raise click.ClickException(f"--domain-share {settings.domain_share}: a share from 0 to below 1.")
-    return shards, replay_shards(settings), settings.new_tokens
+    if not 0 <= settings.replay_share < 1:
+        raise click.ClickException(f"--replay-share {settings.replay_share}: a share from 0 to below 1.")
+    return shards, sorted((settings.refined / paths.REPLAY).rglob("*.jsonl")) if settings.replay_share else []
 
 
 def text_tokens(shards: list[Path], settings: Settings) -> float:
@@ -121,20 +125,6 @@ def text_tokens(shards: list[Path], settings: Settings) -> float:
     tokens = sum(shard.stat().st_size for shard in shards) * TOKENS_PER_BYTE * settings.epochs
     steps = settings.max_steps * settings.batch * settings.accumulation * settings.length
     return min(tokens, steps) if settings.max_steps > 0 else tokens
-
-
-def replay_shards(settings: Settings) -> list[Path]:
-    """The files of --replay or of REFINED/03_replay, or a click error where they hold none or the share makes no sense."""
-    path = Path(settings.replay) if settings.replay else settings.refined / paths.REPLAY
-    if not settings.replay and not path.is_dir():
-        return []
-    paths.require(path, "Name a folder of .jsonl files, or one such file, with {text} records: --replay …")
-    found = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
-    if not found:
-        raise click.ClickException(f"{path} holds no .jsonl file.")
-    if not 0 < settings.replay_share < 1:
-        raise click.ClickException(f"--replay-share {settings.replay_share}: a share between 0 and 1.")
-    return found
 
 
 def extend(stage, settings: Settings, most: int, tokens: float | None, shards: list[Path], measured_on) -> list[int]:
@@ -167,7 +157,7 @@ def extend(stage, settings: Settings, most: int, tokens: float | None, shards: l
             if tokens is not None and ids:
                 found = {name: (gain["by_text"][name]["saved"], after / before - 1) for name, (before, after) in costs.items()}
                 decision = vocabulary.worth_it(len(ids), tokens, found)
-                console.print(f"  new tokens   {decision.because}", soft_wrap=True)
+                console.print(f"  new tokens   {decision.because}")
                 if not decision.rows:
                     ids, gain = [], vocabulary.gain(tokenizer, tokenizer, kinds, [])
             if not ids:
@@ -202,7 +192,7 @@ def write_extended(
         return {name: bits for name, bits in found.items() if bits is not None}
 
     domain, extended = domain_texts(settings.refined), stage.folder / paths.EXTENDED
-    words = vocabulary.weighted_words(records.read_texts(shards), domain, settings.domain_share)
+    words = vocabulary.weighted_words(records.read_texts(shards), domain, DOMAIN_SHARE)
     model, tokenizer = stage.load(stage.base)
     merges = vocabulary.choose_merges(words, tokenizer, most, flat=auto)
     if not merges:
@@ -231,19 +221,16 @@ def domain_texts(refined: Path) -> list[str]:
 
 
 def show_gain(gain: dict, count: int) -> None:
-    """What the new tokens save, on each kind of text, and whether it is worth it."""
+    """What the new tokens save on each kind of text, and whether that is worth it."""
     from kmlite.models.vocabulary import WORTH
 
-    for name, part in gain["by_text"].items():
-        before, after = (part[key] / max(1, part["characters"]) for key in ("tokens_before", "tokens_after"))
-        console.print(f"  tokens       {name}: {before:.3f} → {after:.3f} a character, {part['saved']:.1%} fewer")
-    most = " ".join(token for token, _ in gain["most_used"][:12])
-    console.print(f"  new tokens   {count:,}, of which {gain['used_share']:.0%} stand in these texts; most used: {most}", markup=False)
-    saved = [part["saved"] for part in gain["by_text"].values()]
-    if saved and max(saved) < WORTH:
+    saved = {name: part["saved"] for name, part in gain["by_text"].items()}
+    shares = ", ".join(f"{share:.1%} of {name}" for name, share in saved.items())
+    console.print(f"  new tokens   {count:,} save of the tokens {shares}; {gain['used_share']:.0%} of them stand in these texts")
+    console.print(f"  most used    {' '.join(token for token, _ in gain['most_used'][:12])}", markup=False)
+    if saved and max(saved.values()) < WORTH:
         console.print(
-            f"  verdict      {max(saved):.1%} fewer tokens is little: the same share of time in training and writing, for {count:,} rows\n"
-            f"               that must be learned. --new-tokens 0 may serve you better."
+            f"  verdict      under {WORTH:.0%} is little for {count:,} rows that must be learned; --new-tokens 0 may serve you better"
         )
 
 

@@ -391,20 +391,14 @@ def test_auto_keeps_what_saves_enough_and_takes_back_what_does_not(base, tiny_re
 
 
 def test_replay_mixes_the_original_language_in(base, trained, tiny_refined, tmp_path):
-    folder = tmp_path / "english"
-    files.write_lines(folder / "a.jsonl", files.read_lines(paths.ENGLISH))
-    arguments = ["--base", base, "--refined", tiny_refined, *STAGE0, "--max-steps", "2", "--eval-every", "0", "--questions", "0", "--out"]
-    run(stage0, *arguments, tmp_path / "mixed", "--replay", folder, "--replay-share", "0.2")
+    refined = shutil.copytree(tiny_refined, tmp_path / "refined")
+    files.write_lines(refined / paths.REPLAY / "a.jsonl", files.read_lines(paths.ENGLISH))
+    arguments = ["--base", base, "--refined", refined, *STAGE0, "--max-steps", "2", "--eval-every", "0", "--questions", "0"]
+    said = run(stage0, *arguments, "--out", tmp_path / "mixed")
+    assert "20% of the sequences, from 1 file" in said
     plain, mixed = (record(out / paths.STAGES[0])["training"][0]["rows"] for out in (trained[0], tmp_path / "mixed"))
     assert mixed == plain + round(plain * 0.2 / 0.8)
-    refined = tmp_path / "refined"  # what lies in REFINED/03_replay is taken without being named
-    shutil.copytree(tiny_refined, refined)
-    shutil.copytree(folder, refined / paths.REPLAY)
-    said = run(stage0, *arguments[:3], refined, *arguments[4:], tmp_path / "found")
-    assert "20% of the sequences, from 1 files" in said
-    assert record(tmp_path / "found" / paths.STAGES[0])["training"][0]["rows"] == mixed
-    for arguments_ in (["--replay", tmp_path / "nowhere"], ["--replay", folder, "--replay-share", "1.5"]):
-        assert "replay" in run(stage0, *arguments, tmp_path / "no", *arguments_, status=1)
+    assert "--replay-share" in run(stage0, *arguments, "--out", tmp_path / "no", "--replay-share", "1.5", status=1)
 
 
 def test_a_text_only_base_in_4_bit(text_base, tiny_refined, tmp_path):
