@@ -19,13 +19,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from kmlite.messages import localized
+from kmlite.messages import BEGINNING, localized
 
 TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # characters that turn the direction of writing
 TAGS = re.compile(r"\[(bold red|bold|red|green)\](.*?)\[/\]", re.DOTALL)  # all the markup that recipes use
-
-BEGINNING = re.compile(r" *(?:[✓✗] )?(?:\w[\w ]{0,11}  +)?")  # of a line: its indent and, with two blanks behind it, its label
-
 
 def printable(text: str) -> str:
     """Text of a model or of data for a terminal: without control characters, which could move its cursor or set its title."""
@@ -172,14 +169,14 @@ def with_plain_errors(work: Callable, *args: Any) -> None:
         if error.errno not in DISK_ERRORS:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        raise shown_error(f"{where}{DISK_ERRORS[error.errno]}. {what_to_do(error.errno)}") from error
+        raise shown_error(where + disk_error(error.errno)) from error
     except Exception as error:
         # safetensors, tokenizers and arrow report the disk's errors in exceptions of their own
         found = re.search(r"os error (\d+)|\[?errno:? (\d+)", str(error), re.IGNORECASE)
         code = int(found.group(1) or found.group(2)) if found else errno.ENOSPC if "No space left on device" in str(error) else 0
         if code not in DISK_ERRORS:
             raise
-        raise shown_error(f"{DISK_ERRORS[code]}. {what_to_do(code)}\n  {str(error)[:300]}") from error
+        raise shown_error(f"{disk_error(code)}\n  {str(error)[:300]}") from error
 
 
 def shown_error(message: str) -> click.ClickException:
@@ -190,12 +187,14 @@ def shown_error(message: str) -> click.ClickException:
     return click.ClickException(text)
 
 
-def what_to_do(code: int) -> str:
+def disk_error(code: int) -> str:
+    """What the disk's error number means, and what to do about it."""
+    what_to_do = "Name another place with REFINED=… or OUT=…, or correct its permissions."
     if code in (errno.ENOSPC, errno.EDQUOT):
-        return "Free some space and run the same command again: what was finished is kept."
-    if code == errno.EIO:
-        return "Look at the disk (dmesg), free or replace it, and run the same command again: what was finished is kept."
-    return "Name another place with REFINED=… or OUT=…, or correct its permissions."
+        what_to_do = "Free some space and run the same command again: what was finished is kept."
+    elif code == errno.EIO:
+        what_to_do = "Look at the disk (dmesg), free or replace it, and run the same command again: what was finished is kept."
+    return f"{localized(DISK_ERRORS[code])}.\n  {localized(what_to_do)}"
 
 
 def check_writable(folder: Path) -> None:

@@ -1,316 +1,238 @@
-"""What a user acts on, in Korean: LANG=ko shows errors and warnings by this table, whatever it lacks in English.
+"""What a user acts on, in Korean: LANG=ko shows errors, warnings and hints by this table, line by line, whatever it lacks in English.
 
-English template → Korean template. A field has the last part of the name that the code formats ({settings.length} → {length}; a call: what
-it counts). No particle follows a field, since 이/가 and 은/는 depend on its last sound. tests/test_messages.py finds templates that the
-code no longer has.
+English line → Korean line, without indent and label. A field has the last part of the name that the code formats ({settings.length} →
+{length}; a call: what it counts). No particle follows a field, since 이/가 and 은/는 depend on its last sound. tests/test_messages.py finds
+lines that the code no longer has.
 """
 
 import functools
 import os
 import re
 
+# fmt: off
 MESSAGES = {
     # ---- missing data
-    "{path} does not exist.\n  {hint}": "{path}: 파일이나 폴더가 없다.\n  {hint}",
+    "{path} does not exist.": "{path}: 파일이나 폴더가 없다.",
     "Run first: make refine RAW=… REFINED={refined}": "먼저 실행: make refine RAW=… REFINED={refined}",
     "Put a dictionary under RAW/01_medical_dict and run: make refine": "사전을 RAW/01_medical_dict에 넣고 실행: make refine",
-    "Put exam questions under RAW/02_kor_med_test (make data fetches KorMedMCQA) and run: make refine": (
-        "시험 문제를 RAW/02_kor_med_test에 넣고(KorMedMCQA는 make data로 받는다) 실행: make refine"
-    ),
-    "Put raw data there (README, “Your data”), or name its folder: make refine RAW=…": (
-        "원본 데이터를 그곳에 넣거나(README.ko.md의 “내 데이터”), 폴더를 지정한다: make refine RAW=…"
-    ),
-    "{raw} holds none of {kinds} with readable files in it.\n"
-    "  Put data there as the README says under “Your data”, or try the sample: make refine RAW={sample}": (
-        "{raw}에 읽을 수 있는 파일이 든 {kinds} 폴더가 없다.\n"
-        "  README.ko.md의 “내 데이터”대로 데이터를 넣거나, 샘플로 실행한다: make refine RAW={sample}"
-    ),
-    "nothing was kept. See why in {rejected}; {refined} is as it was.": (
-        "정제 후 남은 데이터가 없다. 이유는 {rejected}에 있다. 기존 {refined}: 그대로 있다."
-    ),
-    "{text} holds no train*.jsonl.\n  {refine}": "{text}에 train*.jsonl이 없다.\n  {refine}",
-    "{heldout} is empty, so nothing could be measured.\n"
-    "  Hold more out: make refine REFINED={refined} ARGS='--heldout-share 0.1'   or measure none: --heldout 0": (
-        "{heldout}: 비어 있어 측정할 수 없다.\n"
-        "  검증용 비율을 늘리거나: make refine REFINED={refined} ARGS='--heldout-share 0.1'   측정을 생략한다: --heldout 0"
-    ),
-    "the text does not fill one row of {length} tokens. Add text, or lower --length.": (
-        "텍스트가 {length}토큰 시퀀스 하나도 채우지 못한다. 텍스트를 늘리거나 --length를 줄인다."
-    ),
+    "Put exam questions under RAW/02_kor_med_test (make data fetches KorMedMCQA) and run: make refine":
+        "시험 문제를 RAW/02_kor_med_test에 넣고(KorMedMCQA는 make data로 받는다) 실행: make refine",
+    "Put raw data there (README, “Your data”), or name its folder: make refine RAW=…":
+        "원본 데이터를 그곳에 넣거나(README.ko.md의 “내 데이터”), 폴더를 지정한다: make refine RAW=…",
+    "{raw} holds none of {kinds} with readable files in it.": "{raw}에 읽을 수 있는 파일이 든 {kinds} 폴더가 없다.",
+    "Put data there as the README says under “Your data”, or try the sample: make refine RAW={sample}":
+        "README.ko.md의 “내 데이터”대로 데이터를 넣거나, 샘플로 실행한다: make refine RAW={sample}",
+    "nothing was kept. See why in {rejected}; {refined} is as it was.": "정제 후 남은 데이터가 없다. 이유는 {rejected}에 있다. 기존 {refined}: 그대로 있다.",
+    "{text} holds no train*.jsonl.": "{text}에 train*.jsonl이 없다.",
+    "{heldout} is empty, so nothing could be measured.": "{heldout}: 비어 있어 측정할 수 없다.",
+    "Hold more out: make refine REFINED={refined} ARGS='--heldout-share 0.1'   or measure none: --heldout 0":
+        "검증용 비율을 늘리거나: make refine REFINED={refined} ARGS='--heldout-share 0.1'   측정을 생략한다: --heldout 0",
+    "the text does not fill one row of {length} tokens. Add text, or lower --length.":
+        "텍스트가 {length}토큰 시퀀스 하나도 채우지 못한다. 텍스트를 늘리거나 --length를 줄인다.",
     "{dictionary} holds no entry to teach.": "{dictionary}에 학습할 항목이 없다.",
     "{exam} needs questions in both train.jsonl and dev.jsonl.": "{exam}의 train.jsonl과 dev.jsonl에 모두 문제가 있어야 한다.",
     "{test} is empty.": "{test}: 비어 있다.",
-    "--shots {shots}: {subject} has {count} few-shot rows. KorMedMCQA has five a subject: put its\n"
-    "  fewshot.jsonl under RAW/02_kor_med_test and run make refine again, or leave --shots out.": (
-        "--shots {shots}: {subject} 과목의 few-shot 예시가 {count}개뿐이다. KorMedMCQA에는 과목마다 다섯 개가 있다.\n"
-        "  fewshot.jsonl을 RAW/02_kor_med_test에 넣고 make refine을 다시 실행하거나, --shots를 뺀다."
-    ),
-    "neither {refined} nor {out} holds anything to report on.\n  Name the folders: make report REFINED=… OUT=…   or make some: make demo": (
-        "{refined}, {out}: 보고할 결과가 없다.\n  폴더를 지정하거나: make report REFINED=… OUT=…   먼저 만든다: make demo"
-    ),
-    "{repository} can't be reached ({error}). Without a network download it elsewhere\n"
-    "  and put it into {where}; then: make refine RAW={raw}": (
-        "{repository}에 연결할 수 없다({error}). 네트워크가 없으면 다른 곳에서 받아\n  {where}에 넣은 다음 실행한다: make refine RAW={raw}"
-    ),
+    "--shots {shots}: {subject} has {count} few-shot rows. KorMedMCQA has five a subject: put its":
+        "--shots {shots}: {subject} 과목의 few-shot 예시가 {count}개뿐이다. KorMedMCQA에는 과목마다 다섯 개가 있다.",
+    "fewshot.jsonl under RAW/02_kor_med_test and run make refine again, or leave --shots out.":
+        "fewshot.jsonl을 RAW/02_kor_med_test에 넣고 make refine을 다시 실행하거나, --shots를 뺀다.",
+    "neither {refined} nor {out} holds anything to report on.": "{refined}, {out}: 보고할 결과가 없다.",
+    "Name the folders: make report REFINED=… OUT=…   or make some: make demo": "폴더를 지정하거나: make report REFINED=… OUT=…   먼저 만든다: make demo",
+    "{repository} can't be reached ({error}). Without a network download it elsewhere":
+        "{repository}에 연결할 수 없다({error}). 네트워크가 없으면 다른 곳에서 받아",
+    "and put it into {where}; then: make refine RAW={raw}": "{where}에 넣은 다음 실행한다: make refine RAW={raw}",
     "no set of the name {unknown}. There are: {sources}": "{unknown}: 없는 데이터셋이다. 쓸 수 있는 것: {sources}",
     # ---- broken data
     "{path} is not JSON ({error}). Run make refine again.": "{path}: JSON이 아니다({error}). make refine을 다시 실행한다.",
-    '{path}, line {number}: not a {{"text": …}} record. Run make refine again.': (
-        '{path} {number}행: {{"text": …}} 형식이 아니다. make refine을 다시 실행한다.'
-    ),
-    "{path}, entry {number}: term or definition is missing. Run make refine again.": (
-        "{path} {number}번째 항목: term이나 definition이 없다. make refine을 다시 실행한다."
-    ),
-    "{path}, line {number}: not a refined exam question. Run make refine again.": (
-        "{path} {number}행: 정제된 시험 문제 형식이 아니다. make refine을 다시 실행한다."
-    ),
-    "{file} holds answers from 0 to 4 and no 5. Counted from 0 they are A to E; counted from 1, a 0 is no answer, and every\n"
-    "  other one means the letter before. If 0 is A: make refine ARGS=--zero-based. If not, take the questions with a 0 out.": (
-        "{file}의 정답은 0–4이고 5가 없다. 0부터 센 것이면 0–4가 A–E이고, 1부터 센 것이면 0은 정답이 아니며 나머지는 한 글자씩 앞이 된다.\n"
-        "  0이 A이면: make refine ARGS=--zero-based   아니면 정답이 0인 문제를 뺀다."
-    ),
-    "RAW {raw} and REFINED {refined} {how}; nothing was touched.\n  Name another: make refine REFINED=…": (
-        "RAW {raw}, REFINED {refined}: {how}. 아무것도 바꾸지 않았다.\n  다른 폴더를 지정한다: make refine REFINED=…"
-    ),
+    '{path}, line {number}: not a {{"text": …}} record. Run make refine again.':
+        '{path} {number}행: {{"text": …}} 형식이 아니다. make refine을 다시 실행한다.',
+    "{path}, entry {number}: term or definition is missing. Run make refine again.":
+        "{path} {number}번째 항목: term이나 definition이 없다. make refine을 다시 실행한다.",
+    "{path}, line {number}: not a refined exam question. Run make refine again.":
+        "{path} {number}행: 정제된 시험 문제 형식이 아니다. make refine을 다시 실행한다.",
+    "{file} holds answers from 0 to 4 and no 5. Counted from 0 they are A to E; counted from 1, a 0 is no answer, and every":
+        "{file}의 정답은 0–4이고 5가 없다. 0부터 센 것이면 0–4가 A–E이고, 1부터 센 것이면 0은 정답이 아니며 나머지는 한 글자씩 앞이 된다.",
+    "other one means the letter before. If 0 is A: make refine ARGS=--zero-based. If not, take the questions with a 0 out.":
+        "0이 A이면: make refine ARGS=--zero-based   아니면 정답이 0인 문제를 뺀다.",
+    "RAW {raw} and REFINED {refined} {how}; nothing was touched.": "RAW {raw}, REFINED {refined}: {how}. 아무것도 바꾸지 않았다.",
+    "Name another: make refine REFINED=…": "다른 폴더를 지정한다: make refine REFINED=…",
     "are one folder": "같은 폴더이다",
     "lie one in the other": "한쪽이 다른 쪽 안에 있다",
-    "workers were killed {tries} times over, most likely for want of memory. What was finished is kept:\n"
-    '  run the same command again with fewer of them: ARGS="--workers 1"': (
-        "워커가 {tries}번 강제 종료되었다. 메모리 부족으로 보인다. 끝난 부분은 남아 있다.\n"
-        '  워커 수를 줄여 같은 명령을 다시 실행한다: ARGS="--workers 1"'
-    ),
-    "--engine ray needs Ray: .venv/bin/python -m pip install -e '.[ray]'": (
-        "--engine ray에는 Ray가 필요하다: .venv/bin/python -m pip install -e '.[ray]'"
-    ),
+    "workers were killed {tries} times over, most likely for want of memory. What was finished is kept:":
+        "워커가 {tries}번 강제 종료되었다. 메모리 부족으로 보인다. 끝난 부분은 남아 있다.",
+    'run the same command again with fewer of them: ARGS="--workers 1"': '워커 수를 줄여 같은 명령을 다시 실행한다: ARGS="--workers 1"',
+    "--engine ray needs Ray: .venv/bin/python -m pip install -e '.[ray]'":
+        "--engine ray에는 Ray가 필요하다: .venv/bin/python -m pip install -e '.[ray]'",
     # ---- base model: missing, gated, damaged, of another kind
-    "{name} is gated, and this machine may not read it: licence not accepted, or no token.\n"
-    "  Accept its terms at https://huggingface.co/{name}, then run: .venv/bin/hf auth login": (
-        "{name}: 접근 승인이 필요한 모델이다(gated). 약관에 동의하지 않았거나 토큰이 없다.\n"
-        "  https://huggingface.co/{name} 에서 약관에 동의한 다음 실행: .venv/bin/hf auth login"
-    ),
-    "the hub knows no {name}, or this machine's token may not see it.\n  Check the spelling of {named}=…": (
-        "{name}: 허브에 없거나, 이 컴퓨터의 토큰에 권한이 없다.\n  {named}=…의 철자를 확인한다."
-    ),
-    "{name} is not on this machine, and the hub does not answer.\n"
-    "  With a network: .venv/bin/hf download {name}   Without one: {named}=a/local/folder, or make demo.": (
-        "{name}: 이 컴퓨터에 없고, 허브가 응답하지 않는다.\n"
-        "  네트워크가 있으면: .venv/bin/hf download {name}   없으면: {named}=모델/폴더, 또는 make demo"
-    ),
-    "{name} has no commit or branch {revision}.\n  Leave @{revision} out for the newest.": (
-        "{name}: 커밋이나 브랜치가 없다({revision}).\n  최신 버전을 쓰려면 @{revision} 부분을 뺀다."
-    ),
-    "{named}={base} {what}.\n  Name a folder, or a hub name: {named}=google/medgemma-4b-it": (
-        "{named}={base}: {what}.\n  폴더나 허브 이름을 지정한다: {named}=google/medgemma-4b-it"
-    ),
+    "{name} is gated, and this machine may not read it: licence not accepted, or no token.":
+        "{name}: 접근 승인이 필요한 모델이다(gated). 약관에 동의하지 않았거나 토큰이 없다.",
+    "Accept its terms at https://huggingface.co/{name}, then run: .venv/bin/hf auth login":
+        "https://huggingface.co/{name} 에서 약관에 동의한 다음 실행: .venv/bin/hf auth login",
+    "the hub knows no {name}, or this machine's token may not see it.": "{name}: 허브에 없거나, 이 컴퓨터의 토큰에 권한이 없다.",
+    "Check the spelling of {named}=…": "{named}=…의 철자를 확인한다.",
+    "{name} is not on this machine, and the hub does not answer.": "{name}: 이 컴퓨터에 없고, 허브가 응답하지 않는다.",
+    "With a network: .venv/bin/hf download {name}   Without one: {named}=a/local/folder, or make demo.":
+        "네트워크가 있으면: .venv/bin/hf download {name}   없으면: {named}=모델/폴더, 또는 make demo",
+    "{name} has no commit or branch {revision}.": "{name}: 커밋이나 브랜치가 없다({revision}).",
+    "Leave @{revision} out for the newest.": "최신 버전을 쓰려면 @{revision} 부분을 뺀다.",
+    "Name a folder, or a hub name: {named}=google/medgemma-4b-it": "폴더나 허브 이름을 지정한다: {named}=google/medgemma-4b-it",
     "is neither a folder nor a hub name": "폴더도 허브 이름도 아니다",
-    "is a GGUF file, which can be run and not trained; name the folder of safetensors that it was made of": (
-        "GGUF 파일이다. 실행만 할 수 있고 학습할 수 없다. 변환하기 전의 safetensors 폴더를 지정한다"
-    ),
-    "{folder} holds no model: config.json is missing.\n  Name a model folder or a hub name.": (
-        "{folder}에 모델이 없다(config.json 없음).\n  모델 폴더나 허브 이름을 지정한다."
-    ),
-    "{folder} holds an adapter and no model: {adapter} without config.json.\n"
-    "  Merge it into its base first (peft: merge_and_unload, then save_pretrained), and name the merged folder.": (
-        "{folder}에 어댑터만 있고 모델이 없다({adapter}만 있고 config.json이 없음).\n"
-        "  먼저 베이스 모델에 병합하고(peft: merge_and_unload 후 save_pretrained) 병합한 폴더를 지정한다."
-    ),
-    "{folder} is a {kind} model; kmlite works with Gemma 3 ones.{why}\n  Name MedGemma or a gemma-3-*.": (
-        "{folder}: {kind} 모델이다. kmlite는 Gemma 3 모델만 지원한다.{why}\n  MedGemma나 gemma-3-*를 지정한다."
-    ),
-    "{folder} is quantised already ({key} in config.json). kmlite quantises the 16-bit model by itself.\n"
-    "  Take the model as its maker published it, without -bnb-4bit, -GPTQ, -AWQ or -FP8 in its name.": (
-        "{folder}: 이미 양자화된 모델이다(config.json의 {key}). kmlite는 16비트 모델을 직접 양자화한다.\n"
-        "  이름에 -bnb-4bit, -GPTQ, -AWQ, -FP8이 없는 원본 모델을 쓴다."
-    ),
-    "{folder} has no chat template, so it was not trained to answer.\n  Take the instruction-tuned one: a name that ends in -it.": (
-        "{folder}에 채팅 템플릿이 없다. 지시를 따르도록 학습하지 않은 모델이다.\n  이름이 -it로 끝나는 모델을 쓴다."
-    ),
-    "{folder} has no tokenizer.json.\n  Copy it from the model's repository.": (
-        "{folder}에 tokenizer.json이 없다.\n  모델 저장소에서 복사해 온다."
-    ),
+    "is a GGUF file, which can be run and not trained; name the folder of safetensors that it was made of":
+        "GGUF 파일이다. 실행만 할 수 있고 학습할 수 없다. 변환하기 전의 safetensors 폴더를 지정한다",
+    "{folder} holds no model: config.json is missing.": "{folder}에 모델이 없다(config.json 없음).",
+    "Name a model folder or a hub name.": "모델 폴더나 허브 이름을 지정한다.",
+    "{folder} holds an adapter and no model: {adapter} without config.json.": "{folder}에 어댑터만 있고 모델이 없다({adapter}만 있고 config.json이 없음).",
+    "Merge it into its base first (peft: merge_and_unload, then save_pretrained), and name the merged folder.":
+        "먼저 베이스 모델에 병합하고(peft: merge_and_unload 후 save_pretrained) 병합한 폴더를 지정한다.",
+    "{folder} is a {kind} model; kmlite works with Gemma 3 ones.{why}": "{folder}: {kind} 모델이다. kmlite는 Gemma 3 모델만 지원한다.{why}",
+    "Name MedGemma or a gemma-3-*.": "MedGemma나 gemma-3-*를 지정한다.",
+    "{folder} is quantised already ({key} in config.json). kmlite quantises the 16-bit model by itself.":
+        "{folder}: 이미 양자화된 모델이다(config.json의 {key}). kmlite는 16비트 모델을 직접 양자화한다.",
+    "Take the model as its maker published it, without -bnb-4bit, -GPTQ, -AWQ or -FP8 in its name.":
+        "이름에 -bnb-4bit, -GPTQ, -AWQ, -FP8이 없는 원본 모델을 쓴다.",
+    "{folder} has no chat template, so it was not trained to answer.": "{folder}에 채팅 템플릿이 없다. 지시를 따르도록 학습하지 않은 모델이다.",
+    "Take the instruction-tuned one: a name that ends in -it.": "이름이 -it로 끝나는 모델을 쓴다.",
+    "{folder} has no tokenizer.json.": "{folder}에 tokenizer.json이 없다.",
+    "Copy it from the model's repository.": "모델 저장소에서 복사해 온다.",
     "{folder} {found}. Pickled weights are never loaded.": "{folder}: {found}. pickle 가중치는 불러오지 않는다.",
     "has no .safetensors weights": ".safetensors 가중치가 없다",
     "{folder} lacks {gone} of {count} weight files: {names}.": "{folder}에 가중치 파일 {count}개 가운데 {gone}개가 없다: {names}.",
     "{file} ({size:,} bytes) is cut short or damaged: {why}.": "{file} ({size:,}바이트): 파일이 잘렸거나 손상되었다({why}).",
-    "{folder} holds no finished model.\n  {hint}": "{folder}에 완성된 모델이 없다.\n  {hint}",
-    "Run first: make stage{before} OUT={out}   (or name another model as BASE=…)": (
-        "먼저 실행: make stage{before} OUT={out}   (또는 BASE=…로 다른 모델 지정)"
-    ),
-    "Fetch what is missing or damaged: .venv/bin/hf download {name} --revision {revision}   (--force-download replaces all)": (
-        "빠지거나 손상된 파일을 다시 받는다: .venv/bin/hf download {name} --revision {revision}   (--force-download는 전부 다시 받음)"
-    ),
+    "{folder} holds no finished model.": "{folder}에 완성된 모델이 없다.",
+    "Run first: make stage{before} OUT={out}   (or name another model as BASE=…)":
+        "먼저 실행: make stage{before} OUT={out}   (또는 BASE=…로 다른 모델 지정)",
+    "Fetch what is missing or damaged: .venv/bin/hf download {name} --revision {revision}   (--force-download replaces all)":
+        "빠지거나 손상된 파일을 다시 받는다: .venv/bin/hf download {name} --revision {revision}   (--force-download는 전부 다시 받음)",
     "Make it anew: make stage{number} OUT={out} ARGS=--restart": "다시 만든다: make stage{number} OUT={out} ARGS=--restart",
-    "Fetch or copy it anew, for example: .venv/bin/hf download google/medgemma-4b-it --local-dir {folder}": (
-        "다시 받거나 복사한다. 예: .venv/bin/hf download google/medgemma-4b-it --local-dir {folder}"
-    ),
-    "{model} answers plain text with a loss of {loss}: its weights hold NaN or infinity,\n"
-    "  or overflow in this precision. Training can't fix that: fetch the base again, or try ARGS='--precision 16bit'.": (
-        "{model}의 일반 텍스트 손실이 {loss}이다. 가중치에 NaN이나 무한대가 있거나, 이 정밀도에서 오버플로가 난다.\n"
-        "  학습으로는 고칠 수 없다. 베이스 모델을 다시 받거나 ARGS='--precision 16bit'로 실행한다."
-    ),
+    "Fetch or copy it anew, for example: .venv/bin/hf download google/medgemma-4b-it --local-dir {folder}":
+        "다시 받거나 복사한다. 예: .venv/bin/hf download google/medgemma-4b-it --local-dir {folder}",
+    "{model} answers plain text with a loss of {loss}: its weights hold NaN or infinity,":
+        "{model}의 일반 텍스트 손실이 {loss}이다. 가중치에 NaN이나 무한대가 있거나, 이 정밀도에서 오버플로가 난다.",
+    "or overflow in this precision. Training can't fix that: fetch the base again, or try ARGS='--precision 16bit'.":
+        "학습으로는 고칠 수 없다. 베이스 모델을 다시 받거나 ARGS='--precision 16bit'로 실행한다.",
     # ---- card and memory
-    "out of GPU memory at batch {batch}, sequences of {length} tokens. nvidia-smi shows who else uses the card.\n"
-    "  make doctor shows what fits; less takes: ARGS='--batch 1 --length {half} --precision 4bit'.": (
-        "GPU 메모리가 부족하다(배치 {batch}, 시퀀스 {length}토큰). 카드를 쓰는 다른 프로그램은 nvidia-smi로 확인한다.\n"
-        "  들어가는 설정은 make doctor가 보여 준다. 메모리를 줄이려면: ARGS='--batch 1 --length {half} --precision 4bit'"
-    ),
-    "  out of GPU memory: batch {batch} → {now_batch}, accumulation {accumulation} → {now_accumulation}, going on from step {step}": (
-        "  GPU 메모리 부족: 배치 {batch} → {now_batch}, 누적 {accumulation} → {now_accumulation}, {step}스텝부터 계속한다"
-    ),
-    "this card has no bfloat16, and trained embedding rows would overflow in float16.\n  Add ARGS='--new-tokens 0 --embeddings none'.": (
-        "이 카드는 bfloat16을 지원하지 않아, 임베딩 행을 학습하면 float16에서 오버플로가 난다.\n  ARGS='--new-tokens 0 --embeddings none'을 준다."
-    ),
-    "4-bit weights were asked for and Unsloth loaded 16-bit ones, since bitsandbytes does not run here.\n"
-    "  What it says: .venv/bin/python -m bitsandbytes   Without it: ARGS='--precision 16bit'": (
-        "4비트를 요청했으나 bitsandbytes가 동작하지 않아 Unsloth가 16비트로 불러왔다.\n"
-        "  원인 확인: .venv/bin/python -m bitsandbytes   16비트로 실행: ARGS='--precision 16bit'"
-    ),
-    "GPUS={together} does not divide the accumulation of {accumulation}: add --accumulation.": (
-        "GPUS={together}: 누적 {accumulation}의 약수가 아니다. --accumulation을 지정한다."
-    ),
-    "the card has no room for {name} in {precision} weights. Close what else runs there, or: ARGS='--precision 4bit'": (
-        "{name}: 카드 메모리가 부족해 {precision} 가중치로 불러올 수 없다. 다른 프로그램을 닫거나: ARGS='--precision 4bit'"
-    ),
-    "none: the CPU runs the embedded base (make demo) and nothing of MedGemma's size in useful time": (
-        "CUDA 카드 없음: CPU로는 내장 모델(make demo)만 실행할 수 있고, MedGemma 크기의 모델은 너무 오래 걸린다"
-    ),
+    "out of GPU memory at batch {batch}, sequences of {length} tokens. nvidia-smi shows who else uses the card.":
+        "GPU 메모리가 부족하다(배치 {batch}, 시퀀스 {length}토큰). 카드를 쓰는 다른 프로그램은 nvidia-smi로 확인한다.",
+    "make doctor shows what fits; less takes: ARGS='--batch 1 --length {half} --precision 4bit'.":
+        "들어가는 설정은 make doctor가 보여 준다. 메모리를 줄이려면: ARGS='--batch 1 --length {half} --precision 4bit'",
+    "out of GPU memory: batch {batch} → {now_batch}, accumulation {accumulation} → {now_accumulation}, going on from step {step}":
+        "GPU 메모리 부족: 배치 {batch} → {now_batch}, 누적 {accumulation} → {now_accumulation}, {step}스텝부터 계속한다",
+    "this card has no bfloat16, and trained embedding rows would overflow in float16.":
+        "이 카드는 bfloat16을 지원하지 않아, 임베딩 행을 학습하면 float16에서 오버플로가 난다.",
+    "Add ARGS='--new-tokens 0 --embeddings none'.": "ARGS='--new-tokens 0 --embeddings none'을 준다.",
+    "4-bit weights were asked for and Unsloth loaded 16-bit ones, since bitsandbytes does not run here.":
+        "4비트를 요청했으나 bitsandbytes가 동작하지 않아 Unsloth가 16비트로 불러왔다.",
+    "What it says: .venv/bin/python -m bitsandbytes   Without it: ARGS='--precision 16bit'":
+        "원인 확인: .venv/bin/python -m bitsandbytes   16비트로 실행: ARGS='--precision 16bit'",
+    "GPUS={together} does not divide the accumulation of {accumulation}: add --accumulation.":
+        "GPUS={together}: 누적 {accumulation}의 약수가 아니다. --accumulation을 지정한다.",
+    "the card has no room for {name} in {precision} weights. Close what else runs there, or: ARGS='--precision 4bit'":
+        "{name}: 카드 메모리가 부족해 {precision} 가중치로 불러올 수 없다. 다른 프로그램을 닫거나: ARGS='--precision 4bit'",
+    "none: the CPU runs the embedded base (make demo) and nothing of MedGemma's size in useful time":
+        "CUDA 카드 없음: CPU로는 내장 모델(make demo)만 실행할 수 있고, MedGemma 크기의 모델은 너무 오래 걸린다",
     "nvidia-smi answers, torch sees no card": "nvidia-smi는 되지만 torch가 카드를 찾지 못한다",
     "torch is a CPU build": "CPU용 torch가 설치되어 있다",
     "too little main memory to merge": "병합하기에 메인 메모리(RAM)가 부족하다",
     "{wrong} packages differ from {lock}": "{lock}: 버전이 다른 패키지 {wrong}개",
     "no raw data in {raw}": "{raw}에 원본 데이터가 없다",
     "{refined} holds no {needs} for {step}": "{refined}에 {step}에 필요한 {needs} 데이터가 없다",
-    "\n[bold red]The next step can't run:[/]": "\n[bold red]다음 단계를 실행할 수 없다:[/]",
-    "\n[bold]Ready.[/] The next step: make {step}": "\n[bold]준비되었다.[/] 다음 단계: make {step}",
+    "[bold red]The next step can't run:[/]": "[bold red]다음 단계를 실행할 수 없다:[/]",
+    "[bold]Ready.[/] The next step: make {step}": "[bold]준비되었다.[/] 다음 단계: make {step}",
     # ---- disk
-    "this stage writes up to {need:.1f} GB below {place}, and {free:.1f} GB are free.\n  Free some space, or name another place: OUT=…": (
-        "이 단계는 {place}에 {need:.1f} GB까지 쓰는데 여유 공간이 {free:.1f} GB이다.\n  공간을 확보하거나 다른 위치를 지정한다: OUT=…"
-    ),
-    "a checkpoint needs {need:.2f} GB in {folder}, and {free:.2f} GB are free.\n"
-    "  The last one is whole. Free some space and run the same command to go on.": (
-        "체크포인트를 저장하려면 {folder}에 {need:.2f} GB가 필요한데 여유 공간이 {free:.2f} GB이다.\n"
-        "  마지막 체크포인트는 온전하다. 공간을 확보하고 같은 명령을 다시 실행하면 이어진다."
-    ),
+    "this stage writes up to {need:.1f} GB below {place}, and {free:.1f} GB are free.":
+        "이 단계는 {place}에 {need:.1f} GB까지 쓰는데 여유 공간이 {free:.1f} GB이다.",
+    "Free some space, or name another place: OUT=…": "공간을 확보하거나 다른 위치를 지정한다: OUT=…",
+    "a checkpoint needs {need:.2f} GB in {folder}, and {free:.2f} GB are free.":
+        "체크포인트를 저장하려면 {folder}에 {need:.2f} GB가 필요한데 여유 공간이 {free:.2f} GB이다.",
+    "The last one is whole. Free some space and run the same command to go on.": "마지막 체크포인트는 온전하다. 공간을 확보하고 같은 명령을 다시 실행하면 이어진다.",
     "the disk is full": "디스크가 가득 찼다",
     "the disk quota is used up": "디스크 할당량을 모두 썼다",
     "no permission": "권한이 없다",
     "that file system is read-only": "읽기 전용 파일 시스템이다",
     "the disk reports an input/output error": "디스크 입출력 오류가 났다",
-    "Free some space and run the same command again: what was finished is kept.": (
-        "공간을 확보하고 같은 명령을 다시 실행한다. 끝난 부분은 남아 있다."
-    ),
-    "Look at the disk (dmesg), free or replace it, and run the same command again: what was finished is kept.": (
-        "디스크를 확인하고(dmesg) 같은 명령을 다시 실행한다. 끝난 부분은 남아 있다."
-    ),
+    "Free some space and run the same command again: what was finished is kept.": "공간을 확보하고 같은 명령을 다시 실행한다. 끝난 부분은 남아 있다.",
+    "Look at the disk (dmesg), free or replace it, and run the same command again: what was finished is kept.":
+        "디스크를 확인하고(dmesg) 같은 명령을 다시 실행한다. 끝난 부분은 남아 있다.",
     "Name another place with REFINED=… or OUT=…, or correct its permissions.": "REFINED=…나 OUT=…으로 다른 위치를 지정하거나, 권한을 바로잡는다.",
     # ---- stop, resume, refuse
     "stopped. What was finished is kept; run the same command to go on.": "중단했다. 끝난 부분은 남아 있다. 같은 명령을 다시 실행하면 이어진다.",
-    "stopped by {signal} after step {step} of {steps}, which is saved. Run the same command to go on.": (
-        "{signal}: 중단했다. {steps}스텝 가운데 {step}스텝까지 저장했다. 같은 명령을 다시 실행하면 이어진다."
-    ),
+    "stopped by {signal} after step {step} of {steps}, which is saved. Run the same command to go on.":
+        "{signal}: 중단했다. {steps}스텝 가운데 {step}스텝까지 저장했다. 같은 명령을 다시 실행하면 이어진다.",
     "stopped at once; {where}. Run the same command to go on from there.": "바로 중단했다. {where}. 같은 명령을 다시 실행하면 그곳부터 이어진다.",
-    "  {signal}: ending after this step, and saving it (Ctrl-C again ends at once)": (
-        "  {signal}: 현재 스텝을 마치고 저장한 뒤 끝낸다(Ctrl-C를 한 번 더 누르면 바로 끝난다)"
-    ),
-    "  going on from {checkpoint}": "  {checkpoint}부터 이어서 학습한다",
-    "  done before, nothing changed: {final}   (ARGS=--restart runs it again)": "  이미 끝났고 바뀐 것이 없다: {final}   (다시 실행하려면 ARGS=--restart)",
-    "  done before, nothing changed (ARGS=--restart refines again)": "  이미 끝났고 바뀐 것이 없다(다시 정제하려면 ARGS=--restart)",
-    "  done before, nothing changed (ARGS=--restart evaluates again)": "  이미 끝났고 바뀐 것이 없다(다시 평가하려면 ARGS=--restart)",
+    "{signal}: ending after this step, and saving it (Ctrl-C again ends at once)":
+        "{signal}: 현재 스텝을 마치고 저장한 뒤 끝낸다(Ctrl-C를 한 번 더 누르면 바로 끝난다)",
+    "going on from {checkpoint}": "{checkpoint}부터 이어서 학습한다",
+    "done before, nothing changed: {final}   (ARGS=--restart runs it again)": "이미 끝났고 바뀐 것이 없다: {final}   (다시 실행하려면 ARGS=--restart)",
+    "done before, nothing changed (ARGS=--restart refines again)": "이미 끝났고 바뀐 것이 없다(다시 정제하려면 ARGS=--restart)",
+    "done before, nothing changed (ARGS=--restart evaluates again)": "이미 끝났고 바뀐 것이 없다(다시 평가하려면 ARGS=--restart)",
     # kmlite/runs.py builds the next two out of {what} and {way}: as two templates each has its own Korean
-    "{folder} holds an unfinished run of other settings or data:\n  {changed}\n"
-    "  Run it as before to go on, or add ARGS=--restart to drop what it has and start anew.": (
-        "{folder}에 다른 설정이나 데이터로 학습하다 멈춘 실행이 있다:\n  {changed}\n"
-        "  이전 설정으로 실행하면 이어진다. 버리고 새로 시작하려면 ARGS=--restart를 준다."
-    ),
-    "{folder} holds a finished run of other settings or data:\n  {changed}\n"
-    "  Run it as before to keep it, name another OUT=…, or add ARGS=--restart to drop what it has and start anew.": (
-        "{folder}에 다른 설정이나 데이터로 학습을 마친 결과가 있다:\n  {changed}\n"
-        "  이전 설정으로 실행하면 그대로 남는다. 다른 OUT=…을 지정하거나, 버리고 새로 시작하려면 ARGS=--restart를 준다."
-    ),
-    "{stored} is damaged, so nobody knows what the unfinished run beside it was asked to do.\n  Start anew: ARGS=--restart": (
-        "{stored}: 손상되어 멈춘 실행의 설정을 알 수 없다.\n  새로 시작한다: ARGS=--restart"
-    ),
-    "{final} is not as its run left it: weights, tokenizer or {record} were changed or are gone.\n"
-    "  Put them back, or add ARGS=--restart to train it again.": (
-        "{final}: 학습을 마쳤을 때와 다르다. 가중치, 토크나이저, {record} 가운데 바뀌거나 없어진 것이 있다.\n"
-        "  되돌려 놓거나, ARGS=--restart로 다시 학습한다."
-    ),
-    "another run writes in {folder}: {holder}.\n  Wait for it to end, stop it, or name another folder.": (
-        "{folder}: 다른 실행이 쓰고 있다({holder}).\n  끝나기를 기다리거나, 그 실행을 중단하거나, 다른 폴더를 지정한다."
-    ),
-    "{checkpoint} holds something else than weights and numbers, so it is not read. It was damaged, or is not yours.\n"
-    "  Remove that folder to go on from the one before, or add ARGS=--restart to begin anew.": (
-        "{checkpoint}에 가중치와 숫자가 아닌 것이 있어 읽지 않는다. 손상되었거나 다른 곳에서 온 것이다.\n"
-        "  그 폴더를 지우면 직전 체크포인트에서 이어진다. 새로 시작하려면 ARGS=--restart를 준다."
-    ),
-    "[bold red]{step} ended with status {status}[/]; what was finished is kept, the same command goes on from there.": (
-        "[bold red]{step}: 종료 코드 {status}.[/] 끝난 부분은 남아 있고, 같은 명령을 다시 실행하면 이어진다."
-    ),
+    "{folder} holds an unfinished run of other settings or data:": "{folder}에 다른 설정이나 데이터로 학습하다 멈춘 실행이 있다:",
+    "Run it as before to go on, or add ARGS=--restart to drop what it has and start anew.":
+        "이전 설정으로 실행하면 이어진다. 버리고 새로 시작하려면 ARGS=--restart를 준다.",
+    "{folder} holds a finished run of other settings or data:": "{folder}에 다른 설정이나 데이터로 학습을 마친 결과가 있다:",
+    "Run it as before to keep it, name another OUT=…, or add ARGS=--restart to drop what it has and start anew.":
+        "이전 설정으로 실행하면 그대로 남는다. 다른 OUT=…을 지정하거나, 버리고 새로 시작하려면 ARGS=--restart를 준다.",
+    "{stored} is damaged, so nobody knows what the unfinished run beside it was asked to do.": "{stored}: 손상되어 멈춘 실행의 설정을 알 수 없다.",
+    "Start anew: ARGS=--restart": "새로 시작한다: ARGS=--restart",
+    "{final} is not as its run left it: weights, tokenizer or {record} were changed or are gone.":
+        "{final}: 학습을 마쳤을 때와 다르다. 가중치, 토크나이저, {record} 가운데 바뀌거나 없어진 것이 있다.",
+    "Put them back, or add ARGS=--restart to train it again.": "되돌려 놓거나, ARGS=--restart로 다시 학습한다.",
+    "another run writes in {folder}: {holder}.": "{folder}: 다른 실행이 쓰고 있다({holder}).",
+    "Wait for it to end, stop it, or name another folder.": "끝나기를 기다리거나, 그 실행을 중단하거나, 다른 폴더를 지정한다.",
+    "{checkpoint} holds something else than weights and numbers, so it is not read. It was damaged, or is not yours.":
+        "{checkpoint}에 가중치와 숫자가 아닌 것이 있어 읽지 않는다. 손상되었거나 다른 곳에서 온 것이다.",
+    "Remove that folder to go on from the one before, or add ARGS=--restart to begin anew.":
+        "그 폴더를 지우면 직전 체크포인트에서 이어진다. 새로 시작하려면 ARGS=--restart를 준다.",
+    "[bold red]{step} ended with status {status}[/]; what was finished is kept, the same command goes on from there.":
+        "[bold red]{step}: 종료 코드 {status}.[/] 끝난 부분은 남아 있고, 같은 명령을 다시 실행하면 이어진다.",
     # ---- losses and results
-    "  [bold red]warning: {step}-worse[/]": "  [bold red]경고: {step}에서 모델이 나빠졌다[/]",
-    "    going on, as --accept-regression says": "    --accept-regression에 따라 계속한다",
-    "    More text, more steps or a lower rate may help. To go on with it as it is: ARGS=--accept-regression": (
-        "    텍스트나 스텝을 늘리거나 학습률을 낮추어 본다. 그대로 진행하려면: ARGS=--accept-regression"
-    ),
-    "the loss {what} at step {step}: the run diverged.\n"
-    "  The {count} records of that step (and of the batch drawn next) are in {path}.\n"
-    "  The checkpoints before it are whole. Lower the learning rate and run again with ARGS='--restart --learning-rate …'.": (
-        "{step}스텝에서 손실이 발산했다({what}).\n"
-        "  그 스텝(과 다음 배치)의 레코드 {count}개가 {path}에 있다.\n"
-        "  이전 체크포인트는 온전하다. 학습률을 낮추어 다시 실행한다: ARGS='--restart --learning-rate …'"
-    ),
-    "the loss {what} at step {step}, and was no number before: that is not the learning rate.\n"
-    "  The weights of the base hold NaN or infinity, overflow in this precision, or a record of {path} is damaged.\n"
-    "  Take the base anew, or try ARGS='--restart --precision 16bit'.": (
-        "{step}스텝의 손실이 NaN이고 그 전에도 그랬다. 학습률 문제가 아니다({what}).\n"
-        "  베이스 모델의 가중치에 NaN이나 무한대가 있거나, 이 정밀도에서 오버플로가 나거나, {path}의 레코드가 깨졌다.\n"
-        "  베이스 모델을 다시 받거나 ARGS='--restart --precision 16bit'로 실행한다."
-    ),
-    "the loss jumped to {loss:.2f} at step {step}; {usual:.2f} was usual before it.\n"
-    "  The {count} records of that step (and of the batch drawn next) are in {path}: look for broken ones.\n"
-    "  Run the same command to go on past it from the last checkpoint, or again with a lower rate: ARGS='--restart --learning-rate …'.": (
-        "{step}스텝에서 손실이 튀었다: {loss:.2f}(직전까지 {usual:.2f} 안팎).\n"
-        "  그 스텝(과 다음 배치)의 레코드 {count}개가 {path}에 있다. 깨진 것이 있는지 확인한다.\n"
-        "  같은 명령을 다시 실행하면 마지막 체크포인트에서 그 지점을 지나 계속한다. 학습률을 낮추려면: ARGS='--restart --learning-rate …'"
-    ),
-    "not comparable. What differs between A and B besides the model:\n  {unlike}\n"
-    "  Evaluate one of them again as the other was (ARGS=--restart where make eval says that nothing changed).": (
-        "비교할 수 없다. 모델 말고도 A와 B에서 다른 것:\n  {unlike}\n"
-        "  한쪽을 다른 쪽과 같은 설정으로 다시 평가한다(make eval이 바뀐 것이 없다고 하면 ARGS=--restart)."
-    ),
-    "  A and B are the same model": "  A와 B가 같은 모델이다",
-    "  no difference that these questions can show (p ≥ 0.05)": "  이 문제 수로는 차이가 있다고 할 수 없다(p ≥ 0.05)",
+    "[bold red]warning: {step}-worse[/]": "[bold red]경고: {step}에서 모델이 나빠졌다[/]",
+    "going on, as --accept-regression says": "--accept-regression에 따라 계속한다",
+    "More text, more steps or a lower rate may help. To go on with it as it is: ARGS=--accept-regression":
+        "텍스트나 스텝을 늘리거나 학습률을 낮추어 본다. 그대로 진행하려면: ARGS=--accept-regression",
+    "the loss {what} at step {step}: the run diverged.": "{step}스텝에서 손실이 발산했다({what}).",
+    "The {count} records of that step (and of the batch drawn next) are in {path}.": "그 스텝(과 다음 배치)의 레코드 {count}개가 {path}에 있다.",
+    "The checkpoints before it are whole. Lower the learning rate and run again with ARGS='--restart --learning-rate …'.":
+        "이전 체크포인트는 온전하다. 학습률을 낮추어 다시 실행한다: ARGS='--restart --learning-rate …'",
+    "the loss {what} at step {step}, and was no number before: that is not the learning rate.":
+        "{step}스텝의 손실이 NaN이고 그 전에도 그랬다. 학습률 문제가 아니다({what}).",
+    "The weights of the base hold NaN or infinity, overflow in this precision, or a record of {path} is damaged.":
+        "베이스 모델의 가중치에 NaN이나 무한대가 있거나, 이 정밀도에서 오버플로가 나거나, {path}의 레코드가 깨졌다.",
+    "Take the base anew, or try ARGS='--restart --precision 16bit'.": "베이스 모델을 다시 받거나 ARGS='--restart --precision 16bit'로 실행한다.",
+    "the loss jumped to {loss:.2f} at step {step}; {usual:.2f} was usual before it.":
+        "{step}스텝에서 손실이 튀었다: {loss:.2f}(직전까지 {usual:.2f} 안팎).",
+    "The {count} records of that step (and of the batch drawn next) are in {path}: look for broken ones.":
+        "그 스텝(과 다음 배치)의 레코드 {count}개가 {path}에 있다. 깨진 것이 있는지 확인한다.",
+    "Run the same command to go on past it from the last checkpoint, or again with a lower rate: ARGS='--restart --learning-rate …'.":
+        "같은 명령을 다시 실행하면 마지막 체크포인트에서 그 지점을 지나 계속한다. 학습률을 낮추려면: ARGS='--restart --learning-rate …'",
+    "not comparable. What differs between A and B besides the model:": "비교할 수 없다. 모델 말고도 A와 B에서 다른 것:",
+    "Evaluate one of them again as the other was (ARGS=--restart where make eval says that nothing changed).":
+        "한쪽을 다른 쪽과 같은 설정으로 다시 평가한다(make eval이 바뀐 것이 없다고 하면 ARGS=--restart).",
+    "A and B are the same model": "A와 B가 같은 모델이다",
+    "no difference that these questions can show (p ≥ 0.05)": "이 문제 수로는 차이가 있다고 할 수 없다(p ≥ 0.05)",
     # ---- evaluation, chat, export
     "--vote {vote}: five options have 1 to 5 cyclic orders.": "--vote {vote}: 선택지가 다섯이므로 1–5만 된다.",
     "--shots {shots}: 0 or more examples.": "--shots {shots}: 0 이상이어야 한다.",
     "lm-eval {pinned} is not installed. Run: make extras": "lm-eval {pinned}: 설치되어 있지 않다. 실행: make extras",
-    "lm-eval can't fetch its data set ({error}).\n"
-    "  Without a network put KorMedMCQA's files under RAW/02_kor_med_test and run: make refine": (
-        "lm-eval이 데이터셋을 받지 못했다({error}).\n  네트워크가 없으면 KorMedMCQA 파일을 RAW/02_kor_med_test에 넣고 실행: make refine"
-    ),
-    "{out} holds no finished model.\n"
-    "  Name one: make chat MODEL=google/medgemma-4b-it   Train one: make pipeline OUT={out}   "
-    "Look around first: make demo, then make chat OUT=model/demo": (
-        "{out}에 완성된 모델이 없다.\n"
-        "  모델 지정: make chat MODEL=google/medgemma-4b-it   학습: make pipeline OUT={out}   먼저 둘러보기: make demo 후 make chat OUT=model/demo"
-    ),
-    "that message is {count:,} tokens long, and {room:,} is what there is room for. Shorten it.": (
-        "메시지가 {count:,}토큰인데 {room:,}토큰까지만 된다. 줄여서 보낸다."
-    ),
+    "lm-eval can't fetch its data set ({error}).": "lm-eval이 데이터셋을 받지 못했다({error}).",
+    "Without a network put KorMedMCQA's files under RAW/02_kor_med_test and run: make refine":
+        "네트워크가 없으면 KorMedMCQA 파일을 RAW/02_kor_med_test에 넣고 실행: make refine",
+    "{out} holds no finished model.": "{out}에 완성된 모델이 없다.",
+    "Name one: make chat MODEL=google/medgemma-4b-it   Train one: make pipeline OUT={out}   Look around first: make demo, then make chat OUT=model/demo":
+        "모델 지정: make chat MODEL=google/medgemma-4b-it   학습: make pipeline OUT={out}   먼저 둘러보기: make demo 후 make chat OUT=model/demo",
+    "that message is {count:,} tokens long, and {room:,} is what there is room for. Shorten it.":
+        "메시지가 {count:,}토큰인데 {room:,}토큰까지만 된다. 줄여서 보낸다.",
     "--web needs {name}. Run: make extras": "--web에 필요한 패키지가 없다: {name}. 실행: make extras",
-    "port {port} can't be had ({error}). ARGS='--web --port 0' takes a free one.": (
-        "포트 {port}: 쓸 수 없다({error}). 빈 포트를 쓰려면: ARGS='--web --port 0'"
-    ),
-    "no loop of stage 2 was better on dev than the model it began with, so {final} is that model and there is no adapter.\n"
-    "  What there is: {merged}": (
-        "2단계의 어느 루프도 dev에서 처음 모델보다 낫지 않았다. {final}: 처음 모델 그대로이고 어댑터가 없다.\n  내보낼 수 있는 것: {merged}"
-    ),
-    "this model descends from the embedded base: a stand-in is not uploaded, it would be taken for a medical model.\n"
-    "  Train on MedGemma first: README.md, On your GPU.": (
-        "내장 모델로 학습한 모델은 올리지 않는다. 의학 모델로 오해받을 수 있다.\n"
-        "  먼저 MedGemma로 학습한다: README.ko.md의 “내 GPU에서 실행하기”"
-    ),
+    "port {port} can't be had ({error}). ARGS='--web --port 0' takes a free one.":
+        "포트 {port}: 쓸 수 없다({error}). 빈 포트를 쓰려면: ARGS='--web --port 0'",
+    "no loop of stage 2 was better on dev than the model it began with, so {final} is that model and there is no adapter.":
+        "2단계의 어느 루프도 dev에서 처음 모델보다 낫지 않았다. {final}: 처음 모델 그대로이고 어댑터가 없다.",
+    "What there is: {merged}": "내보낼 수 있는 것: {merged}",
+    "this model descends from the embedded base: a stand-in is not uploaded, it would be taken for a medical model.":
+        "내장 모델로 학습한 모델은 올리지 않는다. 의학 모델로 오해받을 수 있다.",
+    "Train on MedGemma first: README.md, On your GPU.": "먼저 MedGemma로 학습한다: README.ko.md의 “내 GPU에서 실행하기”",
 }
+# fmt: on
 
 
 def language() -> str:
@@ -321,7 +243,7 @@ def language() -> str:
 
 @functools.cache
 def expressions() -> list[tuple[re.Pattern, str]]:
-    """(expression of an English message, its Korean template), the most particular first."""
+    """(expression of an English line, its Korean template), the most particular first."""
     found = []
     for english, korean in sorted(MESSAGES.items(), key=lambda pair: -len(re.sub(r"\{[^{}]*\}", "", pair[0]))):
         parts = re.split(r"(\{\w+[^{}]*\})", english.replace("{{", "\0").replace("}}", "\1"))
@@ -335,18 +257,23 @@ def expressions() -> list[tuple[re.Pattern, str]]:
                 pattern += f"(?P={field[1]})"
             else:
                 names.append(field[1])
-                pattern += f"(?P<{field[1]}>.+?)"
+                pattern += f"(?P<{field[1]}>.*?)"
         plain = re.sub(r"\{(\w+)[^{}]*\}", r"{\1}", korean.replace("{{", "\0").replace("}}", "\1"))
-        found.append((re.compile(pattern, re.DOTALL), plain.replace("\0", "{{").replace("\1", "}}")))
+        found.append((re.compile(pattern), plain.replace("\0", "{{").replace("\1", "}}")))
     return found
 
 
+BEGINNING = re.compile(r" *(?:[✓✗] )?(?:\w[\w ]{0,11}  +)?")  # of a line: its indent and, with two blanks behind it, its label
+
+
 def localized(text: str) -> str:
-    """`text` in Korean where the locale asks for it and the table has it, its fields too (a hint inside a message); else as it is."""
-    if language() != "ko":
-        return text
+    """`text` with each line that the table has in Korean, its fields too, where the locale asks for it; else as it is."""
+    return text if language() != "ko" else "\n".join(map(in_korean, text.split("\n")))
+
+
+def in_korean(line: str) -> str:
+    head = BEGINNING.match(line)[0]  # type: ignore[index]  # it matches any line
     for expression, korean in expressions():
-        if found := expression.fullmatch(text):
-            return korean.format(**{name: localized(value) for name, value in found.groupdict().items()})
-    what, mark, fix = text.partition("\n  ")
-    return f"{localized(what)}\n  {localized(fix)}" if mark else text
+        if found := expression.fullmatch(line, len(head)):
+            return head + korean.format(**{name: in_korean(value) for name, value in found.groupdict().items()})
+    return line
