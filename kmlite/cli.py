@@ -24,6 +24,7 @@ from kmlite.messages import BEGINNING, localized
 TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # characters that turn the direction of writing
 TAGS = re.compile(r"\[(bold red|bold|red|green)\](.*?)\[/\]", re.DOTALL)  # all the markup that recipes use
 
+
 def printable(text: str) -> str:
     """Text of a model or of data for a terminal: without control characters, which could move its cursor or set its title."""
     return "".join(c for c in text if c in "\n\t" or (unicodedata.category(c) != "Cc" and c not in TURNING))
@@ -32,6 +33,10 @@ def printable(text: str) -> str:
 def counted(n: int, noun: str) -> str:
     """`1 file`, `2 files`."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def size_in_words(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"
 
 
 class PlainConsole(Console):

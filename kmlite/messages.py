@@ -128,7 +128,7 @@ MESSAGES = {
         "GPUS={together}: 누적 {accumulation}의 약수가 아니다. --accumulation을 지정한다.",
     "the card has no room for {name} in {precision} weights. Close what else runs there, or: ARGS='--precision 4bit'":
         "{name}: 카드 메모리가 부족해 {precision} 가중치로 불러올 수 없다. 다른 프로그램을 닫거나: ARGS='--precision 4bit'",
-    "none: the CPU runs the embedded base (make demo) and nothing of MedGemma's size in useful time":
+    "none: a CPU is enough for make demo, make refine and make report; MedGemma would train for months":
         "CUDA 카드 없음: CPU로는 내장 모델(make demo)만 실행할 수 있고, MedGemma 크기의 모델은 너무 오래 걸린다",
     "nvidia-smi answers, torch sees no card": "nvidia-smi는 되지만 torch가 카드를 찾지 못한다",
     "torch is a CPU build": "CPU용 torch가 설치되어 있다",
@@ -205,11 +205,20 @@ MESSAGES = {
         "그 스텝(과 다음 배치)의 레코드 {count}개가 {path}에 있다. 깨진 것이 있는지 확인한다.",
     "Run the same command to go on past it from the last checkpoint, or again with a lower rate: ARGS='--restart --learning-rate …'.":
         "같은 명령을 다시 실행하면 마지막 체크포인트에서 그 지점을 지나 계속한다. 학습률을 낮추려면: ARGS='--restart --learning-rate …'",
-    "not comparable. What differs between A and B besides the model:": "비교할 수 없다. 모델 말고도 A와 B에서 다른 것:",
+    "not comparable. Besides the model, these differ between A and B:": "비교할 수 없다. 모델 말고도 A와 B에서 다른 것:",
     "Evaluate one of them again as the other was (ARGS=--restart where make eval says that nothing changed).":
         "한쪽을 다른 쪽과 같은 설정으로 다시 평가한다(make eval이 바뀐 것이 없다고 하면 ARGS=--restart).",
     "A and B are the same model": "A와 B가 같은 모델이다",
-    "no difference that these questions can show (p ≥ 0.05)": "이 문제 수로는 차이가 있다고 할 수 없다(p ≥ 0.05)",
+    "no significant difference (p ≥ 0.05)": "통계적으로 유의한 차이가 없다(p ≥ 0.05)",
+    "a significant difference (p < 0.05)": "통계적으로 유의한 차이가 있다(p < 0.05)",
+    "both: {how}": "공통 조건(both): {how}",
+    "[bold]B − A: {difference} percentage points, 95% interval {low} to {high}; exact test p = {p}[/]":
+        "[bold]B − A: {difference}%p, 95% 신뢰 구간 {low} – {high}, 정확 검정 p = {p}[/]",
+    "gained (wrong in A, right in B)": "새로 맞힌 문제(A 오답, B 정답)",
+    "lost (right in A, wrong in B)": "새로 틀린 문제(A 정답, B 오답)",
+    "It is written by: make eval{how} (B), and with BASE=google/medgemma-4b-it (A).":
+        "먼저 평가한다: make eval{how} (B), 그리고 BASE=google/medgemma-4b-it를 붙여서 (A).",
+    "Other folders: make compare A=… B=…": "다른 폴더: make compare A=… B=…",
     # ---- evaluation, chat, export
     "--vote {vote}: five options have 1 to 5 cyclic orders.": "--vote {vote}: 선택지가 다섯이므로 1–5만 된다.",
     "--shots {shots}: 0 or more examples.": "--shots {shots}: 0 이상이어야 한다.",

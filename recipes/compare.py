@@ -12,6 +12,7 @@ import click
 
 from kmlite import paths
 from kmlite.cli import console, recipe, setting
+from kmlite.messages import localized
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def main(settings: Settings) -> None:
     if unlike:
         listed = "\n  ".join(unlike)
         raise click.ClickException(
-            f"not comparable. What differs between A and B besides the model:\n  {listed}\n"
+            f"not comparable. Besides the model, these differ between A and B:\n  {listed}\n"
             "  Evaluate one of them again as the other was (ARGS=--restart where make eval says that nothing changed)."
         )
     result = statistics.paired(a, b)
@@ -44,13 +45,12 @@ def main(settings: Settings) -> None:
     if first["plan"]["model"]["fingerprint"] == second["plan"]["model"]["fingerprint"]:
         console.print("  A and B are the same model")
     console.print(f"  both: {how_in_words(first)}", markup=False)
-    console.print(
-        f"  [bold]B − A: {result['difference']:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}; exact test p = {result['p']:.3g}[/]"
-    )
-    console.print("  a difference" if result["p"] < 0.05 else "  no difference that these questions can show (p ≥ 0.05)")
+    difference, p = result["difference"], result["p"]
+    console.print(f"  [bold]B − A: {difference:+.1f} percentage points, 95% interval {low:+.1f} to {high:+.1f}; exact test p = {p:.3g}[/]")
+    console.print("  a significant difference (p < 0.05)" if p < 0.05 else "  no significant difference (p ≥ 0.05)")
     before, after = ({p["number"]: p for p in reversed(answers)} for answers in (a, b))  # the question as it stands, of several orders
-    for name, numbers in (("gained", result["gained"]), ("lost", result["lost"])):
-        console.print(f"  {name}: {len(numbers)}")
+    for name, numbers in (("gained (wrong in A, right in B)", result["gained"]), ("lost (right in A, wrong in B)", result["lost"])):
+        console.print(f"  {localized(name)}: {len(numbers)}")
         for number in numbers[: settings.show]:
             text = " ".join(before[number]["question"].split())[:70]
             letters = f"{before[number]['answer'] or '–'} → {after[number]['answer'] or '–'} (right: {before[number]['expected']})"

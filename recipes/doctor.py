@@ -117,7 +117,7 @@ def card(say) -> None:
         if shutil.which("nvidia-smi"):
             say("card", "nvidia-smi answers, torch sees no card", "torch is a CPU build", "rm -r .venv && make setup")
         else:
-            say("card", "none: the CPU runs the embedded base (make demo) and nothing of MedGemma's size in useful time")
+            say("card", "none: a CPU is enough for make demo, make refine and make report; MedGemma would train for months")
         return
     free, total = torch.cuda.mem_get_info()
     version = re.search(r"Module\s+([\d.]+)", driver.read_text()) if driver.exists() else None
@@ -195,7 +195,7 @@ def data(settings: Settings, say, step: str) -> None:
         # measured on gemma-3-270m (docs/evidence.md): 20% English in the mix: English −20% bits, copying −39%, Korean +0.2%
         say(
             "replay",
-            f"none: without English text in {settings.raw / paths.REPLAY} stage 0 may lose English; make data fetches some",
+            f"none: without English text in {settings.raw / paths.REPLAY} stage 0 may forget English; make data fetches some",
         )
 
 
@@ -254,7 +254,7 @@ def show_plan(settings: Settings) -> None:
                 "–" if not hours else f"{hours:,.1f}" if hours >= 0.1 else "< 0.1",
             )
     console.print(table)
-    console.print("  ~ is an estimate from the card's published peak; after a stage has run here, its own rate stands there instead.")
+    console.print("  ~ estimated from the card's published peak; after a stage has run here, the rate that it measured.")
     if len(cards) == 1:
         for step, values in stages:
             plan = plan_of(shape, cards[0][1], step, values, tokens[step])
@@ -270,7 +270,7 @@ def show_plan(settings: Settings) -> None:
     if tokens["stage0"] < memory.LEAST_TOKENS:
         console.print(
             f"  Text for stage 0: {tokens['stage0'] / 1e6:,.1f} of the {memory.LEAST_TOKENS / 1e6:,.0f} million tokens that the "
-            "specification names as the least.\n  Stage 0 runs on less, and shows what it brought."
+            "specification names as the least.\n  Stage 0 runs on less, and measures what it gains."
         )
 
 

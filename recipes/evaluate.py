@@ -233,7 +233,9 @@ def show_published(record: dict) -> None:
         return
     row = published.nearest(summary["accuracy"])
     console.print(f"  nearest published on KorMedMCQA test: {row['model']} {row['accuracy']:.1f}% ({published.in_words(row)})")
-    console.print(f"  this one: {in_words(record['prompt'])}, scorer {settings['scorer']}; unlike prompts and scorers don't compare")
+    console.print(
+        f"  this one: {in_words(record['prompt'])}, scorer {settings['scorer']}; figures with another prompt or scorer are not comparable"
+    )
 
 
 def show_ways(ways: list[dict]) -> None:
@@ -242,7 +244,7 @@ def show_ways(ways: list[dict]) -> None:
 
     if not ways:
         return
-    table = Table("way", "passes", "accuracy", "95% interval", "against the first, points", "p", "pull of A to E, points")
+    table = Table("way", "passes", "accuracy", "95% interval", "difference to the first, points", "p", "bias to A–E, points")
     for way in ways:
         difference = way.get("difference")
         paired = (
@@ -277,10 +279,12 @@ def show(summary: dict) -> None:
             f"  calibration error {summary['calibration_error']:.3f}; the five letters hold {mass:.1%} of the next token's probability"
         )
     pull = ", ".join(f"{letter} {100 * share:+.1f}" for letter, share in summary["pull"].items())
-    console.print(f"  answered more often than right, in points: {pull}")
+    console.print(f"  letter bias (answered minus correct, percentage points): {pull}")
     letter, most = max(summary["letters"].items(), key=lambda item: item[1])
     if most > 0.9 * summary["n"]:
-        console.print(f"  [bold]{most} of {summary['n']} answers are {letter}[/]: a habit, not knowledge. ARGS='--vote 5' averages it out.")
+        console.print(
+            f"  [bold]{most} of {summary['n']} answers are {letter}[/]: a position bias, not knowledge. ARGS='--vote 5' averages over the orders."
+        )
     if "consistency" in summary:
         console.print(f"  over {summary['orders']} orders: the same option {summary['consistency']:.1%} of the time")
 

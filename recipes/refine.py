@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kmlite import paths
-from kmlite.cli import check_writable, console, recipe, setting
+from kmlite.cli import check_writable, console, counted, recipe, setting, size_in_words
 from kmlite.files import fingerprint, read_record, write_json, write_lines
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def main(settings: Settings) -> None:
         outputs.check_own(refined, refined / PARTIAL)
         console.print(f"[bold]refine[/]  {raw} → {refined}")
         for name, files in kinds.items():
-            told = f"{len(files)} files, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB" if files else "none"
+            told = f"{counted(len(files), 'file')}, {size_in_words(sum(f.stat().st_size for f in files))}" if files else "none"
             console.print(f"  {name}: {told}")
         tell_unread(unread)
         plan = plan_of(settings, kinds)
@@ -311,7 +311,7 @@ def refine_text(files: list[Path], settings: Settings, out: Path, stems: list[st
     ]
     drop_others(finished, {Path(task.out).name for task in tasks})
     there = sum(Path(f"{task.out}.json").exists() for task in tasks)
-    console.print(f"  text: {len(tasks)} shards, {workers} workers" + (f", {there} shards finished before" if there else ""))
+    console.print(f"  text: {counted(len(tasks), 'shard')}, {counted(workers, 'worker')}" + (f", {there} finished before" if there else ""))
     summaries: dict[int, dict] = {}
     with progress(size) as advance:
         for number, summary in run(refine_shard, tasks):
@@ -401,17 +401,15 @@ def tell_losses(name: str, part: dict, settings: Settings) -> None:
     if part["fields"]:
         there = "; ".join(f"{n:,} × {fields or 'none'}" for fields, n in part["fields"].items())
         how = " (--text-column names another)" if name == "text" else ""
-        console.print(f"  {name}: missing_field: wanted {wanted[name]}{how}; the fields there: {there}")
+        console.print(f"  {name}: missing_field: the fields should be {wanted[name]}{how}; found: {there}")
     if any(part["lost"]):
         records, size = part["lost"]
-        console.print(
-            f"  {name}: damaged files: {size:,} bytes could not be read{f', {records:,} records of them known' if records else ''}"
-        )
+        console.print(f"  {name}: damaged files: {size:,} bytes could not be read{f', among them {records:,} records' if records else ''}")
     terms, definitions = part["rejected"].get("short_term", 0), part["rejected"].get("short_definition", 0)
     if name == "dictionary" and (terms or definitions):
         console.print(
             f"  dictionary: {terms:,} terms under {settings.term_least} characters and {definitions:,} definitions under "
-            f'{settings.definition_least} were set aside; ARGS="--term-least 1 --definition-least 1" keeps them'
+            f'{settings.definition_least} were set aside; to keep them: ARGS="--term-least 1 --definition-least 1"'
         )
 
 

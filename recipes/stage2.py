@@ -145,13 +145,13 @@ def describe(stage, settings: Settings, questions: list[dict], exam: dict[str, l
         "questions",
         {
             "questions": f"{len(questions):,} to teach ({reasoned} of {len(pairs):,} sequences reasoned), {len(exam['dev']):,} in dev",
-            "leakage": f"{leaked} train questions stand in dev, test or few-shot" + (" and are left out" if leaked else ""),
+            "leakage": f"{leaked} train questions found in dev, test or few-shot" + (", left out" if leaked else ""),
             "options": f"in a new order each epoch, but for {fixed} questions that name letters or places"
             if settings.shuffle
-            else "as given",
+            else "in the given order",
             "reasonings": f"of its own for {settings.reason_questions} questions before each loop, {guides} examples to choose from"
             if settings.self_reason
-            else "those of the data alone",
+            else "from the data only",
             "suite": measured_on,
             "until": f"dev accuracy {settings.target:g}%; at most {settings.loops} loops, patience {settings.patience}",
         },

@@ -202,7 +202,7 @@ def test_eval_writes_every_prediction_and_counts_the_openings_of_test(trained):
 # ---- running again
 
 
-COSMETIC = ["nothing changed", "makes no other model"]
+COSMETIC = ["nothing changed", "does not change the model"]
 
 
 @pytest.mark.parametrize(

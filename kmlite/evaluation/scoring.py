@@ -14,8 +14,8 @@ from kmlite.models.loading import computing, for_inference
 
 SCORERS = ("generate", "letter")
 OF_THIS_SIZE = (  # said wherever the embedded base is scored
-    "A model of this size can learn questions by heart; it has no medicine to answer new ones with, so those are guesses: right one\n"
-    "  time in five on average, more or less often by luck."
+    "A model of this size memorises questions and knows no medicine: its answers to new ones are guesses, right one time in five on\n"
+    "  average, more or less often by chance."
 )
 
 
@@ -87,7 +87,8 @@ def letter_answers(model, tokenizer, asked: list[str], batch: int) -> list[dict]
         share = whole / whole.sum(-1, keepdim=True)
         if not torch.isfinite(logs).all():  # the largest of five NaNs would be A
             raise click.ClickException(
-                "the model's probabilities are not numbers (NaN): its weights are damaged, or overflow in this precision."
+                "the model's probabilities are not numbers (NaN): its weights are damaged, or overflow in this precision.\n"
+                "  Fetch the model again, or try another precision: ARGS='--precision 16bit'"
             )
         for i, five, mass, exact in zip(chosen, share.tolist(), whole.sum(-1).tolist(), logs.tolist(), strict=True):
             best = max(range(5), key=lambda k: five[k])

@@ -54,7 +54,7 @@ class Stage:
     def describe(self, what: str, resolved: dict[str, object]) -> None:
         """Print what the stage is about to do, before it spends time on it; `what` names its sequences."""
         settings = self.settings
-        learning = f"LoRA rank {settings.rank}, rate {rate_in_words(settings)}, {settings.epochs:g} epochs"
+        learning = f"LoRA rank {settings.rank}, learning rate {rate_in_words(settings)}, {settings.epochs:g} epochs"
         lines = {"base": f"{self.base}{folders.stand_in_note(self.base)}", **fitted_in_words(self.fitted, settings, what)}
         for name, value in {**lines, "learning": learning, **resolved}.items():
             console.print(f"  {name:<12} {value}")
@@ -119,7 +119,7 @@ class Stage:
         self.facts["memory"] = memory_record(self.fitted, max(peaks, default=None))
         if adapter:
             difference = merging.merge(source, adapter, final, texts)
-            console.print(f"  merge        largest difference of the logits to the adapter's: {difference:.4f} standard deviations")
+            console.print(f"  merge        the logits differ from the adapter's by {difference:.4f} standard deviations at most")
         else:
             partial = final.with_name(final.name + ".partial")
             shutil.rmtree(partial, ignore_errors=True)
@@ -137,7 +137,7 @@ class Stage:
         runs.finish(self.folder, self.plan, self.started, found)
         results.show(self.results, f"{self.name}, before and after")
         for told in others:
-            console.print(f"  [bold]also worse: {told}[/]", soft_wrap=True)
+            console.print(f"  [bold]also worse: {told}[/]")
         console.print(f"  written to {self.folder / paths.FINAL}, {time.time() - self.started:.0f} s")
         verdict(worse, self.name, self.settings)
 
@@ -193,7 +193,7 @@ def report_done(folder: Path, plan: dict) -> None:
     ignored = ("accept_regression", "restart", "base", "refined", "out")
     unlike = {key: value for key, value in runs.as_stored(plan)[runs.COSMETIC].items() if key not in ignored}
     for line in runs.differences({key: stored.get(key) for key in unlike}, unlike):
-        console.print(f"    {line}: makes no other model, so nothing is done anew")
+        console.print(f"    {line}: does not change the model, so nothing runs again")
 
 
 def plan_of(step: str, settings: TrainingSettings, base: Path, base_name: str, data: dict[str, list[Path]]) -> dict:
@@ -266,7 +266,7 @@ def fitted_in_words(plan: memory.Plan, settings: TrainingSettings, what: str) ->
     lines = {"device": f"{'GPU' if loading.on_gpu() else 'CPU'}, {plan.precision} weights"}
     if loading.on_gpu():
         given = f"; reduced: {', '.join(plan.reduced)}" if plan.reduced else ""
-        doubt = "" if plan.fits else "; by calculation that is more than is free, trying all the same"
+        doubt = "" if plan.fits else "; more than is free, by this calculation: trying anyway"
         lines["memory"] = f"{plan.total / memory.GIB:.1f} GiB planned{given}{doubt}"
     return {**lines, "batch": f"{plan.batch} × {plan.accumulation} {what} of up to {settings.length} tokens"}
 
@@ -282,13 +282,13 @@ def memory_record(plan: memory.Plan, measured: int | None) -> dict:
         measured += round(memory.CONTEXT)
         record["measured_bytes"] = measured
         off = plan.total / measured - 1
-        console.print(f"  memory       {plan.total / memory.GIB:.2f} GiB planned, {measured / memory.GIB:.2f} measured ({off:+.0%})")
+        console.print(f"  memory       {plan.total / memory.GIB:.2f} GiB planned, {measured / memory.GIB:.2f} GiB measured ({off:+.0%})")
         if abs(off) > memory.TOLERANCE:
             console.print("               more than 15% off is a defect of kmlite/models/memory.py: please report it with the run.json")
     else:
         console.print(
-            f"  memory       {plan.total / memory.GIB:.2f} GiB planned for sequences of {plan.length} tokens, "
-            f"the process took {process / memory.GIB:.2f}"
+            f"  memory       {plan.total / memory.GIB:.2f} GiB planned for sequences of {plan.length} tokens; "
+            f"this process took {process / memory.GIB:.2f} GiB at its peak"
         )
     return record
 
@@ -304,7 +304,7 @@ def equivalent_rate(rate: float, rank: int, alpha: int) -> float:
 
 def rate_in_words(settings: TrainingSettings) -> str:
     same = equivalent_rate(settings.learning_rate, settings.rank, settings.alpha)
-    return f"{settings.learning_rate:g} (as plain LoRA with alpha = rank at {same:.2g})"
+    return f"{settings.learning_rate:g} ({same:.2g} in plain LoRA with alpha = rank)"
 
 
 def verdict(worse: list[str], step: str, settings: TrainingSettings) -> None:
