@@ -283,7 +283,7 @@ def show(summary: dict) -> None:
     letter, most = max(summary["letters"].items(), key=lambda item: item[1])
     if most > 0.9 * summary["n"]:
         console.print(
-            f"  [bold]{most} of {summary['n']} answers are {letter}[/]: a position bias, not knowledge. ARGS='--vote 5' averages over the orders."
+            f"  [bold]{most} of {summary['n']} answers are {letter}[/]: a position bias. ARGS='--vote 5' averages over the orders."
         )
     if "consistency" in summary:
         console.print(f"  over {summary['orders']} orders: the same option {summary['consistency']:.1%} of the time")
