@@ -95,7 +95,7 @@ def test_eval_by_letter_in_all_orders_and_compare(base, refined, tmp_path):
     assert 1 < voted["passes"] <= 5
     assert all(len(p["chosen_in"]) in (1, 5) for p in answers)
     assert "vote: 5 → 1" in run(compare, "--a", one, "--b", two, status=1)
-    assert "no difference" in run(compare, "--a", two, "--b", three)
+    assert "no significant difference" in run(compare, "--a", two, "--b", three)
     answers = files.read_lines(three / paths.PREDICTIONS)
     for answer in answers:
         answer["right"] = True
