@@ -186,6 +186,14 @@ MESSAGES = {
     "[bold red]{step} ended with status {status}[/]; what was finished is kept, the same command goes on from there.":
         "[bold red]{step}: 종료 코드 {status}.[/] 끝난 부분은 남아 있고, 같은 명령을 다시 실행하면 이어진다.",
     # ---- losses and results
+    "{stage}, before and after": "{stage}: 학습 전후",
+    "What was learned, as measured": "학습 전후의 측정 결과",
+    "[bold]also worse: {told}[/]": "[bold]그 밖에 나빠진 것: {told}[/]",
+    "{tokens} tokens of text for each of {count} new tokens; about {row} are needed.":
+        "새 토큰 {count}개에 텍스트가 하나당 {tokens}토큰뿐이다. 약 {row}토큰이 필요하다.",
+    "--new-tokens auto adds as many as the text can teach.": "--new-tokens auto는 텍스트로 학습할 수 있는 만큼만 추가한다.",
+    "none: English may be forgotten; make data fetches some for RAW/03_replay":
+        "없음: 영어를 잊을 수 있다. make data가 RAW/03_replay에 영어 텍스트를 받는다",
     "[bold red]warning: {step}-worse[/]": "[bold red]경고: {step}에서 모델이 나빠졌다[/]",
     "going on, as --accept-regression says": "--accept-regression에 따라 계속한다",
     "More text, more steps or a lower rate may help. To go on with it as it is: ARGS=--accept-regression":

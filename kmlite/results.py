@@ -128,21 +128,27 @@ def change(before: dict, after: dict) -> tuple[str, int]:
 
 
 def show(results: list[dict], title: str) -> None:
-    """One table: a row for each measure, a column for each moment."""
-    from rich.table import Table
+    """One table: a row for each measure, a column for each moment; of several stages their names in front."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Column, Table
 
     from kmlite.cli import console
+    from kmlite.messages import language, localized
 
-    columns = moments(results)
-    table = Table("", *columns, "change", "n", title=title)
-    for (_, measure, data, how), found in rows(results).items():
+    columns, several = moments(results), len({one["stage"] for one in results}) > 1
+    names: list[Column | str] = [*["stage"] * several, Column(overflow="fold"), *columns, "change", "n"]
+    table = Table(*names, title=localized(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    last = ""
+    for (stage, measure, data, how), found in rows(results).items():
         if any(key == "subject" for key, _ in how):
             continue
         shown = [found[when] for when in columns if when in found]
         if not shown:
             continue
         told, n = change(shown[0], shown[-1])[0] if len(shown) > 1 else "", shown[-1]["n"]
-        table.add_row(label(measure, data, how)[0], *(in_words(found.get(w)) for w in columns), told, f"{n:,}")
+        named = [stage if stage != last else ""] * several
+        table.add_row(*named, label(measure, data, how)[language() == "ko"], *(in_words(found.get(w)) for w in columns), told, f"{n:,}")
+        last = stage
     console.print(table)
 
 

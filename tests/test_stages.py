@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import traceback
 from itertools import pairwise
@@ -455,6 +456,7 @@ def test_the_demo_takes_each_step_once_and_shows_what_was_learned(trained, tiny_
     found = commands_of_the_pipeline(monkeypatch)
     said = run(demo, "--refined", tiny_refined, "--out", trained[0].parent, "--base", trained[0].name)
     assert [step for step, *_ in found] == ["refine", "stage0", "stage1", "stage2", "evaluate", "report"]
+    assert re.findall(r"^ (stage\d|eval) ", said, re.MULTILINE) == ["stage0", "stage1", "stage2", "eval"]
     assert "accuracy: test" in said and "train questions right" in said
 
 
