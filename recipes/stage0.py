@@ -66,10 +66,11 @@ def main(settings: Settings) -> None:
     if most and stage.fitted.embeddings == "none" and settings.embeddings == "auto":
         most, because = 0, "new rows do not fit into the memory"  # and rows that do not train would stay estimates
     measured_on = suite.prepare(settings.refined, texts=settings.heldout, entries=settings.entries, questions=settings.questions)
+    trained, rate = stage.fitted.embeddings, settings.embedding_learning_rate
     resolved: dict[str, object] = {
         "text": f"{counted(len(shards), 'file')}, {sum(shard.stat().st_size for shard in shards) / 1e6:.1f} MB",
         "suite": suite.in_words(measured_on),
-        "embeddings": f"{stage.fitted.embeddings}, rate {settings.embedding_learning_rate:g}",
+        "embeddings": f"{trained}, learning rate {rate:g}" if most or trained == "all" else "frozen",
         "new tokens": f"{most:,}; {because}",
         "replay": f"{settings.replay_share:.0%} of the sequences, from {counted(len(replay), 'file')}" if replay else NO_REPLAY,
     }
