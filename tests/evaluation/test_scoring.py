@@ -100,7 +100,7 @@ def test_eval_by_letter_in_all_orders_and_compare(base, refined, tmp_path):
     for answer in answers:
         answer["right"] = True
     files.write_lines(three / paths.PREDICTIONS, answers)
-    assert "a difference" in run(compare, "--a", two, "--b", three)
+    assert "a significant difference" in run(compare, "--a", two, "--b", three)
 
 
 def evaluation(folder, *, changed: dict | None = None, questions: int = 6, right: str = "B") -> Path:
