@@ -269,14 +269,18 @@ def turns(questions: list[dict], share: float, seed: int | str) -> tuple[list[tu
 
 def rows_of_loop(
     tokenizer, questions: list[dict], *, epochs: int, shuffle: bool, reasoned_share: float, length: int, batch: int, seed: str
-) -> tuple[list[dict], int]:
-    """(the rows of all epochs of a loop in order, how many were longer than `length` and left out): each epoch has its own order of
-    options and its own reasoned questions."""
-    rows, left_out = [], 0
+) -> tuple[list[dict], dict]:
+    """The rows of all epochs of a loop in order, each epoch with its own order of options and its own reasoned questions.
+
+    Returns:
+        (rows, {"reasoned_rows": in an epoch, "left_out": of all epochs, longer than `length`}).
+    """
+    rows, left_out, reasoned = [], 0, 0
     for epoch in range(epochs):
         chance = random.Random(f"{seed} {epoch}")
         now = [shuffled(question, chance) for question in questions] if shuffle else questions
-        fitting, too_long = conversation_rows(tokenizer, turns(now, reasoned_share, f"{seed} {epoch} reasoned")[0], length)
+        pairs, reasoned = turns(now, reasoned_share, f"{seed} {epoch} reasoned")
+        fitting, too_long = conversation_rows(tokenizer, pairs, length)
         rows.append(fitting)
         left_out += too_long
-    return in_order(rows, batch, seed), left_out
+    return in_order(rows, batch, seed), {"reasoned_rows": reasoned, "left_out": left_out}

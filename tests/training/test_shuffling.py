@@ -75,8 +75,8 @@ def test_an_order_holds_every_row_of_each_epoch_and_like_lengths_together():
 
 def rows_of(tokenizer, questions, seed, **change):
     how = {"epochs": 3, "shuffle": True, "reasoned_share": 0.05, "length": 1024, "batch": 1, "seed": seed}
-    rows, left_out = examples.rows_of_loop(tokenizer, questions, **{**how, **change})
-    return [tokenizer.decode(row["input_ids"]) for row in rows], left_out
+    rows, found = examples.rows_of_loop(tokenizer, questions, **{**how, **change})
+    return [tokenizer.decode(row["input_ids"]) for row in rows], found["left_out"]
 
 
 def test_a_loop_trains_on_new_orders_in_each_epoch_and_loop(tokenizer):
