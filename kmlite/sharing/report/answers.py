@@ -35,7 +35,7 @@ def found(out: Path) -> tuple[list[Answers], list[str]]:
     sources.append((("before stage 2", "2단계 전"), "dev", usual, stage2 / paths.DEV_BEFORE))
     for folder in sorted(stage2.glob("loop_*"), key=lambda path: (len(path.name), path.name)):
         number = folder.name.removeprefix("loop_")
-        sources.append(((f"loop {number}", f"반복 {number}"), "dev", usual, folder / "dev_predictions.jsonl"))
+        sources.append(((f"loop {number}", f"루프 {number}"), "dev", usual, folder / "dev_predictions.jsonl"))
     sources.append((AFTER, "dev", usual, stage2 / paths.DEV_AFTER))
     sources += [(e["name"], e["split"], e["how"], e["predictions"]) for e in listed if e["final"]]
 
@@ -56,7 +56,7 @@ def found(out: Path) -> tuple[list[Answers], list[str]]:
 
 
 def outcome(predictions: list[dict]) -> list[tuple]:
-    return [(prediction["question"], prediction["answer"], prediction["right"]) for prediction in predictions]
+    return [(one["question"], one["answer"], one["right"]) for one in predictions]
 
 
 def evaluations(out: Path) -> Iterator[dict]:

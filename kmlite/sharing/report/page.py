@@ -65,7 +65,7 @@ def gather(refined: Path, out: Path) -> dict:
     own = [e for e in evaluations if e["final"]]
     funnel = read_record(refined / paths.REFINE_RECORD)
     found = [one for s in stages for one in s["results"]]
-    asked = found + [one for e in own for one in e["results"]]
+    evaluated = [one for e in own for one in e["results"]]
     given, problems = answers.found(out)
     return {
         "out": str(out),
@@ -75,12 +75,10 @@ def gather(refined: Path, out: Path) -> dict:
         "stand_in": is_stand_in(out, stages, evaluations),
         "funnel": funnel,
         "examples": {kind: rejected(refined, kind) for kind in words.KINDS},
-        "cards": list(cards(asked)),
+        "cards": list(cards(found, evaluated)),
         "vocabulary": stages[0]["record"].get("vocabulary"),
-        "loops": plots.by_loop(
-            [one for one in found if (one["measure"], one["data"]) == ("accuracy", "dev")], stages[2]["settings"].get("target")
-        ),
-        "subjects": plots.by_subject([one for one in asked if one["measure"] == "accuracy"]),
+        "loops": plots.by_loop(stages[2]["results"], stages[2]["settings"].get("target")),
+        "subjects": plots.by_subject([*found, *evaluated]),
         "evaluations": [{**e, "table": table(e["results"])} for e in evaluations],
         "published": beside_published(evaluations),
         "comparisons": answers.comparisons(given),
@@ -153,10 +151,11 @@ def table(found: list[dict]) -> dict:
     return {"columns": [words.both(words.MOMENTS, when) for when in columns], "rows": rows}
 
 
-def cards(found: list[dict]) -> Iterator[dict]:
-    """The headlines: {"name", "value", "before", "interval", "change", "sign", "n"} of each that was measured."""
+def cards(found: list[dict], evaluated: list[dict]) -> Iterator[dict]:
+    """The headlines, from before the first stage that measured it to after the last one: {"name", "value", "before", "interval",
+    "change", "sign", "n"} of each that was measured."""
     for measure, data in words.HEADLINES:
-        after = results.find(found, measure, data) or results.find(found, measure, data, "extended")
+        after = results.find([*found[::-1], *evaluated], measure, data) or results.find(found, measure, data, "extended")
         before = results.find(found, measure, data, "before")
         if after:
             value, _, interval = results.in_words(after).partition(" ")

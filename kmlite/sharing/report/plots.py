@@ -18,7 +18,7 @@ SERIES = ("#010111", "#010112", "#010113", "#010114")
 COLOURS = {TEXT: "currentColor", GRID: "var(--line)"} | {colour: f"var(--series-{i})" for i, colour in enumerate(SERIES, 1)}
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
-POINTS = 600  # of a loss curve: a longer one is drawn as the means of its neighbours
+POINTS = 600  # of a loss curve at most: of a longer one each second, third …
 WIDTH, HEIGHT = 5.4, 3.0  # inches of 72 units; the page stretches it
 
 Points = Sequence[tuple[float, float]]
@@ -87,7 +87,7 @@ def loss(name: str, training: list[dict]) -> dict | None:
         start += part.get("steps", 0)
     if not trained:
         return None
-    svg = curve(name, [thin(trained), thin(watched)], y=("loss, nats a token", "손실, 토큰당 내트"), breaks=begins[1:])
+    svg = curve(name, [trained[:: 1 + len(trained) // POINTS], watched], y=("loss, nats a token", "손실, 토큰당 내트"), breaks=begins[1:])
     last = watched[-1][1] if watched else None
     return {"svg": svg, "steps": start, "first": trained[0][1], "last": trained[-1][1], "watched": last, "runs": len(begins)}
 
@@ -105,13 +105,6 @@ def measured(name: str, found: list[dict], steps: int) -> dict | None:
         return None
     svg = curve(name, [sorted(line.items()) for line in lines.values()], y=("bits per character", "글자당 비트"), marked=True)
     return {"svg": svg, "data": [both(results.DATA, data) for data in lines]}
-
-
-def thin(points: Points) -> Points:
-    """At most POINTS points: means of neighbours."""
-    width = -(-len(points) // POINTS)
-    groups = [points[i : i + width] for i in range(0, len(points), width or 1)]
-    return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups] if width > 1 else points
 
 
 def curve(name: str, lines: Sequence[Points], *, y: Both, breaks: Sequence[int] = (), marked: bool = False) -> str:
@@ -140,8 +133,8 @@ def curve(name: str, lines: Sequence[Points], *, y: Both, breaks: Sequence[int] 
 
 
 def by_loop(found: list[dict], target: float | None) -> str | None:
-    """Accuracy with its interval before, after each loop and of the model handed over; None without loops."""
-    points = [one for one in found if not one["how"].get("subject")]
+    """Accuracy on dev with its interval before, after each loop and of the model handed over; None without loops."""
+    points = [one for one in found if (one["measure"], one["data"]) == ("accuracy", "dev") and not one["how"].get("subject")]
     points.sort(key=lambda one: (one["when"] == "after", one["when"] != "before", len(one["when"]), one["when"]))
     if len(points) < 2:
         return None
@@ -154,8 +147,8 @@ def by_loop(found: list[dict], target: float | None) -> str | None:
         axes.axhline(target, color=SERIES[1], linewidth=1.2, linestyle="--")
     axes.set_xticks(range(len(points)), [words(*label) for label in labels])
     axes.set_xlim(-0.4, len(labels) - 0.6)
-    axes.set_ylim(0, 100)
-    axes.set_xlabel(words("loop", "반복"), color=TEXT)
+    axes.set_ylim(-2, 102)
+    axes.set_xlabel(words("loop", "루프"), color=TEXT)
     axes.set_title(words("% right", "정확도 %"), color=TEXT, fontsize=9, loc="left", pad=6)
     return finished(figure, words)
 
@@ -165,7 +158,7 @@ def by_subject(found: list[dict]) -> dict | None:
     moments: dict[str, Both] = {"before": ("before", "전"), "after": ("after", "뒤")}
     series: dict[tuple, dict[str, dict]] = {}
     for one in found:
-        if one["data"] in ("dev", "test") and one["when"] in moments:
+        if one["measure"] == "accuracy" and one["data"] in ("dev", "test") and one["when"] in moments:
             series.setdefault((one["data"], one["when"], one["stage"]), {}).setdefault(one["how"].get("subject", ""), one)
     shown = [(key, parts) for key, parts in series.items() if len(parts) > 1][: len(SERIES)]
     if not shown:
@@ -182,7 +175,7 @@ def by_subject(found: list[dict]) -> dict | None:
     axes.axvline(20, color=TEXT, linewidth=0.9, linestyle=":")
     axes.set_yticks(range(len(names)), [words(*(both(SUBJECTS, name) if name else ("all", "전체"))) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlim(0, 100)
+    axes.set_xlim(-2, 102)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(words("% right", "정확도 %"), color=TEXT)
     labels = [tuple(f"{data} {word}" for word in moments[when]) for (data, when, _), _ in shown]

@@ -39,8 +39,8 @@
     right: ["right", "맞은 것", (now) => now[1]],
     wrong: ["wrong", "틀린 것", (now) => !now[1]],
     unreadable: ["unreadable answers", "읽지 못한 답", (now) => now[0] === null],
-    gained: ["flipped: wrong → right", "뒤집힘: 틀림 → 맞음", (now, was) => was && now[1] && !was[1]],
-    lost: ["flipped: right → wrong", "뒤집힘: 맞음 → 틀림", (now, was) => was && !now[1] && was[1]],
+    gained: ["wrong → right", "틀림 → 맞음", (now, was) => was && now[1] && !was[1]],
+    lost: ["right → wrong", "맞음 → 틀림", (now, was) => was && !now[1] && was[1]],
   };
   const nameOf = (set) => set.name.map((name) => `${set.split}: ${name}`);
   const subjectOf = (name) => data.subjects[name] ?? [name, name];

@@ -57,11 +57,11 @@ STEPS: dict[str, Both] = {
     "eval": ("evaluation", "평가"),
 }
 
-STATES: dict[str, Both] = {"done": ("done", "마침"), "unfinished": ("begun, not finished", "하다가 멈춤"), "missing": ("not yet", "아직")}
+STATES: dict[str, Both] = {"done": ("done", "완료"), "unfinished": ("begun, not finished", "미완료"), "missing": ("not yet", "시작 전")}
 
 MOMENTS: dict[str, Both] = {
     "before": ("before", "학습 전"),
-    "extended": ("with new tokens, untrained", "새 토큰만 더한 뒤"),
+    "extended": ("with new tokens, untrained", "토큰 추가 직후"),
     "after": ("after", "학습 뒤"),
 }
 
@@ -81,7 +81,7 @@ PUBLISHED: dict[str, Both] = {  # model, how and source of kmlite/evaluation/pub
     published.OWN_PROMPT: (published.OWN_PROMPT, "자체 프롬프트, 바로 답하기"),
     published.READ: (published.READ, "쓴 답에서 글자를 읽음"),
     "none": ("none", "없음"),
-    "counted": ("counted", "셈"),
+    "counted": ("counted", "직접 계산"),
     "KorMedMCQA test": ("KorMedMCQA test", "KorMedMCQA test"),
 }
 
