@@ -48,7 +48,6 @@ class Session:
 
     settings: Settings
     speaker: Any  # chat.Speaker
-    exam: Any  # chat.Exam
     messages: list[dict] = field(default_factory=list)
 
 
@@ -81,13 +80,12 @@ def main(settings: Settings) -> None:
     for line in chat.STAND_IN if speaker.stand_in else ():
         note(line, "bold yellow")
     console.print()
-    session = Session(settings, speaker, chat.Exam(settings.refined))
     if settings.web:
-        web.serve(speaker, session.exam, settings)
+        web.serve(speaker, settings)
         return
     note("/help lists the commands. Ctrl-C stops an answer, Ctrl-D leaves.")
     try:
-        talk(session, typed() if sys.stdin.isatty() else piped())
+        talk(Session(settings, speaker), typed() if sys.stdin.isatty() else piped())
     except KeyboardInterrupt:
         console.print()
         sys.exit(130)
@@ -164,7 +162,7 @@ def exam(session: Session, argument: str) -> None:
     """a question of the dev split: its probabilities, then the truth"""
     from kmlite.sharing import chat
 
-    number, question = session.exam.take(argument)
+    number, question = chat.exam_question(session.settings.refined, argument)
     console.print(chat.exam_text(number, question, chat.ask_exam(session.speaker, question)), markup=False)
 
 

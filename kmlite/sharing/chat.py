@@ -6,7 +6,6 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -234,26 +233,13 @@ def write(speaker: Speaker, ids: list[int], most: int, temperature: float, writt
 # ---- exam questions
 
 
-class Exam:
-    """The dev questions, read when the first is asked."""
-
-    def __init__(self, refined: Path):
-        self.refined = refined
-
-    @cached_property
-    def questions(self) -> list[dict]:
-        found = records.read_exam(self.refined, "dev")
-        if not found:
-            raise click.ClickException(f"{paths.exam_split(self.refined, 'dev')} is empty.")
-        return found
-
-    def take(self, argument: str) -> tuple[int, dict]:
-        """(number, question) of "7", or of "" for any."""
-        most = len(self.questions)
-        if argument and not (argument.isdecimal() and 0 < int(argument) <= most):
-            raise click.ClickException(f"/exam {argument}: a number from 1 to {most}, or none to draw one.")
-        number = int(argument) if argument else random.randint(1, most)
-        return number, self.questions[number - 1]
+def exam_question(refined: Path, argument: str) -> tuple[int, dict]:
+    """(number, question) of the dev split by "7", or any by ""."""
+    questions = records.read_exam(refined, "dev")
+    number = int(argument) if argument.isdecimal() else 0 if argument or not questions else random.randint(1, len(questions))
+    if not 0 < number <= len(questions):
+        raise click.ClickException(f"/exam {argument}: a number from 1 to {len(questions)}, or none to draw one.")
+    return number, questions[number - 1]
 
 
 def ask_exam(speaker: Speaker, question: dict) -> dict:

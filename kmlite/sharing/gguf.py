@@ -92,11 +92,11 @@ def sentencepiece_model(tokenizer: dict) -> bytes:
     sentencepiece_model.proto: 1 pieces, 2 trainer_spec, 3 normalizer_spec.
     """
     listed = pieces(tokenizer)
-    at = {name: i for i, (name, _, _) in enumerate(listed)}
+    names = [name for name, _, _ in listed]
     out = b"".join(field(1, field(1, name.encode()) + field(2, score) + field(3, kind)) for name, score, kind in listed)
     trainer = field(3, 2) + field(4, len(listed)) + field(35, 1)  # BPE, size, byte fallback
     for number, name in enumerate((tokenizer["model"]["unk_token"], "<bos>", "<eos>", "<pad>")):
-        trainer += field(40 + number, at[name]) + field(45 + number, name.encode())
+        trainer += field(40 + number, names.index(name)) + field(45 + number, name.encode())
     normalizer = field(1, b"identity") + field(3, 0) + field(4, 0) + field(5, 1)  # no space in front, spaces kept, written as ▁
     return out + field(2, trainer) + field(3, normalizer)
 
@@ -147,12 +147,10 @@ def write_vocabulary(folder: Path, texts: list[str]) -> None:
 
 def find(name: str) -> Path | None:
     """A program of llama.cpp: in the folder LLAMA_CPP or its build, else on PATH."""
-    if home := os.environ.get("LLAMA_CPP"):
-        for folder in (Path(home), Path(home) / "build/bin", Path(home) / "bin"):
-            if (folder / name).is_file():
-                return (folder / name).resolve()
-    found = shutil.which(name)
-    return Path(found) if found else None
+    home = os.environ.get("LLAMA_CPP")
+    places = [home, f"{home}/build/bin", f"{home}/bin"] if home else []
+    found = shutil.which(name, os.F_OK, os.pathsep.join([*places, os.environ.get("PATH", "")]))
+    return Path(found).resolve() if found else None
 
 
 def require(name: str, out: Path) -> Path:

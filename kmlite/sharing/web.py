@@ -37,7 +37,7 @@ def require() -> None:
         raise click.ClickException(f"--web needs {error.name}. Run: make extras") from error
 
 
-def serve(speaker: chat.Speaker, exam: chat.Exam, settings) -> None:
+def serve(speaker: chat.Speaker, settings) -> None:
     """Serve until Ctrl-C, or raise a click error where the port is taken."""
     import gradio
     import uvicorn
@@ -50,7 +50,7 @@ def serve(speaker: chat.Speaker, exam: chat.Exam, settings) -> None:
     password = secrets.token_urlsafe(24)
     app = gradio.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-        page(speaker, exam, settings),
+        page(speaker, settings),
         path=f"/{password}",
         server_name=ADDRESS,
         footer_links=[],
@@ -73,38 +73,29 @@ def guarded(app, password: str):
     """`app` for requests that name this machine as host and origin and carry the password as the first part of their path."""
     from starlette.responses import PlainTextResponse
 
+    fixed = {"content-security-policy": POLICY, "referrer-policy": "no-referrer", "cache-control": "no-store"}
+
     async def guard(scope, receive, send):
         async def with_headers(reply):
             if reply["type"] == "http.response.start":
-                fixed = [
-                    (b"content-security-policy", POLICY.encode()),
-                    (b"referrer-policy", b"no-referrer"),
-                    (b"cache-control", b"no-store"),
-                ]
-                reply = {**reply, "headers": [*reply["headers"], *fixed]}
+                reply["headers"] = [*reply["headers"], *((name.encode(), value.encode()) for name, value in fixed.items())]
             await send(reply)
 
         if scope["type"] == "lifespan":
             await app(scope, receive, send)
         elif scope["type"] == "http":  # the page opens no websocket
-            named = {urlsplit(f"//{value.decode('latin-1')}").hostname for name, value in scope["headers"] if name == b"host"}
-            named |= {urlsplit(value.decode("latin-1")).hostname for name, value in scope["headers"] if name == b"origin"}
-            given = scope["path"].split("/")[1].encode()
-            inside = bool(named) and named <= HOSTS and secrets.compare_digest(given, password.encode())
+            given = [(name, value.decode("latin-1")) for name, value in scope["headers"] if name in (b"host", b"origin")]
+            named = {urlsplit(f"//{value}" if name == b"host" else value).hostname for name, value in given}
+            known = secrets.compare_digest(scope["path"].split("/")[1].encode(), password.encode())
             refused = PlainTextResponse("403: take the whole address that make chat printed, as it stands.\n", 403)
-            await (app if inside else refused)(scope, receive, with_headers)
+            await (app if known and named and named <= HOSTS else refused)(scope, receive, with_headers)
 
     return guard
 
 
-def replies(speaker: chat.Speaker, exam: chat.Exam, settings):
+def replies(speaker: chat.Speaker, settings):
     """What the page calls with a message: a generator of what the models say so far."""
-    loaded = {speaker.name: speaker}
-
-    def named(name: str) -> chat.Speaker:
-        if name not in loaded:
-            loaded[name] = chat.load(*chat.find(name, settings.out), settings.precision)
-        return loaded[name]
+    loaded: dict[str, chat.Speaker] = {}
 
     def said(by: chat.Speaker, history: list[dict], message: str, drawn: tuple[int, dict] | None) -> Iterator[str]:
         if drawn:
@@ -121,12 +112,14 @@ def replies(speaker: chat.Speaker, exam: chat.Exam, settings):
 
         try:
             beside = [*(beside if history else []), {"role": "user", "content": message}] if other else []
-            drawn = exam.take(message.strip().removeprefix("/exam").strip()) if is_exam(message) else None
+            drawn = chat.exam_question(settings.refined, message.strip().removeprefix("/exam").strip()) if is_exam(message) else None
             first = ""
             for first in said(speaker, history, message, drawn):
                 yield first, beside, beside
             if other:
-                for second in said(named(other), beside[:-1], message, drawn):
+                if other not in loaded:
+                    loaded[other] = chat.load(*chat.find(other, settings.out), settings.precision)
+                for second in said(loaded[other], beside[:-1], message, drawn):
                     answered = [*beside, {"role": "assistant", "content": second}]
                     yield first, answered, answered
         except click.ClickException as error:
@@ -135,7 +128,7 @@ def replies(speaker: chat.Speaker, exam: chat.Exam, settings):
     return reply
 
 
-def page(speaker: chat.Speaker, exam: chat.Exam, settings):
+def page(speaker: chat.Speaker, settings):
     """Gradio's ChatInterface with a second model's answers beside it."""
     import gradio
 
@@ -150,7 +143,7 @@ def page(speaker: chat.Speaker, exam: chat.Exam, settings):
             second = gradio.Chatbot(label="the second model", visible=False, render=False, **plain)
             with gradio.Column():
                 gradio.ChatInterface(
-                    replies(speaker, exam, settings),
+                    replies(speaker, settings),
                     chatbot=gradio.Chatbot(label=speaker.name, **plain),
                     additional_inputs=[name, kept],
                     additional_outputs=[second, kept],
@@ -170,9 +163,11 @@ def is_exam(message: str) -> bool:
 
 def conversation(history: list[dict]) -> list[dict]:
     """The answered turns of Gradio's history, without exam questions: those are asked by themselves."""
-    said = [(turn["role"], text_of(turn["content"])) for turn in history]
-    answered = [(a, b) for (asks, a), (answers, b) in pairwise(said) if (asks, answers) == ("user", "assistant") and not is_exam(a)]
-    return [{"role": role, "content": text} for pair in answered for role, text in zip(("user", "assistant"), pair, strict=True)]
+    said = [{"role": turn["role"], "content": text_of(turn["content"])} for turn in history]
+    pairs = [
+        pair for pair in pairwise(said) if [turn["role"] for turn in pair] == ["user", "assistant"] and not is_exam(pair[0]["content"])
+    ]
+    return [turn for pair in pairs for turn in pair]
 
 
 def text_of(content: str | list[dict]) -> str:

@@ -22,7 +22,7 @@ from recipes import chat as recipe
 
 @pytest.fixture
 def session(speaker, out, refined):
-    return recipe.Session(recipe.Settings(refined=refined, out=out, max_new_tokens=12), speaker, chat.Exam(refined))
+    return recipe.Session(recipe.Settings(refined=refined, out=out, max_new_tokens=12), speaker)
 
 
 def user(text: str) -> dict:
@@ -44,11 +44,8 @@ def text(speaker, *messages, **how) -> str:
 # ---- what it hears
 
 
-def test_one_turn_is_rendered_as_in_training_and_evaluation(tokenizer):
+def test_a_conversation_goes_on_from_the_training_text(tokenizer):
     assert prompts.dialogue_ids(tokenizer, [user("혈압이란?")]) == prompts.conversation_ids(tokenizer, "혈압이란?")[0]
-
-
-def test_several_turns_go_on_from_the_training_text(tokenizer):
     ids = prompts.dialogue_ids(tokenizer, [user("혈압이란?"), assistant("동맥의 압력이다."), user("맥박은?")])
     first, _ = prompts.conversation_ids(tokenizer, "혈압이란?", "동맥의 압력이다.")
     assert ids[: len(first)] == first
@@ -180,28 +177,25 @@ def test_the_newest_goes_by_time_not_by_name(out, tmp_path):
     assert chat.finished(tmp_path)[0] == "00_trained"
 
 
-def test_models_that_are_not_there(out, tmp_path):
-    (tmp_path / "01_trained").mkdir()
-    for name, folder, named in (
-        ("", tmp_path, "make pipeline"),
-        ("01_trained", tmp_path, "MODEL=01_trained is no finished stage"),
-        ("03_trained", out, "02_trained, 00_trained"),
-        ("../x/y", out, "MODEL=../x/y is neither a folder nor a hub name"),
-    ):
-        result = CliRunner().invoke(recipe.command, ["--model", name, "--out", str(folder)])
-        assert result.exit_code == 1
-        assert named in result.output
-        assert "BASE=" not in result.output
-
-
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [(["--max-new-tokens", "4090"], "1 to 4032"), (["--temperature", "-1"], "--temperature"), (["--max-new-tokens", "0"], "1 to 4032")],
+    [
+        (["--out", "OUT"], "make pipeline"),
+        (["--out", "OUT", "--model", "01_trained"], "MODEL=01_trained is no finished stage"),
+        (["--model", "03_trained"], "02_trained, 00_trained"),
+        (["--model", "../x/y"], "MODEL=../x/y is neither a folder nor a hub name"),
+        (["--max-new-tokens", "4090"], "1 to 4032"),
+        (["--max-new-tokens", "0"], "1 to 4032"),
+        (["--temperature", "-1"], "--temperature"),
+    ],
 )
-def test_settings_that_make_no_sense(out, arguments, named):
-    result = CliRunner().invoke(recipe.command, ["--out", str(out), *arguments])
+def test_models_that_are_not_there_and_settings_that_make_no_sense(out, tmp_path, arguments, named):
+    (tmp_path / "01_trained").mkdir()
+    given = [str(tmp_path) if argument == "OUT" else argument for argument in arguments]
+    result = CliRunner().invoke(recipe.command, ["--out", str(out), *given])
     assert result.exit_code == 1
     assert named in result.output
+    assert "BASE=" not in result.output
 
 
 # ---- commands
@@ -212,41 +206,26 @@ def talked(session, capsys, *lines) -> str:
     return capsys.readouterr().out
 
 
-def test_a_conversation_is_remembered_and_forgotten(session, capsys):
-    talked(session, capsys, "안녕", "", "  ", "또 안녕")
+def test_the_model_hears_what_was_said_before_until_it_is_told_to_forget(session, capsys):
+    talked(session, capsys, "\u1112\u1167\u11af\u110b\u1161\u11b8", "", "  ", "그리고?")
     assert [message["role"] for message in session.messages] == ["user", "assistant"] * 2
+    assert [message["content"] for message in session.messages[::2]] == ["혈압", "그리고?"]  # separate letters are joined
+    assert session.messages[-1]["content"] == text(session.speaker, *session.messages[:-1])
     talked(session, capsys, "/reset")
     assert session.messages == []
 
 
-def test_the_model_hears_what_was_said_before(session, capsys):
-    talked(session, capsys, "안녕", "그리고?")
-    asked = session.messages[:-1]
-    assert [message["content"] for message in asked[::2]] == ["안녕", "그리고?"]
-    assert session.messages[-1]["content"] == text(session.speaker, *asked)
-
-
-def test_separate_letters_are_joined(session, capsys):
-    talked(session, capsys, "\u1112\u1167\u11af\u110b\u1161\u11b8")
-    assert session.messages[0]["content"] == "혈압"
-
-
-def test_old_turns_left_out_are_told(session, capsys):
+def test_old_turns_give_way_and_a_message_that_is_too_long_does_not_end_the_talk(session, capsys):
     session.speaker = chat.Speaker(**{**vars(session.speaker), "length": 60})
-    shown = talked(session, capsys, *["조금 긴 말을 한다"] * 5)
+    shown = talked(session, capsys, "가" * 500, *["조금 긴 말을 한다"] * 5)
+    assert "tokens long" in shown
     assert "the oldest 1 turns no longer fit into 60 tokens" in shown
     assert len(session.messages) < 10
 
 
-def test_a_message_that_is_too_long_does_not_end_the_talk(session, capsys):
-    shown = talked(session, capsys, "가" * 5000, "안녕")
-    assert "tokens long" in shown
-    assert [message["content"] for message in session.messages[::2]] == ["안녕"]
-
-
 def test_exam_shows_probabilities_then_the_truth(session, capsys):
     shown = talked(session, capsys, "/exam 7")
-    question = session.exam.questions[6]
+    _, question = chat.exam_question(session.settings.refined, "7")
     found = chat.ask_exam(session.speaker, question)
     assert sum(found["probabilities"]) == pytest.approx(1, abs=1e-4)
     lines = shown.splitlines()
@@ -279,10 +258,7 @@ def test_exam_asks_with_the_prompt_of_evaluation(session, speaker):
 
 
 def test_exam_draws_any_question(refined):
-    exam = chat.Exam(refined)
-    drawn = [exam.take("") for _ in range(40)]
-    assert all(question == exam.questions[number - 1] for number, question in drawn)
-    assert len({number for number, _ in drawn}) > 5
+    assert len({chat.exam_question(refined, "")[0] for _ in range(40)}) > 5
 
 
 @pytest.mark.parametrize("argument", ["0", "999", "x", "-1", "²"])
@@ -291,7 +267,7 @@ def test_exam_numbers_that_are_none(session, capsys, argument):
 
 
 def test_exam_without_questions(speaker, out, tmp_path, capsys):
-    session = recipe.Session(recipe.Settings(refined=tmp_path, out=out), speaker, chat.Exam(tmp_path))
+    session = recipe.Session(recipe.Settings(refined=tmp_path, out=out), speaker)
     assert "make refine" in talked(session, capsys, "/exam", "/exam")
 
 
@@ -308,7 +284,8 @@ def test_hostile_text_can_not_steer_the_terminal(session, capsys, monkeypatch):
     monkeypatch.setattr(chat, "answer", lambda *_: (chat.Turn(evil[:end], 1, 1, 0) for end in (5, len(evil))))
     shown = talked(session, capsys, evil)
     assert "]0;title[2J[red]31m" in shown
-    session.exam.questions = [{"question": evil, **dict.fromkeys("ABCDE", evil), "answer": "A", "subject": evil}]
+    asked = {"question": evil, **dict.fromkeys("ABCDE", evil), "answer": "A", "subject": evil}
+    monkeypatch.setattr(chat.records, "read_exam", lambda *_: [asked])
     exam = talked(session, capsys, "/exam 1")
     assert exam.count("]0;title[2J[red]31m") == 8
     assert not set(shown + exam) & {"\x1b", "\x07", "\x9b", "\u202e"}
