@@ -175,7 +175,7 @@ def plainly(asked: dict, folder: Path, timed) -> tuple[list[dict], dict]:
         per_device_train_batch_size=2,
         gradient_accumulation_steps=asked["batches"],
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup,
         weight_decay=0.01,
         optim="adamw_torch",

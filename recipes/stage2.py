@@ -40,6 +40,7 @@ class Settings(TrainingSettings):
     batch: int = setting(2, "questions at once on the card")
     accumulation: int = setting(16, "batches an optimizer step: 32 questions")
     learning_rate: float = setting(1e-5, "half of stage 1's: a few thousand questions are soon learned by heart")
+    schedule: str = setting("cosine", "of the learning rate, anew in each loop")
     epochs: int = setting(5, "over the questions, in each loop")
     max_steps: int = setting(-1, "stop each loop after so many optimizer steps; -1 for all epochs")
     save_every: int = setting(100, "steps between checkpoints where nothing stops a loop early; 0 for one a loop", decides=False)

@@ -211,10 +211,10 @@ def trainers_arguments(settings: TrainingSettings, folder: Path, batch: int, acc
         per_device_eval_batch_size=batch,
         gradient_accumulation_steps=accumulation,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup,  # below 1 it is a share of all steps
-        weight_decay=0.01,  # of the LoRA, little: its matrices start at zero and stay small; new rows have none
-        max_grad_norm=1.0,  # one odd record must not undo the others
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip,
         optim=settings.optimizer if settings.optimizer != "auto" else "adamw_8bit" if on_gpu() else "adamw_torch",
         bf16=on_gpu() and bf16(),
         fp16=on_gpu() and not bf16(),  # cards before Ampere; Unsloth keeps Gemma from overflowing

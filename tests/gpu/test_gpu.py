@@ -181,7 +181,7 @@ def middle(tmp_path_factory, refined) -> Path:
 
 def settings_of(batch: int, **more) -> SimpleNamespace:
     """Stage 1's settings as far as the trainer reads them."""
-    settings = {"batch": batch, "accumulation": 2, "length": 256, "learning_rate": 1e-4, "warmup": 0.1, "epochs": 1}
+    settings = {"batch": batch, "accumulation": 2, "length": 256, "learning_rate": 1e-4, "schedule": "cosine", "warmup": 0.1, "epochs": 1}
     settings |= {
         "max_steps": 3,
         "log_every": 1,
@@ -191,7 +191,6 @@ def settings_of(batch: int, **more) -> SimpleNamespace:
         "checkpointing": "auto",
         "rank": 16,
         "report_to": "none",
-        "optimizer": "auto",
     }
     return SimpleNamespace(**(settings | more))
 
