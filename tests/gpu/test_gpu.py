@@ -3,6 +3,7 @@
 Skipped without CUDA. KMLITE_REHEARSE=1 runs on a CPU what makes sense there, to try the tests themselves; 8-bit is 16-bit there.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -10,7 +11,6 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -179,23 +179,12 @@ def middle(tmp_path_factory, refined) -> Path:
     return folder
 
 
-def settings_of(batch: int, **more) -> SimpleNamespace:
-    """Stage 1's settings as far as the trainer reads them."""
-    settings = {"batch": batch, "accumulation": 2, "length": 256, "learning_rate": 1e-4, "schedule": "cosine", "warmup": 0.1, "epochs": 1}
-    settings |= {
-        "max_steps": 3,
-        "log_every": 1,
-        "save_every": 100,
-        "eval_every": 100,
-        "seed": 0,
-        "checkpointing": "auto",
-        "rank": 16,
-        "report_to": "none",
-    }
-    return SimpleNamespace(**(settings | more))
+def settings_of(batch: int, **more) -> stage1.Settings:
+    small = {"accumulation": 2, "length": 256, "learning_rate": 1e-4, "epochs": 1, "max_steps": 3, "log_every": 1, "rank": 16}
+    return dataclasses.replace(stage1.Settings(), batch=batch, save_every=100, **(small | more))
 
 
-def trained(folder: Path, out: Path, precision: str, embeddings: str, settings: SimpleNamespace) -> dict:
+def trained(folder: Path, out: Path, precision: str, embeddings: str, settings: stage1.Settings) -> dict:
     """A few steps on full rows: the result of kmlite.training.train."""
     recompute = loading.recomputes(settings.checkpointing)
     loaded, tokenizer = loading.load(folder, precision, settings.length, recompute)
