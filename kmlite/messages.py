@@ -138,6 +138,30 @@ MESSAGES = {
     "{refined} holds no {needs} for {step}": "{refined}에 {step}에 필요한 {needs} 데이터가 없다",
     "[bold red]The next step can't run:[/]": "[bold red]다음 단계를 실행할 수 없다:[/]",
     "[bold]Ready.[/] The next step: make {step}": "[bold]준비되었다.[/] 다음 단계: make {step}",
+    "nothing there": "데이터 없음",
+    "make data, or put yours there (README, “Your data”)": "make data로 받거나, 내 데이터를 넣는다(README.ko.md의 “내 데이터”)",
+    "Add it below {raw} and run: make refine": "{raw} 아래에 데이터를 넣고 실행: make refine",
+    "{texts} texts, {entries} dictionary entries, questions: {train} train, {test} test":
+        "텍스트 {texts}건, 사전 {entries}항목, 문제: train {train}개, test {test}개",
+    "none: without English text in {raw} stage 0 may forget English; make data fetches some":
+        "없음: {raw}에 영어 텍스트가 없으면 0단계에서 영어를 잊을 수 있다. make data로 받는다",
+    "{free} GB free at {place}, {step} needs up to {need} GB": "{place}: 여유 공간 {free} GB, {step}에 최대 {need} GB 필요",
+    "{free} GB free at {place}": "{place}: 여유 공간 {free} GB",
+    "{free} GB free, a merge takes {wants} GB": "여유 메모리(RAM) {free} GB, 병합에 {wants} GB 필요",
+    "too little room for {step} at {place}": "{place}: {step}에 필요한 공간이 부족하다",
+    "Close other programs.": "다른 프로그램을 닫는다.",
+    "Name another one: BASE=…": "다른 모델을 지정한다: BASE=…",
+    "{what} (needed by stage 0 alone)": "{what} (0단계에만 필요)",
+    "{base} can be fetched; stage 0 will do it": "{base}: 내려받을 수 있다. 0단계가 받는다",
+    "Plan for {base}, {parameters} billion parameters (calculated, not measured: docs/gpu.md)":
+        "{base} 계획: 파라미터 {parameters}×10억 개 (측정이 아니라 계산한 값: docs/ko/gpu.md)",
+    "~ estimated from the card's published peak; after a stage has run here, the rate that it measured.":
+        "~ 카드의 공개된 최대 성능으로 추정한 값. 한 단계를 실행하면 실제로 측정한 속도로 바뀐다.",
+    "No hours: {refined} holds no refined data yet.": "시간은 아직 알 수 없다: {refined}에 정제한 데이터가 없다.",
+    "Tokens to train on, at {token} characters each: {text} of text, {dictionary} of dictionary, {exam} of exam questions a loop":
+        "학습할 토큰(토큰당 {token}글자로 추정): 텍스트 {text}, 사전 {dictionary}, 시험 문제 {exam}(루프당)",
+    "Text for stage 0: {has} of the {least} million tokens that EEVE-style training asks for; it runs on less":
+        "0단계 텍스트: EEVE 방식에 필요한 {least}백만 토큰 가운데 {has}백만 토큰. 적어도 실행된다",
     # ---- disk
     "this stage writes up to {need:.1f} GB below {place}, and {free:.1f} GB are free.":
         "이 단계는 {place}에 {need:.1f} GB까지 쓰는데 여유 공간이 {free:.1f} GB이다.",

@@ -136,12 +136,8 @@ def find_base(settings: Settings, say, needed: bool) -> Path | None:
             folders.can_be_fetched(settings.base)
     except click.ClickException as error:
         what, _, fix = error.message.partition("\n")
-        say(
-            "base",
-            what if needed else f"{what} (needed by stage 0 alone)",
-            what if needed else "",
-            fix.strip() or "Name another one: BASE=…",
-        )
+        told = what if needed else f"{what} (needed by stage 0 alone)"
+        say("base", told, what if needed else "", fix.strip() or "Name another one: BASE=…")
         return None
     stand_in = folder and folders.is_stand_in(folder)
     note = " (the embedded base: a stand-in)" if stand_in else ""
@@ -164,39 +160,29 @@ def room(settings: Settings, say, base: Path | None, step: str) -> None:
     if step.startswith("stage"):
         rows = new_rows(tokens_of(settings)["stage0"]) if step == "stage0" else 0
         need = sum(memory.disk(shape, stage0.Settings.rank, new_rows=rows, extends=step == "stage0").values())
-        text = f"{free / 1e9:.1f} GB free at {place}, {step} needs up to {need / 1e9:.1f}"
+        text = f"{free / 1e9:.1f} GB free at {place}, {step} needs up to {need / 1e9:.1f} GB"
         say("disk", text, f"too little room for {step} at {place}" if free < need else "", "Free some space, or name another place: OUT=…")
     else:
         say("disk", f"{free / 1e9:.1f} GB free at {place}")
     has, wants = psutil.virtual_memory().available, memory.MERGE * shape.parameters
-    text = f"{has / 1e9:.1f} GB free, a merge takes {wants / 1e9:.1f}"
+    text = f"{has / 1e9:.1f} GB free, a merge takes {wants / 1e9:.1f} GB"
     say("main memory", text, "too little main memory to merge" if step.startswith("stage") and has < wants else "", "Close other programs.")
 
 
 def data(settings: Settings, say, step: str) -> None:
     if step == "refine":
         kinds = [name for name in (paths.RAW_TEXT, paths.RAW_DICTIONARY, paths.RAW_EXAM) if (settings.raw / name).is_dir()]
-        text = f"{settings.raw}: {', '.join(kinds) if kinds else 'nothing there'}"
-        say(
-            "data",
-            text,
-            f"no raw data in {settings.raw}" if not kinds else "",
-            "make data, or put yours there (README.md, “Your data”)",
-        )
+        wrong = "" if kinds else f"no raw data in {settings.raw}"
+        say("data", f"{settings.raw}: {', '.join(kinds) or 'nothing there'}", wrong, "make data, or put yours there (README, “Your data”)")
         return
     held = counts(settings.refined)
-    words = (
-        f"{held['text']:,} texts, {held['dictionary']:,} dictionary entries, {held['train']:,} questions to teach, {held['test']:,} in test"
-    )
+    words = f"{held['text']:,} texts, {held['dictionary']:,} dictionary entries, questions: {held['train']:,} train, {held['test']:,} test"
     needs = {"stage0": "text", "stage1": "dictionary", "stage2": "train", "eval": "test"}[step]
     wrong = f"{settings.refined} holds no {needs} for {step}" if not held[needs] else ""
     say("data", words, wrong, f"Add it below {settings.raw} and run: make refine")
     if step == "stage0" and not (settings.refined / paths.REPLAY).exists():
         # measured on gemma-3-270m (docs/evidence.md): 20% English in the mix: English −20% bits, copying −39%, Korean +0.2%
-        say(
-            "replay",
-            f"none: without English text in {settings.raw / paths.REPLAY} stage 0 may forget English; make data fetches some",
-        )
+        say("replay", f"none: without English text in {settings.raw / paths.REPLAY} stage 0 may forget English; make data fetches some")
 
 
 def counts(refined: Path) -> dict[str, int]:
@@ -234,15 +220,15 @@ def show_plan(settings: Settings) -> None:
         cards = [(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0] / memory.GIB)]
     tokens = tokens_of(settings)
     stages = (("stage0", stage0.Settings()), ("stage1", stage1.Settings()), ("stage2", stage2.Settings()))
-    console.print(
-        f"\nPlan for {settings.base}, {shape.parameters / 1e9:.2f} billion parameters; calculated, docs/gpu.md says what was measured"
-    )
-    table = Table("card", "", "weights", "batch", "GiB", "reduced", "tokens/s", "hours", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    console.print(f"\nPlan for {settings.base}, {shape.parameters / 1e9:.2f} billion parameters (calculated, not measured: docs/gpu.md)")
+    table = Table("card", "stage", "weights", "batch", "GiB", "instead of", "tokens/s", "hours", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    parts = []
     for name, gib in cards:
         for step, values in stages:
             plan = plan_of(shape, gib, step, values, tokens[step])
             rate, measured = rate_of(settings.out, step, shape, name, plan.precision)
             hours = tokens[step] / rate / 3600 if rate else 0
+            parts.append(f"  {step} in GiB: " + "; ".join(f"{part} {size / memory.GIB:.2f}" for part, size in plan.parts.items()))
             table.add_row(
                 f"{gib:.3g} GiB {name}" if step == "stage0" else "",
                 step,
@@ -256,21 +242,19 @@ def show_plan(settings: Settings) -> None:
     console.print(table)
     console.print("  ~ estimated from the card's published peak; after a stage has run here, the rate that it measured.")
     if len(cards) == 1:
-        for step, values in stages:
-            plan = plan_of(shape, cards[0][1], step, values, tokens[step])
-            found = "; ".join(f"{part} {size / memory.GIB:.2f}" for part, size in plan.parts.items())
-            console.print(f"  {step} in GiB: {found}")
+        console.print("\n".join(parts))
     if not any(tokens.values()):
         console.print(f"  No hours: {settings.refined} holds no refined data yet.")
         return
+    text, dictionary, exam = (tokens[step] for step, _ in stages)
     console.print(
-        f"  The data: about {tokens['stage0']:,.0f} tokens of text, {tokens['stage1']:,.0f} of dictionary in three epochs, "
-        f"{tokens['stage2']:,.0f} of exam a loop (estimated at {CHARACTERS_A_TOKEN} characters a token)."
+        f"  Tokens to train on, at {CHARACTERS_A_TOKEN} characters each: {text:,.0f} of text, {dictionary:,.0f} of dictionary, "
+        f"{exam:,.0f} of exam questions a loop"
     )
-    if tokens["stage0"] < memory.LEAST_TOKENS:
+    if text < memory.LEAST_TOKENS:
+        has, least = text / 1e6, memory.LEAST_TOKENS / 1e6
         console.print(
-            f"  Text for stage 0: {tokens['stage0'] / 1e6:,.1f} of the {memory.LEAST_TOKENS / 1e6:,.0f} million tokens that the "
-            "specification names as the least.\n  Stage 0 runs on less, and measures what it gains."
+            f"  Text for stage 0: {has:,.2f} of the {least:,.0f} million tokens that EEVE-style training asks for; it runs on less"
         )
 
 

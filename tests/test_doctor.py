@@ -70,7 +70,7 @@ def test_a_plan_for_any_card_needs_none_and_checks_nothing(vram, rows, refined, 
     assert ("new tokens" in line) == (rows == "no")
     assert re.search(r" ~\d", line)
     assert "Ready" not in said
-    assert "names as the least" in said
+    assert "asks for; it runs on less" in said
     parts = next(line for line in said.splitlines() if line.startswith("  stage1 in GiB:"))
     total = sum(map(float, re.findall(r" ([\d.]+)(?:;|$)", parts)))
     shown = float(re.search(r"stage1 .* × \d+ +([\d.]+)", said).group(1))
