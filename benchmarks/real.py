@@ -596,6 +596,7 @@ CELLS: dict[str, tuple] = {
     "text 1000 best, 30k": (text_cell, {"tokens": 30000, "count": 1000, "start": "best"}),
     "exam shuffled": (exam_cell, {"shuffle": True}),
     "exam in place, 2 loops": (exam_cell, {"shuffle": False, "loops": 2}),
+    "exam shuffled, 32 questions, 8 passes": (exam_cell, {"shuffle": True, "questions": 32, "passes": 8, "dev": 60}),
     "text rate 0.3x, 30k": (text_cell, {"tokens": 30000, "rate": 0.3}),
     "text plain, 100k": (text_cell, {"tokens": 100000}),
     "text 1000 best, 100k": (text_cell, {"tokens": 100000, "count": 1000, "start": "best"}),
