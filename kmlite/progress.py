@@ -52,7 +52,7 @@ def line(what: str, count: int, total: int, unit: str, seconds: float) -> str:
 
 def rate(count: int, seconds: float) -> str:
     each = count / max(seconds, 1e-9)
-    return f"{each:,.0f} a second" if each >= 10 else f"{each:.2f} a second"
+    return f"{each:,.0f} a second" if each >= 10 else f"{each:.2f} a second" if each >= 0.1 or not count else f"{1 / each:,.0f} s each"
 
 
 @contextlib.contextmanager

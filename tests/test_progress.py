@@ -42,4 +42,6 @@ def test_short_work_and_work_inside_other_work_say_nothing_of_their_own(said, mo
 
 def test_the_line_has_a_rate_and_the_time_left():
     assert module.line("scoring", 30, 120, "questions", 60) == "  scoring      30/120 questions, 60 s, 0.50 a second, 180 s left"
+    assert module.line("measuring", 4, 7, "sequences", 240) == "  measuring    4/7 sequences, 240 s, 60 s each, 180 s left"
+    assert module.line("measuring", 0, 7, "sequences", 240) == "  measuring    0/7 sequences, 240 s"
     assert module.line("scoring", 0, 120, "questions", 60) == "  scoring      0/120 questions, 60 s"

@@ -15,7 +15,9 @@ from pathlib import Path
 import click
 
 from kmlite import prompts
+from kmlite.cli import console
 from kmlite.files import read_json, write_json, write_text
+from kmlite.progress import progress
 
 MAX_NEW_TOKENS = 32  # of the answers that an export is compared by
 CONVERTER = "convert_hf_to_gguf.py"
@@ -218,10 +220,12 @@ def convert(model: Path, target: Path, out: Path) -> tuple[list[Path], bool]:
     side["added_tokens_decoder"] = {str(t["id"]): {"content": t["content"], "special": t["special"]} for t in tokenizer["added_tokens"]}
     write_json(model / "tokenizer_config.json", side)
     written = [target / "model-q8_0.gguf"]
+    console.print(f"  converting   to {written[0].name}; minutes for a model of 4B", markup=False)
     run(*script, "--outtype", "q8_0", "--outfile", written[0])
     check_vocabulary(written[0], tokenizer, config)
     if quantize:
         written.insert(0, target / "model-q4_k_m.gguf")
+        console.print(f"  converting   to {written[0].name}", markup=False)
         run(*script, "--outtype", "bf16", "--outfile", model / "model-bf16.gguf")
         run(quantize, model / "model-bf16.gguf", written[0], "Q4_K_M")
     vision = "vision_config" in config
@@ -263,7 +267,11 @@ def answers(program: Path, file: Path, heads: list[str]) -> list[str]:
         heads: prompts in the chat template without <bos>, which the program adds.
     """
     options = ("--temp", 0, "-n", MAX_NEW_TOKENS, "-c", 4096, "-no-cnv", "--no-display-prompt", "--no-escape")
-    said = [run(program, "-m", file, *options, "-p", head) for head in heads]
+    said = []
+    with progress(file.name, len(heads), "answers") as done:
+        for head in heads:
+            said.append(run(program, "-m", file, *options, "-p", head))
+            done(len(said))
     return [text.replace("[end of text]", "").split("<end_of_turn>")[0].strip() for text in said]
 
 
