@@ -38,8 +38,7 @@ def verdicts(rows: list[dict], name: str) -> list[tuple[str, str]]:
     import numpy as np
 
     from kmlite.refine.duplicates import REASONS, find_duplicates
-    from kmlite.refine.shards import Piece
-    from kmlite.refine.worker import Task, refine_shard
+    from kmlite.refine.worker import Piece, Task, refine_shard
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)

@@ -112,6 +112,14 @@ def lock(folder: Path, what: str) -> Iterator[None]:
         yield
 
 
+def free_bytes(folder: Path) -> int:
+    """Bytes free where a folder is or will be."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
 def put_in_place(partial: Path, final: Path) -> None:
     """Rename a finished folder over an older one, after its files have reached the disk."""
     for path in [*partial.rglob("*"), partial]:

@@ -22,6 +22,9 @@ MESSAGES = {
     "{raw} holds none of {kinds} with readable files in it.": "{raw}에 읽을 수 있는 파일이 든 {kinds} 폴더가 없다.",
     "Put data there as the README says under “Your data”, or try the sample: make refine RAW={sample}":
         "README.ko.md의 “내 데이터”대로 데이터를 넣거나, 샘플로 실행한다: make refine RAW={sample}",
+    "{refined} has room for {free} bytes, and refine needs up to {need} there: twice the raw data, unpacked.":
+        "{refined}에 {free}바이트가 남아 있다. 정제에는 최대 {need}바이트(압축을 푼 원본의 두 배)가 필요하다.",
+    "Free some space, or name another place: make refine REFINED=…": "공간을 확보하거나 다른 위치를 지정한다: make refine REFINED=…",
     "nothing was kept. See why in {rejected}; {refined} is as it was.": "정제 후 남은 데이터가 없다. 이유는 {rejected}에 있다. 기존 {refined}: 그대로 있다.",
     "{text} holds no train*.jsonl.": "{text}에 train*.jsonl이 없다.",
     "{heldout} is empty, so nothing could be measured.": "{heldout}: 비어 있어 측정할 수 없다.",

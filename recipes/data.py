@@ -105,16 +105,19 @@ PIECE = 20_000  # records of a file: what an interrupted fetch may lose
 
 
 def main(settings: Settings) -> None:
+    from kmlite.files import lock
+
     names = [name.strip() for name in settings.sets.split(",")]
     if unknown := [name for name in names if name not in SOURCES]:
         raise click.ClickException(f"no set of the name {', '.join(unknown)}. There are: {', '.join(SOURCES)}")
     check_writable(settings.raw)
-    for name in names:
-        source = SOURCES[name]
-        console.print(f"[bold]{name}[/]  {source.repository}: licence {source.licence}; columns {source.columns}")
-        if source.not_verified:
-            console.print(f"  not verified: {source.not_verified}. Read its card before you train on it")
-        fetch(name, settings)
+    with lock(settings.raw, "data"):
+        for name in names:
+            source = SOURCES[name]
+            console.print(f"[bold]{name}[/]  {source.repository}: licence {source.licence}; columns {source.columns}")
+            if source.not_verified:
+                console.print(f"  not verified: {source.not_verified}. Read its card before you train on it")
+            fetch(name, settings)
     console.print(f"  next: make refine RAW={settings.raw}")
 
 

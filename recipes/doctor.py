@@ -149,14 +149,12 @@ def room(settings: Settings, say, base: Path | None, step: str) -> None:
     """Disk for what the next stage writes, and main memory for its merge."""
     import psutil
 
+    from kmlite.files import free_bytes
     from kmlite.models import memory
     from recipes import stage0
 
     shape = memory.shape_of(base) if base else memory.MEDGEMMA
-    place = settings.out
-    while not place.exists():
-        place = place.absolute().parent
-    free = shutil.disk_usage(place).free
+    place, free = settings.out, free_bytes(settings.out)
     if step.startswith("stage"):
         rows = new_rows(tokens_of(settings)["stage0"]) if step == "stage0" else 0
         need = sum(memory.disk(shape, stage0.Settings.rank, new_rows=rows, extends=step == "stage0").values())

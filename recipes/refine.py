@@ -5,10 +5,9 @@
 """
 
 import dataclasses
+import functools
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ import click
 
 from kmlite import paths
 from kmlite.cli import check_writable, console, counted, recipe, setting, size_in_words
-from kmlite.files import fingerprint, read_record, write_json, write_lines
+from kmlite.files import fingerprint, read_record, write_json
 
 if TYPE_CHECKING:
     from kmlite.refine.readers import Unread
@@ -69,12 +68,13 @@ def main(settings: Settings) -> None:
             console.print("  done before, nothing changed (ARGS=--restart refines again)")
             show(record["funnel"], settings)
             return
+        outputs.check_room(refined, refined / PARTIAL, [file for files in kinds.values() for file in files])
         work(settings, kinds, plan, unread)
 
 
 def find(raw: Path) -> tuple[dict[str, list[Path]], list["Unread"]]:
     """The files of each kind of data, and what is not read."""
-    from kmlite.refine.readers import Unread, printable, size_of, survey
+    from kmlite.refine.readers import Unread, path_name, size_of, survey
 
     paths.require(raw, "Put raw data there (README, “Your data”), or name its folder: make refine RAW=…")
     kinds: dict[str, list[Path]] = {}
@@ -83,7 +83,7 @@ def find(raw: Path) -> tuple[dict[str, list[Path]], list["Unread"]]:
         kinds[name], others = survey(raw / name)
         unread += others
     beside = sorted(path for path in raw.iterdir() if path.name not in kinds and not path.name.startswith("."))
-    unread += [Unread(printable(path), size_of(path), f"beside {', '.join(kinds)}, not in one of them") for path in beside]
+    unread += [Unread(path_name(path), size_of(path), f"beside {', '.join(kinds)}, not in one of them") for path in beside]
     if not any(kinds.values()):
         tell_unread(unread)
         raise click.ClickException(
@@ -109,7 +109,7 @@ def plan_of(settings: Settings, kinds: dict[str, list[Path]]) -> dict:
     elsewhere = ("raw", "refined", "workers", "engine", "address", "keep_shards", "restart")
     rules = {k: v for k, v in dataclasses.asdict(settings).items() if k not in elsewhere}
     versions = {"text": text.VERSION, "batch": batch.VERSION, "readers": readers.VERSION, "unicode": unicodedata.unidata_version}
-    inputs = {readers.printable(f.relative_to(settings.raw)): fingerprint(f) for files in kinds.values() for f in files}
+    inputs = {readers.path_name(f.relative_to(settings.raw)): fingerprint(f) for files in kinds.values() for f in files}
     return runs.as_stored({"rules": rules | {"versions": versions}, "inputs": inputs})
 
 
@@ -125,6 +125,9 @@ def work(settings: Settings, kinds: dict[str, list[Path]], plan: dict, unread: l
     """Refine everything beside the last result and move it in place at the end: a run that is killed leaves the last one as it
     was, and the shards that it finished are found by the next."""
     from kmlite.refine import outputs
+    from kmlite.refine.corpus import refine_replay
+    from kmlite.refine.dictionary import refine_dictionary
+    from kmlite.refine.exam import refine_exam
 
     refined, partial = settings.refined, settings.refined / PARTIAL
     if settings.restart:
@@ -133,12 +136,18 @@ def work(settings: Settings, kinds: dict[str, list[Path]], plan: dict, unread: l
     write_json(partial / paths.PLAN, plan)
     for name in outputs.MADE:
         outputs.remove(partial / name)
-    funnel: dict[str, dict] = {}
-    exam = refine_exam(kinds[paths.RAW_EXAM], settings, partial, funnel)
-    stems = [question["question"] for split in ("dev", "test") for question in exam[split]]
-    refine_dictionary(kinds[paths.RAW_DICTIONARY], settings, partial, stems, funnel)
-    refine_text(kinds[paths.RAW_TEXT], settings, partial, stems, funnel, plan["rules"])
-    refine_replay(kinds[paths.REPLAY], settings, partial, funnel)
+    raw, most, funnel = settings.raw, settings.rejected_most, {}
+    stems: list[str] = []  # the questions of dev and test
+    if files := kinds[paths.RAW_EXAM]:
+        splits, funnel["exam"] = refine_exam(files, raw, partial, most, settings.zero_based)
+        stems = [question["question"] for split in ("dev", "test") for question in splits[split]]
+    if files := kinds[paths.RAW_DICTIONARY]:
+        least = settings.term_least, settings.definition_least
+        funnel["dictionary"] = refine_dictionary(files, raw, partial, stems, most, least)
+    if files := kinds[paths.RAW_TEXT]:
+        funnel["text"] = refine_text(files, settings, partial, stems, plan["rules"])
+    if files := kinds[paths.REPLAY]:
+        funnel["replay"] = refine_replay(files, raw, partial, settings.text_column.split(","), settings.min_length, most)
     if not any(part["kept"] for part in funnel.values()):
         show(funnel, settings)
         raise click.ClickException(f"nothing was kept. See why in {partial / paths.REJECTED}; {refined} is as it was.")
@@ -164,167 +173,46 @@ def clear(partial: Path, keep_shards: bool = False) -> None:
         partial.rmdir()
 
 
-def refine_exam(files: list[Path], settings: Settings, out: Path, funnel: dict) -> dict[str, list[dict]]:
-    """Check questions, drop duplicates, and set aside what stands in dev or test, as a copy or translated."""
-    from kmlite.refine import exam
-    from kmlite.refine.leakage import ExamGuard
-    from kmlite.refine.outputs import Funnel
-    from kmlite.refine.readers import Raw, printable, read_raw
+def refine_text(files: list[Path], settings: Settings, out: Path, stems: list[str], rules: dict) -> dict:
+    """Clean and judge shard by shard, then find duplicates over all of them and hold some texts out; the counts of refine's record."""
+    from kmlite.progress import progress
+    from kmlite.refine import corpus, engine, worker
 
-    splits: dict[str, list[dict]] = {"train": [], "dev": [], "test": [], "fewshot": []}
-    if not files:
-        return splits
-    folder = settings.raw / paths.RAW_EXAM
-    counts = Funnel("exam", out / paths.REJECTED, settings.rejected_most)
-    sources: list[dict] = []  # what each file adds to train
-    guard = ExamGuard()
-    order = {"test": 0, "dev": 1, "fewshot": 2, "train": 3}  # what must stay clean is read first
-    known = [(exam.split_of(file.relative_to(folder)) or "", file) for file in files]
-    for _, file in [pair for pair in known if not pair[0]]:
-        source = printable(file.relative_to(settings.raw))
-        counts.reject("unknown_split", Raw(source, 0, "name it, or a folder above it, after one split: train, dev, test or fewshot", None))
-    for split, file in sorted([pair for pair in known if pair[0]], key=lambda pair: (order[pair[0]], len(pair[1].parts))):
-        answers = (raw.value.get("answer") for raw in read_raw(file, settings.raw) if raw.problem is None)
-        by_text = {question["question"]: question for question in splits[split]}
-        first = exam.check_counting(answers, printable(file), settings.zero_based)
-        if split == "train":
-            sources.append({"file": printable(file.relative_to(folder)), "read": 0, "kept": 0, "leaks": 0})
-        for raw in read_raw(file, settings.raw):
-            counts.read += 1
-            question, reason = (None, raw.problem) if raw.problem else exam.check(raw.value, first, file.relative_to(folder))
-            found = guard.find(question, split) if question else None
-            if question and found and found.reason == "duplicate":
-                exam.take_reasoning(by_text, question)
-            if split == "train":
-                sources[-1]["read"] += 1
-                sources[-1]["kept"] += bool(question and not found)
-                sources[-1]["leaks"] += bool(found and found.reason != "duplicate")
-            if question is None or found:
-                counts.reject(found.reason if found else str(reason), raw, found.where if found else "")
-                continue
-            guard.add(question, split, f"{raw.source}, line {raw.line}")
-            counts.keep(sum(len(question[k]) for k in ("question", *"ABCDE")))
-            splits[split].append(question)
-            by_text.setdefault(question["question"], question)
-    for split, questions in splits.items():
-        if questions:
-            write_lines(out / paths.EXAM / f"{split}.jsonl", questions)
-    funnel["exam"] = {**counts.result(), "splits": {k: len(v) for k, v in splits.items()}, "sources": sources}
-    return splits
-
-
-def refine_dictionary(files: list[Path], settings: Settings, out: Path, stems: list[str], funnel: dict) -> None:
-    from kmlite.refine import dictionary
-    from kmlite.refine.leakage import ExamStems
-    from kmlite.refine.outputs import Funnel
-    from kmlite.refine.readers import read_raw
-
-    if not files:
-        return
-    counts = Funnel("dictionary", out / paths.REJECTED, settings.rejected_most)
-    exam = ExamStems(stems)
-    entries: dict[tuple, dict] = {}
-    for raw in (raw for file in files for raw in read_raw(file, settings.raw)):
-        counts.read += 1
-        least = settings.term_least, settings.definition_least
-        entry, reason = (None, raw.problem) if raw.problem else dictionary.check(raw.value, *least)
-        if entry and (entry["term"], entry["definition"]) in entries:
-            entry, reason = None, "duplicate"
-        elif entry and exam.stands_in(entry["definition"]):
-            entry, reason = None, "exam_leak"
-        if entry is None:
-            counts.reject(str(reason), raw)
-            continue
-        entries[entry["term"], entry["definition"]] = entry
-        counts.keep(len(entry["term"]) + len(entry["definition"]))
-    joined = dictionary.join_senses(list(entries.values()))
-    if joined:
-        write_json(out / paths.DICTIONARY, joined)
-    funnel["dictionary"] = {**counts.result(), "terms": len(joined)}
-
-
-def refine_replay(files: list[Path], settings: Settings, out: Path, funnel: dict) -> None:
-    """Text of the base's own language, which stage 0 mixes in against forgetting: cleaned, without short ones and copies, not judged."""
-    import xxhash
-
-    from kmlite.refine.cleaning import clean
-    from kmlite.refine.outputs import Funnel
-    from kmlite.refine.readers import read_raw
-    from kmlite.refine.worker import text_of
-
-    if not files:
-        return
-    counts = Funnel("replay", out / paths.REJECTED, settings.rejected_most)
-    known: set[int] = set()
-    texts = []
-    for raw in (raw for file in files for raw in read_raw(file, settings.raw)):
-        counts.read += 1
-        text = None if raw.problem else text_of(raw.value, settings.text_column.split(","))
-        if text is None:
-            counts.reject(raw.problem or "missing_field", raw)
-            continue
-        text = clean(text)
-        key = xxhash.xxh3_64_intdigest(text.encode())
-        if len(text) < settings.min_length or key in known:
-            counts.reject("duplicate" if key in known else "too_short", raw)
-            continue
-        known.add(key)
-        counts.keep(len(text))
-        texts.append({"text": text})
-    if texts:
-        write_lines(out / paths.REPLAY / "train.jsonl", texts)
-    funnel["replay"] = counts.result()
-
-
-def refine_text(files: list[Path], settings: Settings, out: Path, stems: list[str], funnel: dict, rules: dict) -> None:
-    """Clean and judge shard by shard, then find duplicates over all of them and hold some texts out."""
-    from functools import partial
-
-    from kmlite.refine import corpus, engine, shards
-    from kmlite.refine.worker import Task, refine_shard
-
-    if not files:
-        return
     started = time.monotonic()
     size = sum(file.stat().st_size for file in files)
-    planned = shards.plan(files, settings.raw, settings.shard_mb << 20)
     workers = settings.workers or engine.cores()
-    run = partial(engine.run, workers=workers, engine=settings.engine, address=settings.address)
-    finished = out / SHARDS
+    run = functools.partial(engine.run, workers=workers, engine=settings.engine, address=settings.address)
+    finished = (out / SHARDS).absolute()
     finished.mkdir(exist_ok=True)
     write_json(finished / "stems.json", stems)
-    told = {**rules, "stems": stems}
     prints = {str(file.relative_to(settings.raw)): fingerprint(file) for file in files}
-    raw, columns = str(settings.raw.absolute()), settings.text_column.split(",")
     tasks = [
-        Task(
-            shard,
-            raw,
-            str(finished.absolute() / shards.key(shard, prints, told)),
-            columns,
-            settings.min_length,
-            settings.heldout_share,
-            settings.rejected_most,
-            str(finished.absolute() / "stems.json"),
+        worker.Task(
+            pieces=shard,
+            raw=str(settings.raw.absolute()),
+            out=str(finished / worker.key(shard, prints, {**rules, "stems": stems})),
+            columns=settings.text_column.split(","),
+            min_length=settings.min_length,
+            heldout_share=settings.heldout_share,
+            rejected_most=settings.rejected_most,
+            stems=str(finished / "stems.json"),
         )
-        for shard in planned
+        for shard in worker.plan_shards(files, settings.raw, settings.shard_mb << 20)
     ]
     drop_others(finished, {Path(task.out).name for task in tasks})
     there = sum(Path(f"{task.out}.json").exists() for task in tasks)
     console.print(f"  text: {counted(len(tasks), 'shard')}, {counted(workers, 'worker')}" + (f", {there} finished before" if there else ""))
     summaries: dict[int, dict] = {}
-    with progress(size) as advance:
-        for number, summary in run(refine_shard, tasks):
+    done = 0
+    with progress("text", size // 10**6, "MB") as show_done:
+        for number, summary in run(worker.refine_shard, tasks):
             summaries[number] = summary
-            advance(sum(piece.size for piece in tasks[number].pieces))
+            done += sum(piece.size for piece in tasks[number].pieces)
+            show_done(done // 10**6)
     counts = corpus.assemble(tasks, [summaries[i] for i in range(len(tasks))], out, settings.heldout_most, run)
-    seconds = time.monotonic() - started
-    funnel["text"] = {
-        **counts,
-        "seconds": round(seconds, 2),
-        "megabytes": round(size / 1e6, 1),
-        "mb_per_second": round(size / 1e6 / seconds, 2),
-    }
+    seconds, megabytes = time.monotonic() - started, size / 1e6
+    rate = {"seconds": round(seconds, 2), "megabytes": round(megabytes, 1), "mb_per_second": round(megabytes / seconds, 2)}
+    return counts | rate
 
 
 def drop_others(folder: Path, keys: set[str]) -> None:
@@ -337,74 +225,52 @@ def drop_others(folder: Path, keys: set[str]) -> None:
             path.unlink()
 
 
-@contextmanager
-def progress(size: int) -> Iterator[Callable]:
-    """A bar over `size` bytes with its rate and the time that remains; nothing where there is no terminal."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (TextColumn("  text"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("text", total=size)
-        yield lambda done: bar.update(task, advance=done)
-
-
 def show(funnel: dict, settings: Settings) -> None:
     from rich.table import Table
 
     table = Table("", "read", "kept", "set aside", "characters", "≈ tokens", "seconds", title="What went in and what was kept")
     for name, part in funnel.items():
         # 1.86 characters a token: published for Gemma 3 on Korean; stage 0 counts with its own tokenizer
-        row = (
-            part["read"],
-            part["kept"],
-            sum(part["rejected"].values()),
-            part["characters"],
-            round(part["characters"] / 1.86),
-            part["seconds"],
-        )
-        table.add_row(name, *(f"{value:,}" if isinstance(value, int) else str(value) for value in row))
+        counts = part["read"], part["kept"], sum(part["rejected"].values()), part["characters"], round(part["characters"] / 1.86)
+        table.add_row(name, *(f"{value:,}" for value in counts), str(part["seconds"]))
     console.print(table)
     for name, part in funnel.items():
         if part["rejected"]:
-            console.print(f"  {name}, set aside: " + ", ".join(f"{reason} {n:,}" for reason, n in part["rejected"].items()))
+            console.print(f"  {name}, set aside: {listed(part['rejected'])}")
     for name, part in funnel.items():
         tell_losses(name, part, settings)
-    if "text" in funnel:
-        part = funnel["text"]
+    if part := funnel.get("text"):
         # of less, the start of Python takes most of the time
         rate = f", {part['mb_per_second']:,} MB/s" if part["megabytes"] >= 10 else ""
         console.print(f"  text: {part['kept'] - part['heldout']:,} to train on, {part['heldout']:,} held out{rate}")
         if part["removed"]:
-            console.print("  removed from texts: " + ", ".join(f"{kind} {n:,}" for kind, n in part["removed"].items()))
-    if "dictionary" in funnel:
-        console.print(f"  dictionary: {funnel['dictionary']['terms']:,} terms (several definitions of a term are joined)")
-    if "exam" in funnel:
-        console.print("  exam: " + ", ".join(f"{split} {n:,}" for split, n in funnel["exam"]["splits"].items()))
-        if len(sources := funnel["exam"]["sources"]) > 1:
-            for one in sources:
-                console.print(
-                    f"    {one['file']}: {one['read']:,} read, {one['kept']:,} to train on, {one['leaks']:,} stand in another split"
-                )
+            console.print(f"  removed from texts: {listed(part['removed'])}")
+    if part := funnel.get("dictionary"):
+        console.print(f"  dictionary: {part['terms']:,} terms (several definitions of a term are joined)")
+    if part := funnel.get("exam"):
+        console.print(f"  exam: {listed(part['splits'])}")
+        for one in part["sources"] if len(part["sources"]) > 1 else ():
+            console.print(f"    {one['file']}: {one['read']:,} read, {one['kept']:,} to train on, {one['leaks']:,} stand in another split")
     if any(part["kept"] for part in funnel.values()):
         refined = settings.refined
         console.print(f"  written to {refined}; examples of what was set aside, with reason, file and line: {refined / paths.REJECTED}")
 
 
+def listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in counts.items())
+
+
 def tell_losses(name: str, part: dict, settings: Settings) -> None:
     """What a setting would keep, which fields there are where the wanted ones are missing, and what could not be read."""
-    wanted = {
-        "text": settings.text_column,
-        "replay": settings.text_column,
-        "dictionary": "term, definition",
-        "exam": "question, A, B, C, D, E, answer",
-    }
     if part["fields"]:
+        wanted = {"dictionary": "term, definition", "exam": "question, A, B, C, D, E, answer"}.get(name, settings.text_column)
         there = "; ".join(f"{n:,} × {fields or 'none'}" for fields, n in part["fields"].items())
         how = " (--text-column names another)" if name == "text" else ""
-        console.print(f"  {name}: missing_field: the fields should be {wanted[name]}{how}; found: {there}")
-    if any(part["lost"]):
-        records, size = part["lost"]
-        console.print(f"  {name}: damaged files: {size:,} bytes could not be read{f', among them {records:,} records' if records else ''}")
+        console.print(f"  {name}: missing_field: the fields should be {wanted}{how}; found: {there}")
+    records, size = part["lost"]
+    if records or size:
+        known = f", among them {records:,} records" if records else ""
+        console.print(f"  {name}: damaged files: {size:,} bytes could not be read{known}")
     terms, definitions = part["rejected"].get("short_term", 0), part["rejected"].get("short_definition", 0)
     if name == "dictionary" and (terms or definitions):
         console.print(

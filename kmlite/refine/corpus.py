@@ -9,11 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 import orjson
+import xxhash
 
 from kmlite import paths
+from kmlite.files import write_lines
+from kmlite.refine.cleaning import clean
 from kmlite.refine.duplicates import KEPT, REASONS, find_duplicates
-from kmlite.refine.readers import REJECTED_CHARACTERS, printable
-from kmlite.refine.worker import Task, put
+from kmlite.refine.outputs import Tally, ranked
+from kmlite.refine.readers import REJECTED_CHARACTERS, path_name
+from kmlite.refine.worker import Task, joined_columns, put
 
 TRAIN, HELDOUT = 0, 255  # besides the reasons of dedup, what becomes of a text
 
@@ -59,19 +63,15 @@ def assemble(tasks: list[Task], summaries: list[dict], out: Path, heldout_most: 
     with open(folder / "heldout.jsonl.partial", "wb") as file:
         file.writelines(held[place] for place in heldout.tolist())
         put(file, str(folder / "heldout.jsonl"))
-    reasons = write_rejected(tasks, summaries, [written[number]["shown"] for number in range(len(parts))], out / paths.REJECTED, most)
-    reasons.update({reason: n for code, reason in REASONS.items() if (n := int(np.count_nonzero(verdicts == code)))})
-    removed, fields = (sum((Counter(summary[name]) for summary in summaries), Counter()) for name in ("removed", "fields"))
-    return {
-        "read": sum(summary["read"] for summary in summaries),
-        "kept": int(np.count_nonzero((fates == TRAIN) | (fates == HELDOUT))),
-        "rejected": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
-        "removed": dict(sorted(removed.items(), key=lambda item: (-item[1], item[0]))),
-        "fields": dict(fields.most_common(5)),
-        "lost": [sum(summary["lost"][i] for summary in summaries) for i in (0, 1)],
-        "characters": sum(summary["characters"] for summary in summaries) - sum(result["dropped"] for result in written.values()),
-        "heldout": len(heldout),
-    }
+    write_rejected(tasks, summaries, [written[number]["shown"] for number in range(len(parts))], out / paths.REJECTED, most)
+    tally = Tally(most)
+    for summary in summaries:
+        tally.add(summary)
+    tally.kept = int(np.count_nonzero((fates == TRAIN) | (fates == HELDOUT)))
+    tally.characters -= sum(result["dropped"] for result in written.values())
+    tally.reasons.update({reason: n for code, reason in REASONS.items() if (n := int(np.count_nonzero(verdicts == code)))})
+    removed = sum((Counter(summary["removed"]) for summary in summaries), Counter())
+    return tally.counts(5) | {"removed": ranked(removed), "heldout": len(heldout)}
 
 
 def choose_heldout(stems: list[str], bounds: list[int], verdicts: np.ndarray, most: int) -> np.ndarray:
@@ -114,9 +114,8 @@ def write_part(part: Part) -> dict:
     return {"dropped": dropped, "heldout": heldout, "shown": shown}
 
 
-def write_rejected(tasks: list[Task], summaries: list[dict], duplicates: list[list[tuple]], folder: Path, most: int) -> Counter:
-    """Write rejected/text.jsonl: of each reason the first `most` records in input order. Returns the true counts."""
-    counts: Counter = Counter()
+def write_rejected(tasks: list[Task], summaries: list[dict], duplicates: list[list[tuple]], folder: Path, most: int) -> None:
+    """Write rejected/text.jsonl: of each reason the first `most` records in input order."""
     written: Counter = Counter()
     lines_before: dict[str, int] = {}  # of the file that the last shard ended in
     of_parts = iter(duplicates)
@@ -124,7 +123,7 @@ def write_rejected(tasks: list[Task], summaries: list[dict], duplicates: list[li
     with open(folder / "text.jsonl.partial", "w", encoding="utf-8") as file:
         for task, summary in zip(tasks, summaries, strict=True):
             rows = [
-                {"reason": reason, "source": printable(task.pieces[piece].file), "line": line, "record": record, "piece": piece}
+                {"reason": reason, "source": path_name(task.pieces[piece].file), "line": line, "record": record, "piece": piece}
                 for _ in summary["parts"]
                 for piece, line, reason, record in next(of_parts)
             ]
@@ -137,9 +136,7 @@ def write_rejected(tasks: list[Task], summaries: list[dict], duplicates: list[li
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
             last = task.pieces[-1]
             lines_before = {last.file: before[-1] + summary["lines"][-1]}
-            counts.update(summary["rejected"])
         put(file, str(folder / "text.jsonl"))
-    return counts
 
 
 def rejected_rows(task: Task, summary: dict, written: Counter, most: int) -> Iterator[dict]:
@@ -147,3 +144,24 @@ def rejected_rows(task: Task, summary: dict, written: Counter, most: int) -> Ite
     if any(written[reason] < most for reason in summary["rejected"]):
         with open(f"{task.out}.rejected.jsonl", encoding="utf-8") as file:
             yield from map(json.loads, file)
+
+
+def refine_replay(files: list[Path], raw_folder: Path, out: Path, columns: list[str], min_length: int, most: int) -> dict:
+    """Text of the base's own language, which stage 0 mixes in against forgetting: cleaned, without short ones and copies, not judged.
+
+    Returns: the counts of refine's record.
+    """
+    tally = Tally(most)
+    texts: dict[int, str] = {}  # by their hashes
+    for raw in tally.records(files, raw_folder):
+        found = joined_columns(raw.value, columns)
+        text = clean(found or "")
+        key = xxhash.xxh3_64_intdigest(text.encode())
+        if found is None or len(text) < min_length or key in texts:
+            tally.reject("missing_field" if found is None else "duplicate" if key in texts else "too_short", raw)
+            continue
+        texts[key] = text
+        tally.keep(len(text))
+    if texts:
+        write_lines(out / paths.REPLAY / "train.jsonl", [{"text": text} for text in texts.values()])
+    return tally.finish(out / paths.REJECTED / "replay.jsonl")

@@ -1,8 +1,13 @@
-"""Rules for dictionary entries: raw {"term", "definition"} to the refined shape, or the reason why not."""
+"""Dictionary entries: raw {"term", "definition"} to the refined shape, or the reason why not."""
 
 import re
+from pathlib import Path
 
+from kmlite import paths
+from kmlite.files import write_json
 from kmlite.refine.cleaning import clean_field
+from kmlite.refine.leakage import ExamStems
+from kmlite.refine.outputs import Tally
 
 DETAIL = re.compile(r"\s*세부설명\s*:\s*")
 NUMBER = re.compile(r"(?:^|(?<=\s))(?:\(?(\d{1,2})(?:\.(?!\d)|\))|([①-⑳]))\s*|([①-⑳])\s*")
@@ -102,3 +107,26 @@ def join_senses(entries: list[dict]) -> list[dict]:
         {"term": term, "definition": found[0] if len(found) == 1 else " ".join(f"{i}. {d}" for i, d in enumerate(found, 1))}
         for term, found in senses.items()
     ]
+
+
+def refine_dictionary(files: list[Path], raw_folder: Path, out: Path, stems: list[str], most: int, least: tuple[int, int]) -> dict:
+    """Check entries, drop duplicates and those that hold a question of dev or test (`stems`), join the senses of a term and write all.
+
+    Args:
+        least: characters of a term and of a definition.
+
+    Returns: the counts of refine's record.
+    """
+    tally, exam = Tally(most), ExamStems(stems)
+    entries: dict[tuple, dict] = {}
+    for raw in tally.records(files, raw_folder):
+        entry, reason = check(raw.value, *least)
+        key = (entry["term"], entry["definition"]) if entry else ()
+        if entry is None or key in entries or exam.stands_in(entry["definition"]):
+            tally.reject(reason or ("duplicate" if key in entries else "exam_leak"), raw)
+            continue
+        entries[key] = entry
+        tally.keep(sum(map(len, key)))
+    if joined := join_senses(list(entries.values())):
+        write_json(out / paths.DICTIONARY, joined)
+    return tally.finish(out / paths.REJECTED / "dictionary.jsonl") | {"terms": len(joined)}

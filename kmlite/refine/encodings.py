@@ -242,10 +242,10 @@ def decode(line: bytes) -> tuple[str, str]:
         korean = line.decode("cp949", "replace")
         if korean.count(BROKEN) > 0.02 * len(korean):
             return text, name_of(line)
-    return (korean, "cp949") if is_korean(korean) else (text, name_of(line))
+    return (korean, "cp949") if reads_as_korean(korean) else (text, name_of(line))
 
 
-def is_korean(text: str) -> bool:
+def reads_as_korean(text: str) -> bool:
     """Whether text that was read as CP949 is Korean, not what Japanese or Chinese bytes look like in it."""
     foreign = [c for c in FOREIGN.findall(text) if c != BROKEN]
     syllables = HANGUL.findall(text)

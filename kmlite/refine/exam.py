@@ -1,4 +1,4 @@
-"""Rules for exam questions: raw KorMedMCQA records to the refined shape, or the reason why not."""
+"""Exam questions: raw KorMedMCQA records to the refined shape, or the reason why not; what stands in dev or test is no train question."""
 
 import re
 import unicodedata
@@ -9,8 +9,12 @@ from typing import Any
 
 import click
 
-from kmlite import prompts
+from kmlite import paths, prompts
+from kmlite.files import write_lines
 from kmlite.refine.cleaning import clean_field
+from kmlite.refine.leakage import ExamGuard
+from kmlite.refine.outputs import Tally
+from kmlite.refine.readers import Raw, path_name, read_raw
 
 SPLITS = {
     "train": ("train", "training", "학습", "훈련"),
@@ -25,6 +29,7 @@ SUBJECTS = {  # as the splits of KorMedMCQA name them
     "dentist": ("dentist", "dentists", "dental", "dentistry", "치과의사", "치과"),
 }
 WORDS = re.compile("[a-z]+|[가-힣]+")
+ORDER = ("test", "dev", "fewshot", "train")  # what must stay clean is read first
 NUMBER_MOST = 10**9  # of a year, period or question: a longer one is a broken record
 ANSWER = re.compile(r"(?:(?:정답|답|ANSWER|보기)(?:은|는|:|\s)*)?[(\[<]?\s*([A-E]|[0-9])\s*(?:번|[)\]>]|[.:])?\s*(.*)", re.DOTALL)
 BROKEN = "\ufffd"
@@ -103,7 +108,7 @@ def read_number(answer: object) -> int | None:
     return whole_number(answer) if not isinstance(answer, bool) else None
 
 
-def text_of(value: object) -> str:
+def field_text(value: object) -> str:
     """A field's text; a table may hold an option that is a number."""
     if isinstance(value, str):
         return clean_field(value)
@@ -143,7 +148,7 @@ def check(record: dict, first: int = 1, path: Path = Path()) -> tuple[dict | Non
 def checked(record: dict, first: int, path: Path) -> tuple[dict | None, str]:
     if any(key not in record for key in ("question", "answer", *prompts.LETTERS)):
         return None, "missing_field"
-    question: dict = {"question": text_of(record["question"]), **{letter: text_of(record[letter]) for letter in prompts.LETTERS}}
+    question: dict = {"question": field_text(record["question"]), **{letter: field_text(record[letter]) for letter in prompts.LETTERS}}
     if not question["question"]:
         return None, "empty_question"
     if not all(question[letter] for letter in prompts.LETTERS):
@@ -157,16 +162,16 @@ def checked(record: dict, first: int, path: Path) -> tuple[dict | None, str]:
     if len({option if len(option) < 4 else option.casefold() for option in options}) < 5:  # AA and Aa are two genotypes
         return None, "duplicate_options"
     question["answer"] = letter
-    subject = next((text for key in ("subject", "exam_type") if (text := text_of(record.get(key)))), "")
+    subject = next((text for key in ("subject", "exam_type") if (text := field_text(record.get(key)))), "")
     if subject := subject_of(subject) if subject else named(path, SUBJECTS) or "":
         question["subject"] = subject
     for key in ("source", "origin"):  # of questions that `make data` fetched
-        if text := text_of(record.get(key)):
+        if text := field_text(record.get(key)):
             question[key] = text
     for key in prompts.WHERE_FROM:
         if (number := whole_number(record.get(key))) is not None:
             question[key] = number
-    cot = text_of(record.get("cot"))
+    cot = field_text(record.get("cot"))
     # A reasoning that ends in another letter than the answer teaches the wrong thing: the question stays without it.
     if cot and prompts.conclusion_letter(cot) in (None, letter) and prompts.reasoning_sentences(cot):
         question["cot"] = cot
@@ -182,3 +187,48 @@ def take_reasoning(kept: dict[str, dict], again: dict) -> None:
     question = kept.get(again["question"])
     if question and "cot" in again and "cot" not in question and all(question[key] == again[key] for key in (*prompts.LETTERS, "answer")):
         question["cot"] = again["cot"]
+
+
+def refine_exam(files: list[Path], raw_folder: Path, out: Path, most: int, zero_based: bool) -> tuple[dict[str, list[dict]], dict]:
+    """Check questions, drop duplicates, set aside what stands in dev or test, as a copy or translated; write a file for each split.
+
+    Returns: (the questions of each split, the counts of refine's record).
+    """
+    splits: dict[str, list[dict]] = {"train": [], "dev": [], "test": [], "fewshot": []}
+    folder = raw_folder / paths.RAW_EXAM
+    tally, guard = Tally(most), ExamGuard()
+    sources: list[dict] = []  # what each file adds to train
+    known = {file: split_of(file.relative_to(folder)) or "" for file in files}
+    for file in [file for file, split in known.items() if not split]:
+        source = path_name(file.relative_to(raw_folder))
+        tally.reject("unknown_split", Raw(source, 0, "name it, or a folder above it, after one split: train, dev, test or fewshot", None))
+    for file in sorted(filter(known.get, files), key=lambda file: (ORDER.index(known[file]), len(file.parts))):
+        split = known[file]
+        by_text = {question["question"]: question for question in splits[split]}
+        answers = (raw.value.get("answer") for raw in read_raw(file, raw_folder) if raw.problem is None)
+        first = check_counting(answers, path_name(file), zero_based)
+        before, leaks = (tally.read, tally.kept), 0
+        for raw in tally.records([file], raw_folder):
+            question, reason = check(raw.value, first, file.relative_to(folder))
+            found = guard.find(question, split) if question else None
+            if question is None:
+                tally.reject(reason, raw)
+            elif found:
+                if found.reason == "duplicate":
+                    take_reasoning(by_text, question)
+                else:
+                    leaks += 1
+                tally.reject(found.reason, raw, **({"near": found.where} if found.where else {}))
+            else:
+                guard.add(question, split, f"{raw.source}, line {raw.line}")
+                tally.keep(sum(len(question[key]) for key in ("question", *prompts.LETTERS)))
+                splits[split].append(question)
+                by_text.setdefault(question["question"], question)
+        if split == "train":
+            name = path_name(file.relative_to(folder))
+            sources.append({"file": name, "read": tally.read - before[0], "kept": tally.kept - before[1], "leaks": leaks})
+    for split, questions in splits.items():
+        if questions:
+            write_lines(out / paths.EXAM / f"{split}.jsonl", questions)
+    counts = tally.finish(out / paths.REJECTED / "exam.jsonl")
+    return splits, counts | {"splits": {split: len(questions) for split, questions in splits.items()}, "sources": sources}

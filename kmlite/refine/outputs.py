@@ -1,4 +1,4 @@
-"""The refined folder: what refine counts, what it sets aside, and which files there are its own."""
+"""The refined folder: what refine counts and sets aside, and which files there are its own."""
 
 import contextlib
 import json
@@ -6,58 +6,88 @@ import os
 import shutil
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from kmlite import paths
-from kmlite.files import read_record, write_json
-from kmlite.refine.readers import Raw, shown
+from kmlite.files import free_bytes, read_record, write_json
+from kmlite.refine.encodings import PACKED
+from kmlite.refine.readers import PARQUET, Raw, read_raw, shown, size_of
 
 MADE = (paths.TEXT, paths.DICTIONARY, paths.EXAM, paths.REPLAY, paths.REJECTED)
 WORK = ("shards", "dedup", paths.PLAN)  # beside these, in the folder of an unfinished run
+UNPACKED = 3  # bytes of text in one of a compressed file or a .parquet, about
 TAKEN = ("train*.jsonl", "heldout.jsonl", "dev.jsonl", "test.jsonl", "fewshot.jsonl", "text.jsonl", "dictionary.jsonl", "exam.jsonl")
 
 
-class Funnel:
-    """Counts what came in and where it went, and writes what was set aside."""
+class Tally:
+    """What was read of one kind of data and what became of it; of each reason the first `most` records that were set aside."""
 
-    def __init__(self, name: str, folder: Path, most: int) -> None:
-        self.name, self.most = name, most
+    def __init__(self, most: int) -> None:
+        self.most, self.started = most, time.monotonic()
         self.read = self.kept = self.characters = 0
         self.reasons: Counter = Counter()
         self.fields: Counter = Counter()  # of records that lack one
         self.lost = [0, 0]  # records, as far as a format tells, and bytes
-        folder.mkdir(parents=True, exist_ok=True)
-        self.file = open(folder / f"{name}.jsonl", "w", encoding="utf-8", errors="replace")  # noqa: SIM115 -- closed by `result`
-        self.started = time.monotonic()
+        self.rows: list[dict] = []
 
-    def reject(self, reason: str, raw: Raw, near: str = "") -> None:
-        """Args: near: the file and line of what the record is too near to."""
+    def records(self, files: list[Path], root: Path) -> Iterator[Raw]:
+        """The records of files; what could not be read is set aside on the way."""
+        for raw in (raw for file in files for raw in read_raw(file, root)):
+            self.read += 1
+            if raw.problem:
+                self.reject(raw.problem, raw)
+            else:
+                yield raw
+
+    def reject(self, reason: str, raw: Raw, **more: object) -> None:
         self.reasons[reason] += 1
         if raw.lost:
             self.lost = [self.lost[0] + raw.lost.records, self.lost[1] + raw.lost.bytes]
         if reason == "missing_field":
             self.fields[", ".join(list(raw.value)[:20])] += 1
         if self.reasons[reason] <= self.most:
-            row = {"reason": reason, "source": raw.source, "line": raw.line, "record": shown(raw.value)} | ({"near": near} if near else {})
-            self.file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+            self.rows.append({"reason": reason, "source": raw.source, "line": raw.line, "record": shown(raw.value), **more})
 
     def keep(self, characters: int) -> None:
         self.kept += 1
         self.characters += characters
 
-    def result(self) -> dict:
-        self.file.close()
+    def add(self, counts: dict) -> None:
+        """Args: counts: of another, as `counts` gives them."""
+        self.read += counts["read"]
+        self.kept += counts["kept"]
+        self.characters += counts["characters"]
+        self.reasons.update(counts["rejected"])
+        self.fields.update(counts["fields"])
+        self.lost = [mine + other for mine, other in zip(self.lost, counts["lost"], strict=True)]
+
+    def counts(self, fields: int = 20) -> dict:
         return {
             "read": self.read,
             "kept": self.kept,
-            "rejected": dict(sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))),
-            "fields": dict(self.fields.most_common(5)),
+            "rejected": ranked(self.reasons),
+            "fields": dict(self.fields.most_common(fields)),
             "lost": self.lost,
             "characters": self.characters,
-            "seconds": round(time.monotonic() - self.started, 2),
         }
+
+    def set_aside(self) -> bytes:
+        """The records that were set aside as lines of JSON."""
+        return b"".join(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n" for row in self.rows)
+
+    def finish(self, file: Path) -> dict:
+        """Write what was set aside; the counts of refine's record."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(self.set_aside())
+        return self.counts(5) | {"seconds": round(time.monotonic() - self.started, 2)}
+
+
+def ranked(counts: Counter) -> dict[str, int]:
+    """The most frequent first, equal ones by name."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 # ---- whose a file is
@@ -79,6 +109,25 @@ def check_apart(raw: Path, refined: Path, files: list[Path]) -> None:
         raise click.ClickException(f"RAW {raw} and REFINED {refined} {how}; nothing was touched.\n  Name another: make refine REFINED=…")
     if inside := next((file for file in files if other in file.resolve().parents), None):
         raise click.ClickException(f"{inside} is a link into REFINED {refined}; nothing was touched.\n  Take the link out of RAW.")
+
+
+def check_room(refined: Path, partial: Path, files: list[Path]) -> None:
+    """Refuse a disk too small for what refine writes: of each raw byte, unpacked, one in a finished shard and one in the result.
+
+    Args:
+        partial: what an unfinished run has written already is counted.
+        files: the raw ones.
+
+    Raises:
+        click.ClickException: names the folder, the bytes needed and free, and what to do.
+    """
+    unpacked = sum(file.stat().st_size * (UNPACKED if file.suffix.lower() in (*PACKED, *PARQUET) else 1) for file in files)
+    need, free = 2 * unpacked - size_of(partial), free_bytes(refined)
+    if free < need:
+        raise click.ClickException(
+            f"{refined} has room for {free:,} bytes, and refine needs up to {need:,} there: twice the raw data, unpacked.\n"
+            "  Free some space, or name another place: make refine REFINED=…"
+        )
 
 
 def files_in(folder: Path) -> set[str]:

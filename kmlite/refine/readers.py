@@ -72,17 +72,17 @@ def survey(folder: Path) -> tuple[list[Path], list[Unread]]:
             status = place.stat()
             entries = sorted(place.iterdir())
         except OSError as error:
-            unread.append(Unread(printable(place), 0, f"folder: {error.strerror}"))
+            unread.append(Unread(path_name(place), 0, f"folder: {error.strerror}"))
             return
         if first := seen.get((status.st_dev, status.st_ino)):
-            unread.append(Unread(printable(place), 0, f"the same folder as {first}"))
+            unread.append(Unread(path_name(place), 0, f"the same folder as {first}"))
             return
-        seen[status.st_dev, status.st_ino] = printable(place)
+        seen[status.st_dev, status.st_ino] = path_name(place)
         for path in entries:
             if path.is_dir() and not path.name.startswith("."):
                 walk(path)
             elif why := why_not(path):
-                unread.append(Unread(printable(path), size_of(path), why))
+                unread.append(Unread(path_name(path), size_of(path), why))
             else:
                 found.append(path)
 
@@ -120,7 +120,7 @@ def size_of(path: Path) -> int:
         return 0  # a link that leads nowhere, a folder that may not be looked into: named all the same
 
 
-def printable(path: Path | str) -> str:
+def path_name(path: Path | str) -> str:
     """A path's name as text: names in CP949, as archives from Windows have them, are read as that."""
     name = os.fsencode(path)
     try:
@@ -139,7 +139,7 @@ def read_raw(path: Path, root: Path, start: int = 0, stop: int | None = None) ->
     `start` and `stop` bound a piece of a large file, in bytes of a .jsonl (a line belongs to the piece that its first byte is
     in), record batches of an .arrow and row groups of a .parquet; lines are then counted from the piece's first.
     """
-    source = printable(path.relative_to(root))
+    source = path_name(path.relative_to(root))
     line = 0
     try:
         if path.stat().st_size == 0:

@@ -1,6 +1,11 @@
-"""One shard from raw records to cleaned, judged and hashed texts: the function that every worker runs, here or in a cluster."""
+"""A shard: the pieces of files that it has, and its way from raw records to cleaned, judged and hashed texts.
+
+A shard is what one worker refines at a time, here or in a cluster, and what a killed run keeps.
+"""
 
 import functools
+import hashlib
+import itertools
 import json
 import os
 from collections import Counter
@@ -15,13 +20,83 @@ import xxhash
 from kmlite import files
 from kmlite.refine import batch, text
 from kmlite.refine.cleaning import clean_all
+from kmlite.refine.encodings import Lost, cut_anywhere
 from kmlite.refine.leakage import ExamStems
-from kmlite.refine.readers import TEXTS, Raw, kind_of, printable, read_raw, shown
-from kmlite.refine.shards import Piece
+from kmlite.refine.outputs import Tally
+from kmlite.refine.readers import ARROW, LINES, PARQUET, TEXTS, Raw, kind_of, read_raw
+from kmlite.refine.tables import arrow_batches
 
 BATCH = 150_000  # characters cleaned and measured at once: their arrays stay in the cache of a core
 PART = 64 << 20  # bytes of kept text in one file: a shard that can't be cut (a .gz of 30 GB) is written in several
 TEXT_MOST = 2_000_000  # characters: a longer one is no document, and the counts of a batch have 21 bits
+
+# ---- which pieces of which files
+
+
+class Piece(NamedTuple):
+    """A file, or a part of it: see `readers.read_raw` for what `start` and `stop` count."""
+
+    file: str  # below the raw folder
+    start: int
+    stop: int | None
+    size: int  # bytes, about
+
+
+def plan_shards(files: list[Path], root: Path, size: int) -> list[list[Piece]]:
+    """All of `files` in order as shards of about `size` bytes: large files are cut, small ones put together."""
+    shards: list[list[Piece]] = []
+    filled = size
+    for file in files:
+        for piece in cut(file, root, size):
+            if filled + piece.size > size:
+                shards.append([])
+                filled = 0
+            shards[-1].append(piece)
+            filled += piece.size
+    return shards
+
+
+def cut(file: Path, root: Path, size: int) -> list[Piece]:
+    name, total = str(file.relative_to(root)), file.stat().st_size
+    plain = file.suffix.lower() in (*LINES, *ARROW, *PARQUET)
+    if total <= size or not plain or (kind_of(name) in LINES and not cut_anywhere(file)):
+        return [Piece(name, 0, None, total)]  # what is compressed can be read from the beginning alone
+    if kind_of(name) in LINES:
+        bounds = [*range(0, total, size), total]
+    else:
+        bounds, filled, number = [0], 0, 0
+        try:
+            for number, bytes_here in enumerate(units(file)):
+                if filled and filled + bytes_here > size:
+                    bounds.append(number)
+                    filled = 0
+                filled += bytes_here
+        except (OSError, ValueError):  # broken from here on: whoever reads the last piece sets that aside
+            pass
+        bounds.append(number + 1)
+    share = total // (len(bounds) - 1)
+    pieces = [Piece(name, start, stop, share) for start, stop in itertools.pairwise(bounds)]
+    return [*pieces[:-1], pieces[-1]._replace(stop=None)]
+
+
+def units(file: Path) -> Iterator[int]:
+    """Bytes of each record batch or row group."""
+    if kind_of(file.name) in ARROW:
+        yield from (batch.bytes if isinstance(batch, Lost) else batch.nbytes for batch in arrow_batches(file))
+        return
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file) as table:
+        yield from (table.metadata.row_group(i).total_byte_size for i in range(table.num_row_groups))
+
+
+def key(shard: list[Piece], fingerprints: dict[str, str], rules: dict) -> str:
+    """The name of a shard's result: another input or another rule gives another name, and the old result is not found."""
+    told = [[*piece[:3], fingerprints[piece.file]] for piece in shard]
+    return hashlib.blake2b(json.dumps([told, rules], sort_keys=True, default=str).encode(), digest_size=10).hexdigest()
+
+
+# ---- what is done with them
 
 
 class Task(NamedTuple):
@@ -39,6 +114,7 @@ class Task(NamedTuple):
 
 class Row(NamedTuple):
     piece: int
+    source: str
     line: int
     text: str
 
@@ -53,7 +129,6 @@ def refine_shard(task: Task) -> dict:
     done = Path(f"{task.out}.json")
     if summary := files.read_record(done):
         return summary
-    exam = stems_of(task.stems)
     work = Work(task)
     waiting: list[Row] = []
     size = 0
@@ -61,9 +136,10 @@ def refine_shard(task: Task) -> dict:
         waiting.append(row)
         size += len(row.text)
         if size > BATCH:
-            refine_batch(waiting, task, work, exam)
+            work.refine(waiting)
             waiting, size = [], 0
-    refine_batch(waiting, task, work, exam)
+    if waiting:
+        work.refine(waiting)
     summary = work.finish()
     files.write_json(done, summary)
     return summary
@@ -73,19 +149,13 @@ class Work:
     """The open files and counts of a shard that is being refined."""
 
     def __init__(self, task: Task) -> None:
-        self.task = task
-        self.read: list[int] = []  # lines of each piece, so that later pieces of its file know their first line
-        self.records = self.characters = self.bytes = 0
-        self.reasons: Counter = Counter()
-        self.fields: Counter = Counter()  # of records without a text
-        self.lost = [0, 0]  # records, as far as a format tells, and bytes
+        self.task, self.tally = task, Tally(task.rejected_most)
+        self.lines: list[int] = []  # of each piece, so that later pieces of its file know their first line
         self.removed: Counter = Counter()
         self.parts: list[int] = []
-        self.rejected: list[bytes] = []
         self.open_part()
 
     def open_part(self) -> None:
-        self.kept: list[bytes] = []
         self.keys: list[np.ndarray] = []
         self.places: list[tuple[int, int]] = []
         self.chosen: list[tuple[int, int]] = []
@@ -99,30 +169,35 @@ class Work:
             raw: Raw | None = None
             columns = ["text"] if kind_of(piece.file) in TEXTS else self.task.columns
             for raw in read_raw(root / piece.file, root, piece.start, piece.stop):
-                self.records += 1
-                found = None if raw.problem else text_of(raw.value, columns)
-                problem = raw.problem or ("missing_field" if found is None else "too_long" if len(found) > TEXT_MOST else "")
-                if raw.lost:
-                    self.lost = [self.lost[0] + raw.lost.records, self.lost[1] + raw.lost.bytes]
-                if problem == "missing_field":
-                    self.fields[", ".join(list(raw.value)[:20])] += 1
-                if problem or found is None:
-                    self.reject(problem, number, raw.line, raw.value if found is None else found)
-                    continue
-                yield Row(number, raw.line, found)
-            self.read.append(raw.line if raw else 0)
+                self.tally.read += 1
+                found = None if raw.problem else joined_columns(raw.value, columns)
+                if found is None:
+                    self.tally.reject(raw.problem or "missing_field", raw, piece=number)
+                elif len(found) > TEXT_MOST:
+                    self.tally.reject("too_long", raw._replace(value=found), piece=number)
+                else:
+                    yield Row(number, raw.source, raw.line, found)
+            self.lines.append(raw.line if raw else 0)
 
-    def reject(self, reason: str, piece: int, line: int, record: object) -> None:
-        self.reasons[reason] += 1
-        if self.reasons[reason] <= self.task.rejected_most:
-            row = {
-                "reason": reason,
-                "source": printable(self.task.pieces[piece].file),
-                "line": line,
-                "record": shown(record),
-                "piece": piece,
-            }
-            self.rejected.append(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n")
+    def refine(self, rows: list[Row]) -> None:
+        """Clean and measure texts together, judge each, and keep or set it aside."""
+        cleaned = clean_all([row.text for row in rows], self.removed)
+        measured = batch.measure(cleaned)
+        exam = stems_of(self.task.stems)
+        repeated, suspects = batch.repeated_words(measured), exam.suspects(measured)
+        columns = (measured.hangul, measured.letters, measured.kana, measured.tokens, repeated, measured.sales)
+        keys = np.concatenate([measured.exact[None], batch.signatures(measured)])
+        for i, (row, found, *counts) in enumerate(zip(rows, cleaned, *(values.tolist() for values in columns), strict=True)):
+            keep, reason = text.judge(found, self.task.min_length, text.Counts(*counts))
+            if keep and suspects[i] and exam.stands_in(found):
+                keep, reason = False, "exam_leak"
+            if keep:
+                self.keep(row, found, keys[:, i])
+            else:
+                self.tally.reject(reason, Raw(row.source, row.line, row.text, None), piece=row.piece)
+        if self.part_bytes > PART:
+            self.close_part()
+            self.open_part()
 
     def keep(self, row: Row, cleaned: str, keys: np.ndarray) -> None:
         encoded = orjson.dumps(cleaned)
@@ -132,7 +207,7 @@ class Work:
         self.file.writelines((b'{"text": ', encoded, b"}\n"))
         self.places.append((row.piece, row.line))
         self.keys.append(keys)
-        self.characters += len(cleaned)
+        self.tally.keep(len(cleaned))
         self.part_bytes += len(encoded) + 11
 
     def close_part(self) -> None:
@@ -157,47 +232,12 @@ class Work:
             self.file.close()
             os.unlink(self.file.name)
         with open(f"{self.task.out}.rejected.jsonl.partial", "wb") as file:
-            file.writelines(self.rejected)
+            file.write(self.tally.set_aside())
             put(file, f"{self.task.out}.rejected.jsonl")
-        return {
-            "lines": self.read,
-            "read": self.records,
-            "parts": self.parts,
-            "characters": self.characters,
-            "rejected": dict(self.reasons),
-            "fields": dict(self.fields.most_common(20)),
-            "lost": self.lost,
-            "removed": dict(self.removed),
-        }
+        return self.tally.counts() | {"lines": self.lines, "parts": self.parts, "removed": dict(self.removed)}
 
 
-def refine_batch(rows: list[Row], task: Task, work: Work, exam: ExamStems) -> None:
-    """Clean and measure texts together, judge each, and keep or set it aside."""
-    if not rows:
-        return
-    cleaned = clean_all([row.text for row in rows], work.removed)
-    measured = batch.measure(cleaned)
-    repeated, suspects = batch.repeated_words(measured), exam.suspects(measured)
-    columns = (measured.hangul, measured.letters, measured.kana, measured.tokens, repeated, measured.sales)
-    counts = zip(*(values.tolist() for values in columns), strict=True)
-    kept = []
-    for i, (row, cleaned_text, count) in enumerate(zip(rows, cleaned, counts, strict=True)):
-        keep, reason = text.judge(cleaned_text, task.min_length, text.Counts(*count))
-        if keep and suspects[i] and exam.stands_in(cleaned_text):
-            keep, reason = False, "exam_leak"
-        if keep:
-            kept.append(i)
-        else:
-            work.reject(reason, row.piece, row.line, row.text)
-    keys = np.concatenate([measured.exact[None], batch.signatures(measured)])
-    for i in kept:
-        work.keep(rows[i], cleaned[i], keys[:, i])
-    if work.part_bytes > PART:
-        work.close_part()
-        work.open_part()
-
-
-def text_of(record: dict, columns: list[str]) -> str | None:
+def joined_columns(record: dict, columns: list[str]) -> str | None:
     """The texts of a record's columns, apart by an empty line; None where it has none of them."""
     found = [record[name] for name in columns if isinstance(record.get(name), str)]
     return "\n\n".join(found) if found else None

@@ -1,6 +1,8 @@
 """make data with a stub in place of the hub: what is written, what a second run does, and a fetch that breaks off."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -111,6 +113,21 @@ def test_a_set_of_unknown_name(tmp_path, hub):
     assert result.exit_code == 1
     assert "nothing" in result.output
     assert "namuwiki" in result.output
+
+
+def test_a_second_fetch_into_one_folder_is_told_who_holds_it(tmp_path, hub):
+    hold = (
+        "import sys; from pathlib import Path; from kmlite.files import lock\n"
+        f"with lock(Path({str(tmp_path)!r}), 'data'): print(1, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=paths.ROOT) as other:
+        other.stdout.readline()
+        result = run(tmp_path, "--sets", "wikipedia")
+        other.stdin.close()
+    assert result.exit_code == 1
+    assert f"another run writes in {tmp_path}: data, process {other.pid}" in result.output.replace("\n", " ")
+    assert hub.asked == [] and not (tmp_path / WIKIPEDIA).exists()
+    assert run(tmp_path, "--sets", "wikipedia").exit_code == 0
 
 
 LETTERS = dict(zip("ABCDE", "가나다라마", strict=True))

@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from kmlite import paths, records
-from kmlite.refine import engine, readers, shards
+from kmlite.refine import engine, readers, worker
 from kmlite.refine.cleaning import clean
 from kmlite.refine.text import judge
 from recipes import refine
@@ -87,7 +87,7 @@ def as_parquet(path, table):
 def test_a_file_in_pieces_gives_each_record_once_and_in_order(tmp_path, name, write, size):
     table = rows(100)
     write(tmp_path / name, table)
-    pieces = shards.cut(tmp_path / name, tmp_path, size)
+    pieces = worker.cut(tmp_path / name, tmp_path, size)
     assert (len(pieces) > 1) == (size < 10_000)
     found = [raw.value for piece in pieces for raw in readers.read_raw(tmp_path / name, tmp_path, piece.start, piece.stop)]
     assert found == table
@@ -98,7 +98,7 @@ def test_lines_of_any_length_at_any_bound(tmp_path, end):
     lines = [json.dumps({"n": i, "x": "가" * (i % 9)}, ensure_ascii=False).encode() for i in range(60)]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines) + end)
     for size in range(1, 90):
-        pieces = shards.cut(tmp_path / "a.jsonl", tmp_path, size)
+        pieces = worker.cut(tmp_path / "a.jsonl", tmp_path, size)
         found = [raw.value["n"] for p in pieces for raw in readers.read_raw(tmp_path / "a.jsonl", tmp_path, p.start, p.stop)]
         assert found == list(range(60)), size
 
@@ -108,7 +108,7 @@ def test_small_files_share_a_shard_and_keep_their_order(tmp_path):
         write_jsonl(tmp_path / f"{i}.jsonl", rows(3))
     files = readers.raw_files(tmp_path)
     size = files[0].stat().st_size
-    planned = shards.plan(files, tmp_path, size * 4)
+    planned = worker.plan_shards(files, tmp_path, size * 4)
     assert [len(shard) for shard in planned] == [4, 4, 2]
     assert [piece.file for shard in planned for piece in shard] == [f"{i}.jsonl" for i in range(10)]
 

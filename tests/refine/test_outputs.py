@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from kmlite import files, paths
+from kmlite.refine import outputs
 from recipes import refine
 
 QUESTION = {"question": "금기인 약물은?", "A": "가", "B": "나", "C": "다", "D": "라", "E": "마", "answer": 2}
@@ -91,6 +94,33 @@ def test_a_second_run_on_one_folder_is_told_who_holds_it(tmp_path, raw):
     assert f"process {other.pid}" in result.output
     assert not (refined / ".partial").exists()
     assert run(raw, refined).exit_code == 0
+
+
+@pytest.mark.parametrize(("free", "code"), [(2 * 3000 - 1, 1), (2 * 3000, 0)])
+def test_a_disk_too_small_is_refused_before_anything_is_written(tmp_path, raw, monkeypatch, free, code):
+    [file] = (raw / paths.RAW_EXAM).iterdir()
+    file.write_text(file.read_text(encoding="utf-8") + " " * (3000 - file.stat().st_size), encoding="utf-8")
+    monkeypatch.setattr("kmlite.files.shutil.disk_usage", lambda place: SimpleNamespace(free=free))
+    result = run(raw, tmp_path / "refined")
+    assert result.exit_code == code
+    if code:
+        said = " ".join(result.output.split())
+        assert f"{tmp_path / 'refined'} has room for 5,999 bytes, and refine needs up to 6,000 there" in said
+        assert "make refine REFINED=…" in said
+        assert everything(tmp_path / "refined").keys() <= {".lock"}
+
+
+def test_what_is_compressed_needs_more_room_and_what_an_unfinished_run_wrote_needs_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("kmlite.files.shutil.disk_usage", lambda place: SimpleNamespace(free=1999))
+    for name in ("a.jsonl", "a.jsonl.gz", "a.parquet"):
+        (tmp_path / name).write_bytes(b"1" * 1000)
+    partial = tmp_path / "refined" / ".partial"
+    for name, need in (("a.jsonl", 2000), ("a.jsonl.gz", 6000), ("a.parquet", 6000)):
+        with pytest.raises(click.ClickException, match=f"needs up to {need:,} there"):
+            outputs.check_room(tmp_path / "refined", partial, [tmp_path / name])
+    (partial / "shards").mkdir(parents=True)
+    (partial / "shards" / "1.0.jsonl").write_bytes(b"1" * 1000)
+    outputs.check_room(tmp_path / "refined", partial, [tmp_path / "a.jsonl"])
 
 
 # ---- what is said
