@@ -86,7 +86,7 @@ def measured(asked: dict, model: Path, refined: Path) -> dict:
     if asked["way"] != "plain":
         from kmlite.models.loading import fast_model
 
-        fast_model()  # before transformers
+        fast_model()  # before trl
     from kmlite.training import trainer
 
     shape, gpu = memory.shape_of(model), torch.cuda.is_available()

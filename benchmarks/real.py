@@ -177,7 +177,9 @@ def extension(study, count: int, exam_share: float):
         for name in ("tokenizer_config.json", "config.json"):
             (cache.with_suffix(".partial")).mkdir(parents=True, exist_ok=True)
             (cache.with_suffix(".partial") / name).write_bytes((study.base / name).read_bytes())
-        vocabulary.extend_tokenizer(study.base, cache.with_suffix(".partial"), merges)
+        extended = json.loads((study.base / "tokenizer.json").read_text())
+        vocabulary.extend_tokenizer(extended, merges)
+        (cache.with_suffix(".partial") / "tokenizer.json").write_text(json.dumps(extended, ensure_ascii=False))
         (cache.with_suffix(".partial") / "merges.json").write_text(json.dumps([list(m) for m in merges]))
         cache.with_suffix(".partial").rename(cache)
     merges = [vocabulary.Merge(*m) for m in json.loads((cache / "merges.json").read_text())]

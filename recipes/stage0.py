@@ -15,11 +15,11 @@ import click
 
 from kmlite import paths
 from kmlite.cli import console, counted, recipe, setting
-from kmlite.models.loading import EMBEDDINGS
 from kmlite.training.settings import TrainingSettings
 
 NO_REPLAY = "none: English may be forgotten; make data fetches some for RAW/03_replay"
 DOMAIN_SHARE = 0.5  # of exam train and dictionary in the words that choose new tokens
+EMBEDDINGS = ("auto", "new", "all", "none")
 
 
 @dataclass(frozen=True)

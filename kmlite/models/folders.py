@@ -116,6 +116,15 @@ def again(folder: Path) -> str:
     return f"Fetch or copy it anew, for example: .venv/bin/hf download google/medgemma-4b-it --local-dir {shlex.quote(str(folder))}"
 
 
+@contextlib.contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """What transformers refuses in a file of a model folder, in a sentence: it must not be asked before Unsloth is there, so by `check`."""
+    try:
+        yield
+    except Exception as error:  # each of its validations raises a kind of its own
+        raise click.ClickException(f"{file} can't be used: {str(error)[:200]}.\n  {again(file.parent)}") from error
+
+
 def check_config(folder: Path) -> dict:
     """config.json, of a plain Gemma 3 and with nothing in it, or beside it, that leads elsewhere."""
     beside = (folder / ADAPTER).exists()
@@ -191,19 +200,18 @@ def check_tokenizer(folder: Path, config: dict, rows: int) -> None:
         raise click.ClickException(
             f"{file} has {len(vocabulary):,} ids and the embedding {rows:,} rows: the tokenizer is of another model."
         )
-    for key, token in ids_of(config):
-        said = config.get(key, (config.get("text_config") or {}).get(key))
-        if said is not None and vocabulary[token] not in (said if isinstance(said, list) else [said]):
-            raise click.ClickException(f"{file} has {token} at {vocabulary[token]}, config.json says {key}={said}.")
-
-
-def ids_of(config: dict) -> list[tuple[str, str]]:
-    """(key of config.json, token that it must name)."""
-    out = [("bos_token_id", "<bos>"), ("pad_token_id", "<pad>")]
+    named = {"bos_token_id": "<bos>", "pad_token_id": "<pad>"}
     if config["model_type"] == "gemma3":
-        out += [(f"image_token_{end}", IMAGE) for end in ("id", "index")]
-        out += [(f"{side}_token_index", f"<{name}_of_image>") for side, name in (("boi", "start"), ("eoi", "end"))]
-    return out
+        named |= {
+            "image_token_id": IMAGE,
+            "image_token_index": IMAGE,
+            "boi_token_index": "<start_of_image>",
+            "eoi_token_index": "<end_of_image>",
+        }
+    for key, token in named.items():
+        said = config.get(key, (config.get("text_config") or {}).get(key))
+        if said is not None and vocabulary.get(token) not in (said if isinstance(said, list) else [said]):
+            raise click.ClickException(f"{file} has {token} at {vocabulary.get(token)}, config.json says {key}={said}.")
 
 
 def check_template(folder: Path) -> None:
@@ -240,7 +248,8 @@ def names_and_template(folder: Path) -> tuple[dict[str, str], str]:
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():
             settings |= weights.parsed(folder / name)
-    names = {key: value["content"] if isinstance(value, dict) else value for key, value in settings.items() if key.endswith("_token")}
+    tokens = {key: value for key, value in settings.items() if key.endswith("_token")}
+    names = {key: value.get("content") if isinstance(value, dict) else value for key, value in tokens.items()}
     file = folder / "chat_template.jinja"
     if file.is_file():
         if kind := weights.other_kind(file.read_bytes()[:8].replace(b"<", b"")):

@@ -18,6 +18,7 @@ from unittest import mock
 import click
 
 from kmlite.files import fingerprint, put_in_place
+from kmlite.models.folders import readable
 from kmlite.models.memory import LOSS_BUDGET, shape_of
 from kmlite.models.new_rows import beside
 
@@ -27,11 +28,10 @@ TEXT_PROJECTIONS = (
     r"^(?!.*(vision_tower|multi_modal)).*layers\.\d+\.(self_attn|mlp)\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)$"
 )
 
+BESIDE = 4 << 30  # bytes beside the weights to evaluate: the logits of a batch, keys and values, CUDA itself
 LARGE = 100 << 20  # bytes of a model from which bfloat16 can pay on a CPU
 FAST = 1.3  # times as fast as float32, from which it does: casts and norms cost a part of the gain
 PRECISIONS = ("auto", "4bit", "8bit", "16bit")
-EMBEDDINGS = ("auto", "new", "all", "none")
-CHECKPOINTING = ("auto", "on", "off")
 TOKENIZERS: dict[str, Any] = {}  # those read so far, by the fingerprint of their files
 
 
@@ -125,16 +125,12 @@ def computing(model):
     return torch.autocast("cpu", torch.bfloat16, enabled=not on_gpu() and compute_dtype(model) == torch.bfloat16)
 
 
-BESIDE = 4 << 30  # bytes beside the weights to evaluate: the logits of a batch, keys and values, CUDA itself
-
-
 def pick_precision(precision: str, folder: Path) -> str:
     """Resolve "auto" to evaluate a model in: 16-bit where its weights and BESIDE fit into the free GPU memory, else 4-bit."""
     if precision != "auto" or not on_gpu():
         return "16bit" if precision == "auto" else precision
     import torch
 
-    fast_model()  # before transformers, which shape_of asks
     need = 2 * shape_of(folder).parameters + BESIDE
     return "16bit" if torch.cuda.mem_get_info()[0] >= need else "4bit"
 
@@ -154,12 +150,15 @@ def load(folder: Path, precision: str, length: int, recompute: bool = False):
         recompute: activations in the backward pass, for memory; only where the model is to be trained.
     """
     unsloth = fast_model()  # before transformers
-    dtype = None if on_gpu() else cpu_dtype(folder, precision)
+    from transformers import AutoConfig
+
+    with readable(folder / "config.json"):
+        AutoConfig.from_pretrained(folder, local_files_only=True)
     with quiet(), contextlib.nullcontext() if on_gpu() else reading_no_tokenizer(load_tokenizer(folder), length):
         model, processor = unsloth.from_pretrained(
             model_name=str(folder),
             max_seq_length=length,
-            dtype=dtype,
+            dtype=None if on_gpu() else cpu_dtype(folder, precision),
             load_in_4bit=precision == "4bit",
             load_in_8bit=precision == "8bit",
             load_in_16bit=precision == "16bit",
@@ -222,7 +221,9 @@ def load_tokenizer(folder: Path):
 
         if len(TOKENIZERS) == 4:  # a base and what was made of it
             del TOKENIZERS[next(iter(TOKENIZERS))]
-        TOKENIZERS[state] = with_one_bos(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        with readable(folder / "tokenizer_config.json"):
+            read = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        TOKENIZERS[state] = with_one_bos(read)
     return TOKENIZERS[state]
 
 

@@ -9,8 +9,10 @@ import itertools
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from kmlite.files import read_json
+from kmlite.models import weights
 from kmlite.training.loss import CHUNK, MANY, TILE
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ class Shape:
     head_dim: int
     intermediate: int
     rows: int
-    kept: int
+    kept: int = 0
 
     @property
     def projections(self) -> list[tuple[int, int]]:
@@ -76,23 +78,14 @@ MEDGEMMA = Shape(2560, 34, 8, 4, 256, 10240, 262_208, 416_866_032 + 2_950_272 + 
 
 
 def shape_of(folder: Path) -> Shape:
-    """The shape of a model folder, from its config.json and the headers of its safetensors files.
-
-    No class of transformers is asked for: one that was looked up before Unsloth's first load on a GPU stays as it was, and the
-    forward that Unsloth writes anew, with the fused loss, is never used (see kmlite.model.load).
-    """
-    from safetensors import safe_open
-    from transformers import AutoConfig
-
-    text = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
-    whole = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="np") as file:
-            # a tied head may be stored beside the embedding
-            names = [name for name in file.keys() if not name.endswith("lm_head.weight")]  # noqa: SIM118
-            whole += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
-    sizes = (text.hidden_size, text.num_hidden_layers, text.num_attention_heads, text.num_key_value_heads, text.head_dim)
-    bare = Shape(*sizes, text.intermediate_size, text.vocab_size, 0)
+    """The shape of a model folder that was checked, from its config.json and the headers of its weights."""
+    config = read_json(folder / "config.json")
+    has = weights.numbers(config.get("text_config") or config, weights.TEXT, "config.json")
+    names = "hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size vocab_size"
+    sizes = [has[name] for name in names.split()]
+    bare = Shape(*sizes)
+    # a tied head may be stored beside the embedding
+    whole = sum(math.prod(tensor.shape) for tensor in weights.headers(folder) if not tensor.name.endswith("lm_head.weight"))
     return replace(bare, kept=whole - bare.parameters)
 
 
@@ -147,7 +140,6 @@ def parts(
     """
     hidden, tokens = shape.hidden, batch * length
     wide = 2 if gpu or half else 4  # bytes of a weight that is not quantised
-    adam = 8
     lora = lora_parameters(shape, rank)
     quantised = 4 * shape.layers * sum(b for _, b in shape.projections) if precision == "8bit" and gpu else 0
     each = PRECISION_BYTES[precision] if precision == "4bit" or gpu else wide
@@ -155,13 +147,13 @@ def parts(
         "weights": round(shape.linear * each) + quantised,
         "embedding": shape.rows * hidden * wide,
         "vision tower and norms": shape.kept * wide,
-        "LoRA, gradients, optimizer": lora * (4 + 4 + (2 if gpu else adam)),  # two moments: 8 bits each on a GPU
+        "LoRA, gradients, optimizer": lora * (4 + 4 + (2 if gpu else 8)),  # two moments: 8 bits each on a GPU
     }
     matrix = shape.rows * hidden
     if embeddings == "new" and new_rows:
-        out["new rows, gradients, optimizer"] = new_rows * hidden * (4 + 4 + adam)
+        out["new rows, gradients, optimizer"] = new_rows * hidden * (4 + 4 + 8)
     elif embeddings == "all":
-        out["trained embedding, gradient, optimizer"] = matrix * (4 + 4 + adam)
+        out["trained embedding, gradient, optimizer"] = matrix * (4 + 4 + 8)
         out["copies of the embedding for a moment"] = 2 * matrix * wide
     inputs = tokens * hidden * wide  # of a decoder layer
     out["activations"] = layer_bytes(shape, tokens, precision, dropout, recompute, gpu, wide)
@@ -218,17 +210,14 @@ def choose(shape: Shape, room: float, settings: "TrainingSettings", *, embedding
     while batches[-1] > 1 and batches[-1] % 2 == 0:
         batches.append(batches[-1] // 2)
     for mode, precision, batch in itertools.product(modes, precisions, batches):
-        found = parts(
-            shape,
-            precision=precision,
-            rank=settings.rank,
-            batch=batch,
-            length=settings.length,
-            embeddings=mode,
-            new_rows=new_rows,
-            dropout=settings.dropout,
-            recompute=settings.checkpointing != "off",
-        )
+        size: dict[str, Any] = {
+            "precision": precision,
+            "rank": settings.rank,
+            "batch": batch,
+            "length": settings.length,
+            "dropout": settings.dropout,
+        }
+        found = parts(shape, **size, embeddings=mode, new_rows=new_rows, recompute=settings.checkpointing != "off")
         reduced = []
         if mode != modes[0]:
             reduced.append("new tokens")

@@ -1,17 +1,16 @@
 """How the embedding rows of new tokens start: fitted to the old BPE's own merges, then trained to predict what the old pieces would."""
 
+import json
 import random
 from collections import Counter
 from collections.abc import Iterable
-from itertools import islice, pairwise
+from itertools import islice
 
-from kmlite.models.vocabulary import HANGUL, HANGUL_NO_SPACE, Merge, join, old_merges
+from kmlite.models.vocabulary import HANGUL, HANGUL_NO_SPACE, Merge, extend_tokenizer, old_merges
 from kmlite.progress import progress
 
 LEFT, RIGHT = 10, 5  # tokens around a new one in a snippet
-SNIPPET_TOKENS = (
-    20  # for each new token: a snippet of its own (16 at the most), and what is left for second and fourth ones; measured with 14
-)
+SNIPPET_TOKENS = 20  # for each new token: a snippet of its own (16 at the most), and what is left for further ones; measured with 14
 TEXTS, CHARACTERS, SHARE = 6000, 400, 0.15  # texts looked through, of each so much; share of the positions that choose the step to stop at
 STEPS, POSITIONS = 300, 512  # of Adam, at so many positions each
 
@@ -101,14 +100,11 @@ def trained_rows(model, tokenizer, merges: list[Merge], texts: Iterable[str]):
 
 def encoded(tokenizer, merges: list[Merge], texts: list[str]) -> list[list[str]]:
     """The texts as the extended BPE will split them."""
-    ranks = {(merge.left, merge.right): rank for rank, merge in enumerate(merges)}
-    out = []
-    for found in tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False):
-        pieces = found.tokens
-        while pair := min((pair for pair in pairwise(pieces) if pair in ranks), key=ranks.__getitem__, default=None):
-            pieces = join(pieces, pair, pair[0] + pair[1])
-        out.append(pieces)
-    return out
+    from tokenizers import Tokenizer
+
+    data = json.loads(tokenizer.backend_tokenizer.to_str())
+    extend_tokenizer(data, merges)
+    return [found.tokens for found in Tokenizer.from_str(json.dumps(data)).encode_batch(texts, add_special_tokens=False)]
 
 
 def chosen_snippets(tokenizer, merges: list[Merge], texts: Iterable[str]) -> list[list[str]]:
@@ -154,11 +150,9 @@ def remembered(model, tokenizer, merges: list[Merge], snippets: list[list[str]],
         for first in range(0, len(snippets), batch):
             part = snippets[first : first + batch]
             ids = [[tokenizer.bos_token_id, *(vocab[p] for token in snippet for p in pieces[token])] for snippet in part]
-            longest = max(map(len, ids))
-            padded = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in ids], device=model.device)
-            mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=model.device)
+            padded = tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(model.device)
             with states_for_logits(model):
-                states = model(input_ids=padded, attention_mask=mask, use_cache=False).logits
+                states = model(**padded, use_cache=False).logits
             for row, snippet in enumerate(part):
                 at = [0]
                 for token in snippet[:-1]:

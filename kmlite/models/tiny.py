@@ -89,26 +89,21 @@ def write_tokenizer(folder: Path, texts: Iterable[str], pieces: int) -> int:
     tokenizer.save(str(folder / "tokenizer.json"))
     named = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
     image = {"boi_token": IMAGE[0], "eoi_token": IMAGE[1], "image_token": IMAGE_SOFT}
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            **named,
-            **image,
-            "extra_special_tokens": image,
-            "add_bos_token": True,
-            "add_eos_token": False,
-            "clean_up_tokenization_spaces": False,
-            "processor_class": "Gemma3Processor",
-            "tokenizer_class": "GemmaTokenizer",
-        },
-    )
+    switches = {"add_bos_token": True, "add_eos_token": False, "clean_up_tokenization_spaces": False}
+    classes = {"processor_class": "Gemma3Processor", "tokenizer_class": "GemmaTokenizer"}
+    write_json(folder / "tokenizer_config.json", {**named, **image, "extra_special_tokens": image, **switches, **classes})
     write_text(folder / "chat_template.jinja", CHAT_TEMPLATE)
     return tokenizer.get_vocab_size()
 
 
-def text_config(rows: int, hidden: int, layers: int) -> dict:
-    return {
-        "vocab_size": rows,
+def new_model(tokens: int, hidden: int, layers: int, text_only: bool, seed: int):
+    """Random weights in float32; rows to a multiple of 64 above the number of tokens."""
+    import torch
+    from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3TextConfig
+
+    torch.manual_seed(seed)
+    text = {
+        "vocab_size": -(-(tokens + 1) // 64) * 64,
         "hidden_size": hidden,
         "intermediate_size": 4 * hidden,
         "num_hidden_layers": layers,
@@ -125,29 +120,12 @@ def text_config(rows: int, hidden: int, layers: int) -> dict:
         "tie_word_embeddings": True,
         "initializer_range": 0.02,
     }
-
-
-def new_model(tokens: int, hidden: int, layers: int, text_only: bool, seed: int):
-    """Random weights in float32; rows to a multiple of 64 above the number of tokens."""
-    import torch
-    from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3TextConfig
-
-    torch.manual_seed(seed)
-    text = text_config(rows=-(-(tokens + 1) // 64) * 64, hidden=hidden, layers=layers)
     if text_only:
         return Gemma3ForCausalLM(Gemma3TextConfig(**text))
-    vision = {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 56,
-        "patch_size": 14,
-        "vision_use_head": False,
-    }
+    vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = Gemma3Config(
         text_config=text,
-        vision_config=vision,
+        vision_config={**vision, "image_size": 56, "patch_size": 14, "vision_use_head": False},
         mm_tokens_per_image=4,
         boi_token_index=tokens - 3,
         eoi_token_index=tokens - 2,
@@ -239,8 +217,9 @@ def build(
 
     logging.disable_progress_bar()
     partial = folder.with_name(folder.name + ".partial")
-    chat = [prompts_and_answer for turn in turns for prompts_and_answer in turn]
-    tokens = write_tokenizer(partial, [*texts, *chat, prompts.SHORT, prompts.REASONED, "user\nmodel\n"], pieces)
+    tokens = write_tokenizer(
+        partial, [*texts, *(said for turn in turns for said in turn), prompts.SHORT, prompts.REASONED, "user\nmodel\n"], pieces
+    )
     tokenizer = AutoTokenizer.from_pretrained(partial)
     model = new_model(tokens, hidden, layers, text_only, seed)
     loss = warm_up(model, tokenizer, texts, turns, steps=steps, seed=seed) if steps else None

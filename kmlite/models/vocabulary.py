@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kmlite import paths
-from kmlite.files import put_in_place, read_json, write_json
+from kmlite.files import put_in_place, read_json, write_json, write_text
 from kmlite.models.folders import copy_side_files
 from kmlite.progress import progress
 
@@ -77,11 +77,6 @@ class Decision(NamedTuple):
     because: str
 
 
-def tokens_needed(rise: float) -> float:
-    """Tokens of text that each new row needs, where Korean costs `rise` more bits per character right after extension."""
-    return TOKENS_PER_ROW * max(0.0, rise) / RISE
-
-
 def affordable(tokens: float) -> Decision:
     """As many new tokens as `tokens` tokens of training text can teach, before anything is measured; 0 where that is under LEAST."""
     rows = min(MOST, int(tokens / TOKENS_PER_ROW))
@@ -102,7 +97,7 @@ def worth_it(count: int, tokens: float, found: dict[str, tuple[float, float]]) -
     if max((saved for saved, _ in found.values()), default=0.0) < WORTH:
         return Decision(0, f"{count:,} would save {saves}, less than {WORTH:.0%} of either: none are added")
     rise = max(rise for _, rise in found.values())
-    has, needs = tokens / max(1, count), tokens_needed(rise)
+    has, needs = tokens / max(1, count), TOKENS_PER_ROW * max(0.0, rise) / RISE
     because = f"{count:,} save {saves}; {has:,.0f} tokens of text each, {needs:,.0f} needed after a rise of {rise:.1%}"
     return Decision(count, because) if has >= needs else Decision(0, because + ": none are added")
 
@@ -203,21 +198,18 @@ def join(pieces: list[str], pair: tuple[str, str], joined: str) -> list[str]:
     return out
 
 
-def extend_tokenizer(source: Path, target: Path, merges: list[Merge]) -> list[int]:
-    """Write `source`'s tokenizer.json with `merges` appended to `target`; returns the new ids, in the order of the merges."""
-    data = read_json(source / "tokenizer.json")
+def extend_tokenizer(data: dict, merges: list[Merge]) -> list[int]:
+    """Append `merges` to what a tokenizer.json holds; returns the new ids, in the order of the merges."""
     model = data["model"]
     # A token outside the BPE's own vocab (MedGemma's image token) loses its id once the vocab grows past it: put it in.
     for added in data["added_tokens"]:
         model["vocab"].setdefault(added["content"], added["id"])
-    first = max(model["vocab"].values()) + 1
+    ids = range(first := max(model["vocab"].values()) + 1, first + len(merges))
     as_pairs = not model["merges"] or isinstance(model["merges"][0], list)
-    for i, (left, right, _) in enumerate(merges):
-        model["vocab"][left + right] = first + i
+    for id, (left, right, _) in zip(ids, merges, strict=True):
+        model["vocab"][left + right] = id
         model["merges"].append([left, right] if as_pairs else f"{left} {right}")
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "tokenizer.json").write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
-    return list(range(first, first + len(merges)))
+    return list(ids)
 
 
 def old_merges(tokenizer) -> list[tuple[str, str]]:
@@ -239,7 +231,9 @@ def extend_model(base: Path, target: Path, merges: list[Merge], new_rows) -> lis
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     copy_side_files(base, partial, without={"tokenizer.json", "tokenizer.model", "added_tokens.json", paths.RECORD})
-    ids = extend_tokenizer(base, partial, merges)
+    tokenizer = read_json(base / "tokenizer.json")
+    ids = extend_tokenizer(tokenizer, merges)
+    write_text(partial / "tokenizer.json", json.dumps(tokenizer, ensure_ascii=False))
 
     for shard in sorted(base.glob("*.safetensors")):
         with safe_open(shard, framework="pt") as file:

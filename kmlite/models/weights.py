@@ -24,7 +24,8 @@ VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12
 # Names that older versions stored, as transformers 5 reads them (conversion_mapping.py: llava, LlavaModel, CLIPVisionModel).
 OLDER = [(r"^language_model\.lm_head\.", "lm_head."), (r"^language_model\.model\.", "language_model.")]
 OLDER += [(r"^vision_tower\.vision_model\.", "vision_tower.")]
-NOT_PARAMETERS = re.compile(r"\.(position_ids|rotary_emb\.inv_freq)$")  # buffers that old versions stored; computed anew
+# buffers that old versions stored, computed anew; and the tower's pooling head, which Gemma 3 does not use
+NOT_NEEDED = re.compile(r"\.(position_ids|rotary_emb\.inv_freq)$|(^|\.)vision_tower\.(vision_model\.)?head\.")
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -47,7 +48,7 @@ def check(folder: Path, config: dict) -> int:
     """
     stored: dict[str, Stored] = {}
     for tensor in headers(folder):
-        if NOT_PARAMETERS.search(tensor.name):
+        if NOT_NEEDED.search(tensor.name):
             continue
         if tensor.dtype not in FLOATS:
             raise click.ClickException(
@@ -184,9 +185,9 @@ def numbers(config: dict, defaults: dict[str, int], where: str) -> dict[str, int
 
 
 def shapes(config: dict) -> Shapes:
-    """The name and shape of every parameter of the class but the tied head, by config.json alone.
+    """The name and shape of every parameter of the class but the tied head and what is not needed, by config.json alone.
 
-    Held against the classes on torch's meta device by tests/models/test_weights.py.
+    Held against the classes on torch's meta device by tests/models/test_folders.py.
     """
     if config["model_type"] == "gemma3_text":
         return text_shapes(config)
@@ -219,7 +220,7 @@ def text_shapes(config: dict) -> Shapes:
 
 
 def vision_shapes(config: dict) -> Shapes:
-    """SiglipVisionModel; its pooling head, which Gemma 3 does not use, is there unless config.json says otherwise."""
+    """SiglipVisionModel without its pooling head."""
     has = numbers(config, VISION, "vision_config")
     hidden, inner, patch = has["hidden_size"], has["intermediate_size"], has["patch_size"]
 
@@ -233,14 +234,6 @@ def vision_shapes(config: dict) -> Shapes:
     out = both("embeddings.patch_embedding", hidden, has["num_channels"], patch, patch) | both("post_layernorm", hidden)
     out["embeddings.position_embedding.weight"] = ((has["image_size"] // patch) ** 2, hidden)
     out |= {f"encoder.layers.{n}.{name}": shape for n in range(has["num_hidden_layers"]) for name, shape in layer.items()}
-    if config.get("vision_use_head", True):
-        out |= {f"head.{name}": shape for name, shape in (both("layernorm", hidden) | mlp).items()}
-        out |= {
-            "head.probe": (1, 1, hidden),
-            "head.attention.in_proj_weight": (3 * hidden, hidden),
-            "head.attention.in_proj_bias": (3 * hidden,),
-        }
-        out |= {f"head.{name}": shape for name, shape in both("attention.out_proj", hidden, hidden).items()}
     return out
 
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmlite.cli import setting
-from kmlite.models.loading import CHECKPOINTING, PRECISIONS
+from kmlite.models.loading import PRECISIONS
 
 TRACKERS = ("none", "trackio", "tensorboard", "wandb")
+CHECKPOINTING = ("auto", "on", "off")
 OPTIMIZERS = ("auto", "adamw_8bit", "adamw_torch")
 
 

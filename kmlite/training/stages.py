@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -229,7 +230,6 @@ def fresh_fit(settings: TrainingSettings, base: Path, checkpoints: Path, embeddi
 
     from kmlite.models import loading
 
-    loading.fast_model()  # before transformers, which shape_of asks
     shape = memory.shape_of(base)
     need = sum(memory.disk(shape, settings.rank, new_rows=new_rows, extends=bool(new_rows)).values())
     free = shutil.disk_usage(checkpoints.parent).free
@@ -243,19 +243,15 @@ def fresh_fit(settings: TrainingSettings, base: Path, checkpoints: Path, embeddi
     precision = "16bit" if settings.precision == "auto" else settings.precision
     mode = "new" if embeddings == "auto" else embeddings
     recompute = loading.recomputes(settings.checkpointing)
-    parts = memory.parts(
-        shape,
-        precision=precision,
-        rank=settings.rank,
-        batch=settings.batch,
-        length=settings.length,
-        dropout=settings.dropout,
-        embeddings=mode,
-        new_rows=new_rows,
-        recompute=recompute,
-        gpu=False,
-        half=loading.cpu_dtype(base, precision) == torch.bfloat16,
-    )
+    size: dict[str, Any] = {
+        "precision": precision,
+        "rank": settings.rank,
+        "batch": settings.batch,
+        "length": settings.length,
+        "dropout": settings.dropout,
+    }
+    half = loading.cpu_dtype(base, precision) == torch.bfloat16
+    parts = memory.parts(shape, **size, embeddings=mode, new_rows=new_rows, recompute=recompute, gpu=False, half=half)
     return memory.Plan(precision, settings.batch, settings.accumulation, mode, settings.length, parts, [], True)
 
 

@@ -2,13 +2,15 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
+import click
 import pytest
 import torch
 
-from kmlite import prompts
+from kmlite import files, prompts
 from kmlite.evaluation import generation, scoring
-from kmlite.models import loading
+from kmlite.models import folders, loading
 from kmlite.training import examples, loss, trainer
 from recipes import stage2
 
@@ -69,3 +71,12 @@ def test_a_tokenizer_is_read_once_until_its_files_change(base, tmp_path):
     path = one / "tokenizer_config.json"
     path.write_text(path.read_text() + "\n")
     assert loading.load_tokenizer(one) is not first
+
+
+@pytest.mark.parametrize(("name", "values"), [("config.json", {"dtype": "x"}), ("tokenizer_config.json", {"extra_special_tokens": 5})])
+def test_what_transformers_refuses_in_a_foreign_folder_is_a_sentence(base, tmp_path, name, values):
+    folder = Path(shutil.copytree(base, tmp_path / "base"))
+    files.write_json(folder / name, files.read_json(folder / name) | values)
+    folders.check(folder)
+    with pytest.raises(click.ClickException, match=rf"{name} can't be used: "):
+        loading.load(folder, "16bit", 64)

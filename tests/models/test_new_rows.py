@@ -11,24 +11,24 @@ from kmlite.training import loss
 NEW = list(range(300, 340))
 
 
-def test_the_loss_in_pieces_is_the_loss_in_one(monkeypatch):
+@pytest.mark.parametrize("chunk", [loss.dense_chunk, loss.tiled_chunk])
+@pytest.mark.parametrize("trained", [0, 4])
+def test_the_loss_in_pieces_is_the_loss_in_one(monkeypatch, chunk, trained):
     for name, value in {"CHUNK": 3, "TILE": 16, "FAINT": 1e-12}.items():
         monkeypatch.setattr(loss, name, value)
     torch.manual_seed(0)
     matrix, states, rows = torch.randn(50, 8), torch.randn(10, 8), torch.randn(4, 8)
     targets, weights = torch.randint(50, (10,)), torch.rand(10)
     targets[:2] = torch.tensor([20, 23])  # of the trained rows, the first and the last
-    for mine in (None, rows):
-        ours, theirs = ([t.clone().requires_grad_() for t in (states, rows)] for _ in range(2))
-        found = loss.chunked_cross_entropy(ours[0], targets, weights, matrix, None if mine is None else ours[1], 20)
-        whole = matrix if mine is None else torch.cat([matrix[:20], theirs[1], matrix[24:]])
-        expected = (cross_entropy(theirs[0] @ whole.T, targets, reduction="none") * weights).sum()
-        (3 * found).backward()
-        (3 * expected).backward()
-        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-        assert torch.allclose(ours[0].grad, theirs[0].grad, atol=1e-5)
-        if mine is not None:
-            assert torch.allclose(ours[1].grad, theirs[1].grad, atol=1e-5)
+    ours, theirs = ([t.clone().requires_grad_() for t in (states, rows)] for _ in range(2))
+    found = loss.chunked_cross_entropy(ours[0], targets, weights, matrix, ours[1] if trained else None, 20, chunk)
+    whole = torch.cat([matrix[:20], theirs[1], matrix[24:]]) if trained else matrix
+    expected = (cross_entropy(theirs[0] @ whole.T, targets, reduction="none") * weights).sum()
+    for value in (found, expected):
+        (3 * value).backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.allclose(ours[0].grad, theirs[0].grad, atol=1e-5)
+    assert not trained or torch.allclose(ours[1].grad, theirs[1].grad, atol=1e-5)
 
 
 def test_the_tiled_loss_and_gradient_of_a_large_vocabulary_are_near_the_whole_ones():

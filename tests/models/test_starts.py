@@ -37,14 +37,6 @@ def test_rows_start_as_the_mean_of_two_pieces_where_there_is_nothing_to_fit_to(t
     assert starts.fitted_rows(old, tokenizer, merges)[0].equal((old[vocab[merges[0].left]] + old[vocab[merges[0].right]]) / 2)
 
 
-def test_texts_split_as_the_extended_tokenizer_splits_them(base, tokenizer, merges, texts, tmp_path):
-    vocabulary.extend_tokenizer(base, tmp_path, merges)
-    for name in ("tokenizer_config.json", "config.json"):
-        (tmp_path / name).write_bytes((base / name).read_bytes())
-    extended = loading.load_tokenizer(tmp_path)
-    assert starts.encoded(tokenizer, merges, texts[:40]) == [extended.tokenize(text) for text in texts[:40]]
-
-
 def test_what_is_remembered_is_what_the_model_says_behind_the_same_old_tokens(loaded, tokenizer, merges, texts):
     """Each position of a snippet against a forward pass over nothing but the old tokens before it."""
     snippets = starts.chosen_snippets(tokenizer, merges, texts)[:3]

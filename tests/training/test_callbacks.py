@@ -1,5 +1,6 @@
 """What watches a run: memory that is full, a request to stop, a loss that jumps, a disk without room; and what it counts."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -122,37 +123,29 @@ def test_no_room_for_a_checkpoint_stops_before_it_is_begun(base, few, tmp_path, 
     assert not list((tmp_path / paths.STAGES[1] / paths.CHECKPOINTS).glob("checkpoint-*"))
 
 
-def test_a_disk_too_small_for_the_stage_refuses_it_before_it_loads_a_model(base, few, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    said = stage(base, few, tmp_path, status=1)
-    assert "this stage writes up to 0.0 GB" in said
-    assert "before" not in said
+@pytest.mark.parametrize(
+    ("place", "name", "found", "said"),
+    [
+        (shutil, "disk_usage", SimpleNamespace(free=1000), "this stage writes up to 0.0 GB"),
+        (importlib.util, "find_spec", None, "trackio is not installed. Run: .venv/bin/pip install trackio"),
+    ],
+)
+def test_what_is_missing_is_said_before_a_model_is_loaded(base, few, tmp_path, monkeypatch, place, name, found, said):
+    monkeypatch.setattr(place, name, lambda _: found)
+    printed = stage(base, few, tmp_path, "--report-to", "trackio" if place is importlib.util else "none", status=1)
+    assert said in printed
+    assert "before" not in printed
 
 
-def test_a_tracker_that_is_not_installed_is_said_before_a_model_is_loaded(base, few, tmp_path, monkeypatch):
-    import importlib.util
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    said = stage(base, few, tmp_path, "--report-to", "trackio", status=1)
-    assert "trackio is not installed. Run: .venv/bin/pip install trackio" in said
-    assert "before" not in said
-
-
-def test_padding_and_useful_tokens_are_counted(undisturbed, base, few):
-    from transformers import AutoTokenizer
-
+def test_padding_and_useful_tokens_are_counted(undisturbed, tokenizer):
     found = trained(undisturbed)
     assert 0 < found["padding"] < 0.5
     assert found["tokens_per_second"] > 0
-    tokenizer = AutoTokenizer.from_pretrained(base)
     rows, _ = examples.conversation_rows(tokenizer, [("가", "나다라"), ("가나다", "라마바사아자차")], 64)
-    meter = callbacks.Meter(1)
-    batch = trainer.collate(rows, tokenizer, 1, False)
-    meter.note(rows, batch)
-    assert meter.useful == int(batch["attention_mask"].sum())
-    assert meter.tokens == batch["input_ids"].numel()
-    meter.note([{k: v for k, v in row.items() if k != "record"} for row in rows], batch)  # rows that only measure
-    assert meter.tokens == batch["input_ids"].numel()
+    meter, batch = callbacks.Meter(1), trainer.collate(rows, tokenizer, 1, False)
+    for noted in (rows, [{"input_ids": row["input_ids"]} for row in rows]):  # the second rows only measure
+        meter.note(noted, batch)
+        assert (meter.useful, meter.tokens) == (int(batch["attention_mask"].sum()), batch["input_ids"].numel())
 
 
 def test_the_log_is_thinned_to_means():

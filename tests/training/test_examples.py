@@ -27,12 +27,6 @@ def test_each_text_begins_with_bos_and_ends_with_eos(tokenizer):
     assert row[: len(first) + len(second) + 5] == [bos, *first, eos, bos, *second, eos, bos]
 
 
-def test_batches_of_texts_make_no_difference(tokenizer, monkeypatch):
-    whole = list(examples.packed(tokenizer, TEXTS, 16))
-    monkeypatch.setattr(examples, "BATCH", 1)
-    assert list(examples.packed(tokenizer, TEXTS, 16)) == whole
-
-
 def test_positions_begin_anew_with_each_text():
     assert examples.positions([2, 5, 6, 1, 2, 7, 1], bos=2) == [0, 1, 2, 3, 0, 1, 2]
     assert examples.positions([5, 6, 2, 7], bos=2) == [0, 1, 0, 1]

@@ -35,21 +35,15 @@ def test_the_loss_counts_the_answer_and_its_end_alone(tokenizer, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_prompt_is_a_prefix_of_the_training_text(tokenizer, case):
+def test_the_prompt_is_a_prefix_of_the_training_text_and_both_are_the_templates(tokenizer, case):
     prompt, answer = CASES[case]
     asked, _ = prompts.conversation_ids(tokenizer, prompt)
     whole, labels = prompts.conversation_ids(tokenizer, prompt, answer)
     assert whole[: len(asked)] == asked
     assert labels[len(asked)] == whole[len(asked)]  # the first counted token is the first that a model would write
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_the_ids_are_those_of_the_whole_text(tokenizer, case):
-    """Encoded apart, prompt and answer give what the rendered conversation gives."""
-    prompt, answer = CASES[case]
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    whole = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
-    assert [*prompts.conversation_ids(tokenizer, prompt, answer)[0], tokenizer.convert_tokens_to_ids("\n")] == list(whole)
+    rendered = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+    assert [*whole, tokenizer.convert_tokens_to_ids("\n")] == list(rendered)
 
 
 def test_reasoned_answer_has_the_designs_shape():
