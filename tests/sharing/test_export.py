@@ -361,7 +361,7 @@ def test_gguf_files_with_the_right_vocabulary(mine, refined, llama):
     to = mine / "export/stage2-gguf"
     assert {p.name for p in to.iterdir()} == {*FILES, "model-q4_k_m.gguf"}
     modelfile = (to / "Modelfile").read_text()
-    assert "FROM ./model-q4_k_m.gguf\n" in modelfile and f'TEMPLATE """{gguf.TEMPLATE}"""\n' in modelfile
+    assert "FROM ./model-q8_0.gguf\n" in modelfile and f'TEMPLATE """{gguf.TEMPLATE}"""\n' in modelfile
     assert "PARAMETER stop <end_of_turn>\nPARAMETER temperature 0\n" in modelfile and "SYSTEM" not in modelfile
     fields = GGUFReader(to / "model-q8_0.gguf").fields
     tokens = fields["tokenizer.ggml.tokens"].contents()
@@ -370,6 +370,20 @@ def test_gguf_files_with_the_right_vocabulary(mine, refined, llama):
     kinds = fields["tokenizer.ggml.token_type"].contents()
     assert [kinds[vocab[name]] for name in ("<mask>", "<unused7>", "<end_of_turn>")] == [gguf.CONTROL] * 3
     assert [kinds[vocab[name]] for name in ("[multimodal]", "\n", "▁▁")] == [gguf.USER_DEFINED] * 3
+
+
+@pytest.mark.parametrize(("alike", "taken"), [(("q4_k_m", "q8_0"), "q4_k_m"), (("q8_0",), "q8_0"), ((), "q8_0")])
+def test_the_modelfile_takes_the_smallest_file_that_answers_as_the_model(tmp_path, tokenizer, monkeypatch, alike, taken):
+    files_there = [tmp_path / f"model-{kind}.gguf" for kind in ("q4_k_m", "q8_0")]
+    monkeypatch.setattr(gguf, "write_vocabulary", lambda *_: None)
+    monkeypatch.setattr(gguf, "convert", lambda *_: (files_there, False))
+    monkeypatch.setattr(gguf, "find", lambda name: Path(name))
+    monkeypatch.setattr(gguf, "answers", lambda _, file, heads: ["B" if any(kind in file.name for kind in alike) else "?"] * len(heads))
+    tokenizer.save_pretrained(tmp_path)
+    said = gguf.write(tmp_path, tmp_path, tmp_path, [], "terms", ["물음"] * 3, ["B<end_of_turn>"] * 3)
+    assert f"FROM ./model-{taken}.gguf\n" in (tmp_path / "Modelfile").read_text()
+    for kind in ("q4_k_m", "q8_0"):
+        assert f"model-{kind}.gguf: {3 if kind in alike else 0} of 3 greedy answers" in said
 
 
 def test_the_answers_of_llama_cpp_are_counted_and_quantize_may_be_missing(mine, refined, llama):
