@@ -45,6 +45,17 @@ MESSAGES = {
         "{repository}에 연결할 수 없다({error}). 네트워크가 없으면 다른 곳에서 받아",
     "and put it into {where}; then: make refine RAW={raw}": "{where}에 넣은 다음 실행한다: make refine RAW={raw}",
     "no set of the name {unknown}. There are: {sources}": "{unknown}: 없는 데이터셋이다. 쓸 수 있는 것: {sources}",
+    "{name}, set aside: {reasons}": "{name}, 제외: {reasons}",
+    "{name}: missing_field: the fields should be {wanted}{how}; found: {there}":
+        "{name}: missing_field: 있어야 할 필드는 {wanted}{how}, 파일에 있는 필드는 {there}",
+    "dictionary: {terms} terms under {least} characters and {definitions} definitions under {definition_least} were set aside; "
+    'to keep them: ARGS="--term-least 1 --definition-least 1"':
+        '사전: {least}글자 미만 용어 {terms}개와 {definition_least}글자 미만 뜻풀이 {definitions}개를 제외했다. '
+        '남기려면: ARGS="--term-least 1 --definition-least 1"',
+    "written to {refined}; examples of what was set aside, with reason, file and line: {rejected}":
+        "저장한 곳: {refined}. 제외한 데이터의 예(이유, 파일, 행 번호): {rejected}",
+    "[bold]not read[/]: {path} ({size} bytes): {why}": "[bold]읽지 않은 파일[/]: {path} ({size}바이트): {why}",
+    "next: make refine RAW={raw}": "다음: make refine RAW={raw}",
     # ---- broken data
     "{path} is not JSON ({error}). Run make refine again.": "{path}: JSON이 아니다({error}). make refine을 다시 실행한다.",
     '{path}, line {number}: not a {{"text": …}} record. Run make refine again.':
@@ -79,9 +90,13 @@ MESSAGES = {
     "{name} has no commit or branch {revision}.": "{name}: 커밋이나 브랜치가 없다({revision}).",
     "Leave @{revision} out for the newest.": "최신 버전을 쓰려면 @{revision} 부분을 뺀다.",
     "Name a folder, or a hub name: {named}=google/medgemma-4b-it": "폴더나 허브 이름을 지정한다: {named}=google/medgemma-4b-it",
-    "is neither a folder nor a hub name": "폴더도 허브 이름도 아니다",
-    "is a GGUF file, which can be run and not trained; name the folder of safetensors that it was made of":
-        "GGUF 파일이다. 실행만 할 수 있고 학습할 수 없다. 변환하기 전의 safetensors 폴더를 지정한다",
+    "{named}={base} is neither a folder nor a hub name.": "{named}={base}: 폴더도 허브 이름도 아니다.",
+    "{named}={base} is a file; name the model's folder: {named}={parent}": "{named}={base}: 파일이다. 모델 폴더를 지정한다: {named}={parent}",
+    "{named}={base} is a GGUF file, which can be run and not trained; name the folder of safetensors that it was made of.":
+        "{named}={base}: GGUF 파일이다. 실행만 할 수 있고 학습할 수 없다. 변환하기 전의 safetensors 폴더를 지정한다.",
+    "Run first: make stage2 OUT={out}   (or name a model as BASE=…)": "먼저 실행: make stage2 OUT={out}   (또는 BASE=…로 모델 지정)",
+    "Run first: make stage{stage} OUT={out}   (or export another stage: ARGS='--stage …')":
+        "먼저 실행: make stage{stage} OUT={out}   (또는 다른 단계를 내보낸다: ARGS='--stage …')",
     "{folder} holds no model: config.json is missing.": "{folder}에 모델이 없다(config.json 없음).",
     "Name a model folder or a hub name.": "모델 폴더나 허브 이름을 지정한다.",
     "{folder} holds an adapter and no model: {adapter} without config.json.": "{folder}에 어댑터만 있고 모델이 없다({adapter}만 있고 config.json이 없음).",
@@ -255,6 +270,12 @@ MESSAGES = {
         "먼저 평가한다: make eval{how} (B), 그리고 BASE=google/medgemma-4b-it를 붙여서 (A).",
     "Other folders: make compare A=… B=…": "다른 폴더: make compare A=… B=…",
     # ---- evaluation, chat, export
+    "[bold]{most} of {n} answers are {letter}[/]: a position bias. ARGS='--vote 5' averages over the orders.":
+        "[bold]{n}개 가운데 {most}개를 {letter}로 답했다[/]: 위치 편향이다. ARGS='--vote 5'는 선택지 순서를 바꾸어 평균한다.",
+    "{mb} MB, {seconds} s. Open it in a browser: {target}": "{mb} MB, {seconds}초. 브라우저로 연다: {target}",
+    "{seconds} s in all. Next: make chat OUT={out}, or train MedGemma (README.md, “On your GPU”)":
+        "모두 {seconds}초. 다음: make chat OUT={out}, 또는 MedGemma 학습(README.ko.md의 “내 GPU에서 실행하기”)",
+    "written to {final}, {seconds} s": "저장한 곳: {final}, {seconds}초",
     "--vote {vote}: five options have 1 to 5 cyclic orders.": "--vote {vote}: 선택지가 다섯이므로 1–5만 된다.",
     "--shots {shots}: 0 or more examples.": "--shots {shots}: 0 이상이어야 한다.",
     "lm-eval {pinned} is not installed. Run: make extras": "lm-eval {pinned}: 설치되어 있지 않다. 실행: make extras",

@@ -69,9 +69,8 @@ def main(settings: Settings) -> None:
             "  Where no loop was better on dev, stage 2 hands over the model that it began with."
         )
     pipeline.run("report", "--refined", settings.refined, "--out", out)
-    console.print(
-        f"  {time.time() - started:.0f} s in all. Next: talk to it, make chat OUT={out}, or train MedGemma (README.md, “On your GPU”)"
-    )
+    seconds = time.time() - started
+    console.print(f"  {seconds:.0f} s in all. Next: make chat OUT={out}, or train MedGemma (README.md, “On your GPU”)")
 
 
 def build_base(settings: Settings, base: Path) -> None:

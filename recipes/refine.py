@@ -83,9 +83,9 @@ def find(raw: Path) -> tuple[dict[str, list[Path]], list["Unread"]]:
         kinds[name], others = survey(raw / name)
         unread += others
     beside = sorted(path for path in raw.iterdir() if path.name not in kinds and not path.name.startswith("."))
-    unread += [Unread(path_name(path), size_of(path), f"beside {', '.join(kinds)}, not in one of them") for path in beside]
+    unread += [Unread(path_name(path), size_of(path), f"not in {', '.join(kinds)}") for path in beside]
     if not any(kinds.values()):
-        tell_unread(unread)
+        tell_unread(unread, most=5)
         raise click.ClickException(
             f"{raw} holds none of {', '.join(kinds)} with readable files in it.\n"
             f"  Put data there as the README says under “Your data”, or try the sample: make refine RAW={paths.SAMPLE_RAW}"
@@ -98,7 +98,7 @@ def tell_unread(unread: list["Unread"], most: int = 20) -> None:
     for path, size, why in sorted(unread, key=lambda one: -one.bytes)[:most]:
         console.print(f"  [bold]not read[/]: {path} ({size:,} bytes): {why}")
     if len(unread) > most:
-        console.print(f"  and {len(unread) - most:,} more that are not read: refine.json names all")
+        console.print(f"  and {len(unread) - most:,} more files; after a run refine.json names all")
 
 
 def plan_of(settings: Settings, kinds: dict[str, list[Path]]) -> dict:

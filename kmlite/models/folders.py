@@ -50,16 +50,16 @@ def hub_name(base: str, named: str) -> str:
     """`base` where it can name a repository of the hub; else a click error that says what it is."""
     if HUB_NAME.fullmatch(base):
         return base
-    shown, what = base, "is neither a folder nor a hub name"
+    told = f"{named}={base} is neither a folder nor a hub name."
     if base != base.strip() or not base:
-        shown, what = repr(base), "is empty or has blanks around it"
+        told = f"{named}={base!r} is empty or has blanks around it."
     elif base.endswith(".gguf"):
-        what = "is a GGUF file, which can be run and not trained; name the folder of safetensors that it was made of"
+        told = f"{named}={base} is a GGUF file, which can be run and not trained; name the folder of safetensors that it was made of."
     elif os.path.isfile(base):
-        what = f"is a file; name the model's folder: {named}={Path(base).parent}"
+        told = f"{named}={base} is a file; name the model's folder: {named}={Path(base).parent}"
     elif os.path.islink(base):
-        what = f"is a link to {os.readlink(base)}, which leads to no folder"
-    raise click.ClickException(f"{named}={shown} {what}.\n  Name a folder, or a hub name: {named}=google/medgemma-4b-it")
+        told = f"{named}={base} is a link to {os.readlink(base)}, which leads to no folder."
+    raise click.ClickException(f"{told}\n  Name a folder, or a hub name: {named}=google/medgemma-4b-it")
 
 
 def at_hand(base: str) -> Path | None:
