@@ -287,6 +287,35 @@ MESSAGES = {
         "모델 지정: make chat MODEL=google/medgemma-4b-it   학습: make pipeline OUT={out}   먼저 둘러보기: make demo 후 make chat OUT=model/demo",
     "that message is {count:,} tokens long, and {room:,} is what there is room for. Shorten it.":
         "메시지가 {count:,}토큰인데 {room:,}토큰까지만 된다. 줄여서 보낸다.",
+    "/help lists the commands. Ctrl-C stops an answer, Ctrl-D leaves.": "/help: 명령 목록, Ctrl-C: 답 중단, Ctrl-D: 나가기",
+    "there is no {command}; /help lists the commands": "{command}: 없는 명령이다. 명령 목록은 /help",
+    "a question of the dev split: its probabilities, then the truth": "dev 문제 하나를 풀게 하고 선택지별 확률과 정답을 보인다",
+    "forget the conversation and start anew": "대화를 잊고 새로 시작한다",
+    "this list": "명령 목록",
+    "leave; so does Ctrl-D": "나가기(Ctrl-D도 같다)",
+    "Enter sends, Alt-Enter starts a new line, the arrow keys bring back what was typed. Ctrl-C stops an answer.": (
+        "Enter: 보내기, Alt-Enter: 줄바꿈, 위아래 화살표: 이전 입력, Ctrl-C: 답 중단"
+    ),
+    "An exam question stands outside the conversation: the model is asked it by itself.": "시험 문제는 대화와 별개로 모델에 따로 묻는다.",
+    "forgotten; a new conversation": "새 대화를 시작한다",
+    "Ctrl-D or /quit leaves": "나가려면 Ctrl-D 또는 /quit",
+    "the oldest {dropped} turns no longer fit into {length:,} tokens and are forgotten": (
+        "가장 오래된 대화 {dropped}개가 {length:,}토큰에 들어가지 않아 뺐다"
+    ),
+    "{tokens} tokens, {rate:.0f} a second{why}": "{tokens}토큰, 초당 {rate:.0f}토큰{why}",
+    "; cut at --max-new-tokens {most}": "; --max-new-tokens {most}에서 잘림",
+    "; stopped": "; 중단",
+    "; its thought never ended": "; 생각이 끝나지 않음",
+    "dev question {number}": "dev 문제 {number}",
+    "{answer} is {verdict}; right is {truth}: {text}": "모델의 답 {answer}: {verdict}. 정답 {truth}: {text}",
+    "right ✓": "맞음 ✓",
+    "wrong ✗": "틀림 ✗",
+    "The five letters hold {mass:.0%} of the next token's probability; {way}.": "다음 토큰 확률 가운데 다섯 글자의 합: {mass:.0%} ({way})",
+    "options as they stand": "선택지 순서 그대로",
+    "/exam draws a question of the dev split, /exam 7 takes the seventh: each option's probability, then which one is right.": (
+        "/exam: dev 문제 하나를 골라 선택지별 확률과 정답을 보인다. /exam 7: 일곱째 문제"
+    ),
+    "a second model beside it": "나란히 답할 두 번째 모델",
     "--web needs {name}. Run: make extras": "--web에 필요한 패키지가 없다: {name}. 실행: make extras",
     "port {port} can't be had ({error}). ARGS='--web --port 0' takes a free one.":
         "포트 {port}: 쓸 수 없다({error}). 빈 포트를 쓰려면: ARGS='--web --port 0'",

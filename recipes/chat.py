@@ -175,8 +175,8 @@ def reset(session: Session, _: str) -> None:
 def show_help(session: Session, _: str) -> None:
     """this list"""
     for name, (work, takes) in COMMANDS.items():
-        note(f"{name + ' ' + takes:<16} {work.__doc__}")
-    note(f"{'/quit':<16} leave; so does Ctrl-D")
+        note(f"{name + ' ' + takes:<16} {localized(work.__doc__ or '')}")
+    note(f"{'/quit':<16} {localized('leave; so does Ctrl-D')}")
     note("Enter sends, Alt-Enter starts a new line, the arrow keys bring back what was typed. Ctrl-C stops an answer.")
     note("An exam question stands outside the conversation: the model is asked it by itself.")
 

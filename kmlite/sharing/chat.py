@@ -15,6 +15,7 @@ import click
 from kmlite import files, paths, prompts, records
 from kmlite.cli import printable
 from kmlite.evaluation import generation, voting
+from kmlite.messages import localized
 from kmlite.models import folders, loading
 
 WARNING = (
@@ -259,14 +260,13 @@ def ask_exam(speaker: Speaker, question: dict) -> dict:
 def exam_text(number: int, question: dict, found: dict) -> str:
     """An exam question, the probability of each option as a bar of up to 20 columns, and which one is right; `found` as of `ask_exam`."""
     truth = question["answer"]
-    lines = [" · ".join([f"dev question {number}", *([question["subject"]] if question.get("subject") else [])]), question["question"], ""]
+    subject = f" · {question['subject']}" if question.get("subject") else ""
+    lines = [localized(f"dev question {number}") + subject, question["question"], ""]
     for letter, share in zip(prompts.LETTERS, found["probabilities"], strict=True):
         full, eighths = divmod(round(share * 160), 8)
         drawn = "█" * full + ("", *"▏▎▍▌▋▊▉")[eighths]
         lines += [f"{letter}) {question[letter]}", f"{drawn:<20} {share:>6.1%}"]
-    lines += [
-        "",
-        f"{found['answer']} is {'right ✓' if found['answer'] == truth else 'wrong ✗'}; right is {truth}: {question[truth]}",
-        f"The five letters hold {found['mass']:.0%} of the next token's probability; {found['way']}.",
-    ]
+    verdict = f"{found['answer']} is {'right ✓' if found['answer'] == truth else 'wrong ✗'}; right is {truth}: {question[truth]}"
+    mass = f"The five letters hold {found['mass']:.0%} of the next token's probability; {found['way']}."
+    lines += ["", localized(verdict), localized(mass)]
     return printable("\n".join(lines))

@@ -132,13 +132,13 @@ def page(speaker: chat.Speaker, settings):
     """Gradio's ChatInterface with a second model's answers beside it."""
     import gradio
 
-    plain: dict[str, Any] = {"render_markdown": False, "sanitize_html": True, "buttons": ["copy"], "height": "65vh"}
+    plain: dict[str, Any] = {"render_markdown": False, "sanitize_html": True, "buttons": ["copy"], "height": "50vh"}
     with gradio.Blocks(title="kmlite", analytics_enabled=False) as blocks:
-        notes = [*chat.WARNING, *(chat.STAND_IN if speaker.stand_in else ()), HELP]
+        notes = [*chat.WARNING, *(chat.STAND_IN if speaker.stand_in else ()), localized(HELP)]
         gradio.Markdown("  \n".join(notes))
         kept = gradio.State([])
         others = chat.others(settings.out, speaker.name)
-        name = gradio.Dropdown(["", *others], value="", label="a second model beside it", visible=bool(others))
+        name = gradio.Dropdown([("–", ""), *others], value="", label=localized("a second model beside it"), visible=bool(others))
         with gradio.Row():
             second = gradio.Chatbot(label="the second model", visible=False, render=False, **plain)
             with gradio.Column():
