@@ -181,20 +181,14 @@ def one_loop(
 ) -> dict:
     """Train on all questions, ask dev and `seen` (learned by heart?), keep the adapter and the record of the loop, written last."""
     from kmlite.evaluation import suite
-    from kmlite.models import folders, loading
+    from kmlite.models import loading
     from kmlite.training import examples, self_training
 
     folder, checkpoints = stage.folder / f"loop_{number}", stage.checkpoints / f"loop_{number}"
     asked: list[dict] = []
     if settings.self_reason:
-        guides = [question for question in exam.get("fewshot", []) if question.get("cot")]
-        journal, seed = checkpoints / paths.SELF_REASONS, f"{settings.seed} {number}"
-        count, tokens = settings.reason_questions, settings.reason_tokens
-        asked = self_training.ask(model, tokenizer, questions, guides, journal, count=count, max_new_tokens=tokens, seed=seed)
+        asked = own_reasonings(stage, settings, number, model, tokenizer, questions, exam, checkpoints / paths.SELF_REASONS)
         questions = self_training.with_reasonings(questions, asked)
-        console.print(f"  loop {number}       {self_training.in_words(self_training.counts(asked))}")
-        if number == 1 and folders.is_stand_in(stage.base):
-            console.print(f"  {self_training.OF_THIS_SIZE}")
     # dropout's seed is the loop's own: the same masks in each loop would drop the same weights for the same batches
     on_card = replace(stage.on_card, epochs=1, seed=settings.seed + number)
     rows, found = examples.rows_of_loop(
@@ -230,14 +224,29 @@ def one_loop(
     if settings.self_reason:
         training["self_reasons"] = self_training.counts(asked)
         files.write_lines(folder / paths.SELF_REASONS, asked)
-    how = {"precision": stage.fitted.precision}
-    stamped = results.stamped(measured + learned, stage.name, f"loop {number}", **how)
+    stamped = results.stamped(measured + learned, stage.name, f"loop {number}", precision=stage.fitted.precision)
     record = {"loop": number, "results": stamped, "training": training}
     files.write_json(folder / paths.RECORD, record)
     shutil.rmtree(checkpoints, ignore_errors=True)
     by_heart = f"seen questions {results.in_words(learned[0])}; " if learned else ""
     console.print(f"  loop {number}       dev {results.in_words(stamped[0])}; {by_heart}loss {trained['loss']:.4f}")
     return record
+
+
+def own_reasonings(
+    stage, settings: Settings, number: int, model, tokenizer, questions: list[dict], exam: dict[str, list[dict]], journal: Path
+) -> list[dict]:
+    """What `self_training.ask` makes of the questions before a loop."""
+    from kmlite.models import folders
+    from kmlite.training import self_training
+
+    guides = [question for question in exam.get("fewshot", []) if question.get("cot")]
+    how: dict = {"count": settings.reason_questions, "max_new_tokens": settings.reason_tokens, "seed": f"{settings.seed} {number}"}
+    asked = self_training.ask(model, tokenizer, questions, guides, journal, **how)
+    console.print(f"  loop {number}       {self_training.in_words(self_training.counts(asked))}")
+    if number == 1 and folders.is_stand_in(stage.base):
+        console.print(f"  {self_training.OF_THIS_SIZE}")
+    return asked
 
 
 # ---- loops: which are done, which is best, when to stop, what is kept on the disk
