@@ -165,7 +165,9 @@ MESSAGES = {
         "없음: {raw}에 영어 텍스트가 없으면 0단계에서 영어를 잊을 수 있다. make data로 받는다",
     "{free} GB free at {place}, {step} needs up to {need} GB": "{place}: 여유 공간 {free} GB, {step}에 최대 {need} GB 필요",
     "{free} GB free at {place}": "{place}: 여유 공간 {free} GB",
-    "{free} GB free, a merge takes {wants} GB": "여유 메모리(RAM) {free} GB, 병합에 {wants} GB 필요",
+    "{free} GB free with swap, a merge takes {wants} GB": "여유 메모리(RAM과 스왑) {free} GB, 병합에 {wants} GB 필요",
+    "Add swap space; in WSL raise memory= in .wslconfig (docs/help.md).":
+        "스왑을 추가한다. WSL이면 .wslconfig의 memory=를 늘린다(docs/ko/help.md).",
     "too little room for {step} at {place}": "{place}: {step}에 필요한 공간이 부족하다",
     "Close other programs.": "다른 프로그램을 닫는다.",
     "Name another one: BASE=…": "다른 모델을 지정한다: BASE=…",

@@ -162,9 +162,13 @@ def room(settings: Settings, say, base: Path | None, step: str) -> None:
         say("disk", text, f"too little room for {step} at {place}" if free < need else "", "Free some space, or name another place: OUT=…")
     else:
         say("disk", f"{free / 1e9:.1f} GB free at {place}")
-    has, wants = psutil.virtual_memory().available, memory.MERGE * shape.parameters
-    text = f"{has / 1e9:.1f} GB free, a merge takes {wants / 1e9:.1f} GB"
-    say("main memory", text, "too little main memory to merge" if step.startswith("stage") and has < wants else "", "Close other programs.")
+    ram, swap, wants = psutil.virtual_memory(), psutil.swap_memory(), memory.MERGE * shape.parameters
+    has = ram.available + swap.free
+    text = f"{has / 1e9:.1f} GB free with swap, a merge takes {wants / 1e9:.1f} GB"
+    fix = (
+        "Close other programs." if ram.total + swap.total >= wants else "Add swap space; in WSL raise memory= in .wslconfig (docs/help.md)."
+    )
+    say("main memory", text, "too little main memory to merge" if step.startswith("stage") and has < wants else "", fix)
 
 
 def data(settings: Settings, say, step: str) -> None:

@@ -217,8 +217,9 @@ def how_asked(settings: Settings, precision: str) -> dict:
 
 
 def in_words(prompt: dict) -> str:
-    """`kmlite prompt, version 1`, or `lm-eval prompt, version 3.0, 5 shots, no chat template`."""
-    said = f"{prompt['name']} prompt, version {prompt['version']}"
+    """`kmlite prompt, version 1`, or `lm-eval 0.4.13, kormedmcqa version 3.0, 5 shots, no chat template`."""
+    said = f"{prompt['package']}, {prompt['task']}" if "package" in prompt else f"{prompt['name']} prompt,"
+    said += f" version {prompt['version']}"
     if "shots" in prompt:
         said += f", {prompt['shots']} shots, {'in the' if prompt['chat_template'] else 'no'} chat template"
     return said

@@ -173,13 +173,14 @@ def test_where_folders_hold_both_kinds_harness_chooses(tmp_path):
     a, b = (evaluation(tmp_path / name) for name in "ab")
     for folder in (a, b):
         record = files.read_json(folder / paths.EVALUATION)
-        record["plan"]["prompt"] = {"name": "lm-eval", "version": "3.0", "shots": 5, "chat_template": False}
+        record["plan"]["prompt"] = {"name": "lm-eval", "package": "lm-eval 0.4.13", "task": "kormedmcqa", "version": "3.0"}
+        record["plan"]["prompt"] |= {"shots": 5, "chat_template": False}
         files.write_json(folder / paths.HARNESS, record)
         (folder / paths.HARNESS_PREDICTIONS).write_bytes((folder / paths.PREDICTIONS).read_bytes())
     ours = CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(b)])
     assert ours.exit_code == 0 and "lm-eval" not in ours.output
     theirs = CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(b), "--harness"])
-    assert theirs.exit_code == 0 and "lm-eval prompt, version 3.0, 5 shots, no chat template" in theirs.output
+    assert theirs.exit_code == 0 and "lm-eval 0.4.13, kormedmcqa version 3.0, 5 shots, no chat template" in theirs.output
     (a / paths.HARNESS).unlink()
     missing = CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(b), "--harness"])
     assert missing.exit_code == 1 and "harness.json does not exist" in missing.output and "HARNESS=1" in missing.output
