@@ -22,6 +22,9 @@ from kmlite.progress import progress
 MAX_NEW_TOKENS = 32  # of the answers that an export is compared by
 CONVERTER = "convert_hf_to_gguf.py"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # types of a piece; the same numbers in SentencePiece and in GGUF
+# added tokens that llama.cpp's converter makes CONTROL by their name alone (conversion/base.py, does_token_look_special): Gemma's
+# tokenizer.json calls `<mask>` and 6,242 `<unusedN>` ordinary
+LOOKS_SPECIAL = re.compile(r"<(pad|mask|2mass|unused.*|\|.*\||｜.*｜)>|\[@BOS@\]")
 MISSING = """\
 llama.cpp's {name} is neither in {place} nor on PATH. Get it and run again:
   git clone --depth 1 https://github.com/ggml-org/llama.cpp && cmake -B llama.cpp/build llama.cpp && \
@@ -72,19 +75,12 @@ def pieces(tokenizer: dict) -> list[tuple[str, float, int]]:
         if name == model["unk_token"]:
             return name, 0.0, UNKNOWN
         if name in special:
-            return name, 0.0, CONTROL if special[name] or looks_special(name) else USER_DEFINED
+            return name, 0.0, CONTROL if special[name] or LOOKS_SPECIAL.fullmatch(name) else USER_DEFINED
         if re.fullmatch("<0x[0-9A-F]{2}>", name):
             return name, 0.0, BYTE
         return name, -1.0 - rank.get(name, len(rank) + len(model["merges"])), NORMAL
 
     return [piece(name) for name in names]
-
-
-def looks_special(name: str) -> bool:
-    """Whether llama.cpp's converter makes an added token CONTROL by its name alone (conversion/base.py, does_token_look_special):
-    Gemma's tokenizer.json calls `<mask>` and 6,242 `<unusedN>` ordinary."""
-    ends = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
-    return name in ("<pad>", "<mask>", "<2mass>", "[@BOS@]") or any(name.startswith(a) and name.endswith(b) for a, b in ends)
 
 
 def sentencepiece_model(tokenizer: dict) -> bytes:

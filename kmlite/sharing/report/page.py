@@ -72,7 +72,7 @@ def gather(refined: Path, out: Path) -> dict:
         "refined": str(refined),
         "steps": steps(refined, out, funnel, stages, own),
         "stages": stages,
-        "stand_in": is_stand_in(out, stages, evaluations),
+        "stand_in": is_stand_in(stages, evaluations),
         "funnel": funnel,
         "examples": {kind: rejected(refined, kind) for kind in words.KINDS},
         "cards": list(cards(found, evaluated)),
@@ -165,8 +165,8 @@ def cards(found: list[dict], evaluated: list[dict]) -> Iterator[dict]:
             yield {"name": results.label(measure, data, ()), "n": after["n"], **told}
 
 
-def is_stand_in(out: Path, stages: list[dict], evaluations: list[dict]) -> bool:
-    """Whether any model here descends from the embedded base: by its record, or by the folder it was made in or from."""
+def is_stand_in(stages: list[dict], evaluations: list[dict]) -> bool:
+    """Whether any model here descends from the embedded base: by its record, or by the folder it was made from."""
     if any(part["record"].get("stand_in") for part in [*stages, *evaluations]):
         return True
     named = [Path(s["plan"].get("base", {}).get("name", "")) for s in stages]
@@ -190,14 +190,11 @@ def beside_published(evaluations: list[dict]) -> list[dict]:
 def steps(refined: Path, out: Path, funnel: dict | None, stages: list[dict], own: list[dict]) -> list[dict]:
     """Each step of the pipeline with its state and, where it is not done, the command that goes on."""
     refining = {"seconds": sum(part.get("seconds", 0) for part in funnel["funnel"].values())} if funnel else {}
-    listed = [("refine", "done" if funnel else "missing", refining, None)]
-    listed += [(s["key"], s["state"], s["record"], s["reached"]) for s in stages]
-    listed.append(("eval", "done" if own else "missing", own[0]["record"] if own else {}, None))
-    named = {key: shlex.quote(str(folder)) for key, folder in (("REFINED", refined), ("OUT", out))}
-    made = [dict(zip(("key", "state", "record", "reached"), parts, strict=True)) for parts in listed]
-    for step in made:
-        step["command"] = f"make {step['key']} REFINED={named['REFINED']}" + (f" OUT={named['OUT']}" if step["key"] != "refine" else "")
-    return made
+    first = {"key": "refine", "state": "done" if funnel else "missing", "record": refining, "reached": None}
+    last = {"key": "eval", "state": "done" if own else "missing", "record": own[0]["record"] if own else {}, "reached": None}
+    data, model = (f"{name}={shlex.quote(str(folder))}" for name, folder in (("REFINED", refined), ("OUT", out)))
+    first["command"] = f"make refine {data}"
+    return [first, *({**step, "command": f"make {step['key']} {data} {model}"} for step in (*stages, last))]
 
 
 # ---- what refine set aside
