@@ -3,7 +3,6 @@
 Mark a test that uses `page()` with `@browser.needed`: it is skipped where there is no Chromium.
 """
 
-import base64
 import contextlib
 import fcntl
 import json
@@ -14,7 +13,6 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -143,10 +141,6 @@ class Page:
     def dark(self, on: bool) -> None:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if on else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
-
-    def shot(self, path: Path, whole: bool = False) -> None:
-        """A screenshot as PNG, of what is seen or of the whole page."""
-        path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", captureBeyondViewport=whole)["data"]))
 
     def overflow(self) -> int:
         """Pixels by which the page is wider than the window: 0 where nothing must be scrolled sideways."""

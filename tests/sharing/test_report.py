@@ -217,6 +217,7 @@ def test_the_figures_of_the_records_are_on_the_page(made, page):
         "Loop 1: of 36 reasonings that the model wrote itself 5 were kept. wrong letter 31",
     ):
         assert " ".join(said.split()) in text, said
+    assert "글자당 비트, 사전: cost more" in page
     funnel = files.read_json(made[0] / paths.REFINE_RECORD)["funnel"]
     for part in funnel.values():
         for reason in part["rejected"]:

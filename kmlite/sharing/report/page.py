@@ -107,9 +107,20 @@ def stage(out: Path, number: int) -> dict:
         "training": training,
         "reached": found.get("reached"),
         "table": table(measured),
+        "lost": [in_both(reason) for reason in record.get("worse", []) + record.get("also_worse", [])],
         "loss": plots.loss(f"loss{number}", training),
         "measured": plots.measured(f"measured{number}", measured, sum(part.get("steps", 0) for part in training)),
     }
+
+
+def in_both(reason: str) -> results.Both:
+    """What a record says got worse, in English, with the names of measures and data in Korean beside it."""
+    korean = reason
+    for english, told in sorted(
+        [*(measure.name for measure in results.MEASURES.values()), *results.DATA.values()], key=lambda it: -len(it[0])
+    ):
+        korean = korean.replace(english, told)
+    return reason, korean
 
 
 def so_far(folder: Path) -> dict:
