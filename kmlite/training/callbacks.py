@@ -205,8 +205,8 @@ class Stop:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that is whole; one that was torn or lost a file would go on to other weights, and is passed over."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]), reverse=True)
-    return next((checkpoint for checkpoint in found if is_whole(checkpoint)), None)
+    found = {int(path.name.rpartition("-")[2]): path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()}
+    return next((found[step] for step in sorted(found, reverse=True) if is_whole(found[step])), None)
 
 
 def is_whole(checkpoint: Path) -> bool:
