@@ -9,50 +9,44 @@ from kmlite.refine import dictionary, exam, leakage
 # ---- dictionary
 
 
-@pytest.mark.parametrize(
-    ("raw", "expected"),
-    [
-        ("고혈압", "고혈압"),
-        ("  천식 ", "천식"),
-        ("대사  증후군", "대사 증후군"),
-        ("1. 조 치조 2. 폐포", "조/치조/폐포"),
-        ("1.분만 2.전달", "분만/전달"),
-        ("1. 결절 2. 림프절 3. 마디", "결절/림프절/마디"),
-        ("①흡인 ②천자흡인", "흡인/천자흡인"),
-        ("1. 하나", "하나"),
-        ("허파, 폐", "허파/폐"),
-        ("맹장염; 충수염", "맹장염/충수염"),
-        ("쓸개/담낭", "쓸개/담낭"),
-        ("폐, 폐", "폐"),
-        ("/폐/", "폐"),
-        ("(골)수강", "골수강/수강"),
-        ("골(수)강", "골수강/골강"),
-        ("(급성)심근경색, 심장마비", "급성심근경색/심근경색/심장마비"),
-        ("(Lactic dehydrogenase LDH)", "Lactic dehydrogenase LDH"),
-        ("고혈압(高血壓)", "고혈압(高血壓)"),
-        ("심근경색(증)", "심근경색(증)"),
-        ("<b>간염</b>", "간염"),
-        ("가\n나", "가 나"),
-        ("1차 진료", "1차 진료"),
-        ("5-HT", "5-HT"),
-        ("제1형 당뇨병", "제1형 당뇨병"),
-        ("2.5차 병원", "2.5차 병원"),
-        ("2,3-DPG", "2,3-DPG"),
-        ("척수, 뇌신경 및 중추신경계통의 악성 신생물", "척수, 뇌신경 및 중추신경계통의 악성 신생물"),
-        ("N,N-디메틸트립타민", "N,N-디메틸트립타민"),
-        ("당뇨병, 제2형", "당뇨병, 제2형"),
-        ("빈혈, 재생불량성", "빈혈, 재생불량성"),
-        ("Anemia, aplastic", "Anemia, aplastic"),
-        ("허파,폐", "허파/폐"),
-        ("A/G 비", "A/G 비"),
-        ("1. 심방 세동 2. 조동", "심방 세동/조동"),
-        ("(1) 가슴 (2) 흉곽", "가슴/흉곽"),
-        ("1) 가슴 2) 흉곽", "가슴/흉곽"),
-        ("2. 둘", "2. 둘"),
-        ("①", ""),
-        ("", ""),
-    ],
-)
+SAME = [  # terms that are one name
+    *("고혈압", "쓸개/담낭", "고혈압(高血壓)", "심근경색(증)", "1차 진료", "5-HT", "제1형 당뇨병", "2.5차 병원", "2,3-DPG", "2. 둘", ""),
+    *(
+        "척수, 뇌신경 및 중추신경계통의 악성 신생물",
+        "N,N-디메틸트립타민",
+        "당뇨병, 제2형",
+        "빈혈, 재생불량성",
+        "Anemia, aplastic",
+        "A/G 비",
+    ),
+]
+TERMS = {
+    "  천식 ": "천식",
+    "대사  증후군": "대사 증후군",
+    "1. 조 치조 2. 폐포": "조/치조/폐포",
+    "1.분만 2.전달": "분만/전달",
+    "1. 결절 2. 림프절 3. 마디": "결절/림프절/마디",
+    "①흡인 ②천자흡인": "흡인/천자흡인",
+    "1. 하나": "하나",
+    "허파, 폐": "허파/폐",
+    "맹장염; 충수염": "맹장염/충수염",
+    "폐, 폐": "폐",
+    "/폐/": "폐",
+    "(골)수강": "골수강/수강",
+    "골(수)강": "골수강/골강",
+    "(급성)심근경색, 심장마비": "급성심근경색/심근경색/심장마비",
+    "(Lactic dehydrogenase LDH)": "Lactic dehydrogenase LDH",
+    "<b>간염</b>": "간염",
+    "가\n나": "가 나",
+    "허파,폐": "허파/폐",
+    "1. 심방 세동 2. 조동": "심방 세동/조동",
+    "(1) 가슴 (2) 흉곽": "가슴/흉곽",
+    "1) 가슴 2) 흉곽": "가슴/흉곽",
+    "①": "",
+}
+
+
+@pytest.mark.parametrize(("raw", "expected"), [*TERMS.items(), *((term, term) for term in SAME)])
 def test_clean_term(raw, expected):
     assert dictionary.clean_term(raw) == expected
 
@@ -117,81 +111,51 @@ def test_a_good_entry(record, entry):
 
 
 def test_several_senses_of_a_term_are_numbered_in_one_entry():
-    entries = [
-        {"term": "기관", "definition": "몸의 단위"},
-        {"term": "이명", "definition": "귀울림"},
-        {"term": "기관", "definition": "공기의 통로"},
-    ]
-    assert dictionary.join_senses(entries) == [
-        {"term": "기관", "definition": "1. 몸의 단위 2. 공기의 통로"},
-        {"term": "이명", "definition": "귀울림"},
-    ]
-    assert dictionary.join_senses([]) == []
+    found = [("기관", "몸의 단위"), ("이명", "귀울림"), ("기관", "공기의 통로")]
+    joined = dictionary.join_senses([{"term": term, "definition": definition} for term, definition in found])
+    assert [tuple(entry.values()) for entry in joined] == [("기관", "1. 몸의 단위 2. 공기의 통로"), ("이명", "귀울림")]
 
 
 # ---- exam questions
 
 
+READ = [*enumerate("ABCDE", 1), *((letter, letter) for letter in "ABCDE"), ("b", "B")]
+AS_C = ["3", " c\n", 3.0, "③", "Ｃ", "３", "3번", "(3)", "정답: C", "정답은 3번입니다", "C.", "Ⓒ", Decimal(3)]
+NO_ANSWER = [
+    0,
+    6,
+    -1,
+    2.5,
+    float("nan"),
+    float("inf"),
+    "0",
+    "6",
+    "F",
+    "AB",
+    "ABCDE",
+    "",
+    "²",
+    "-1",
+    "모름",
+    None,
+    True,
+    False,
+    [1],
+    {"A": 1},
+]
+
+
 @pytest.mark.parametrize(
-    ("answer", "letter"),
-    [
-        *[(n, letter) for n, letter in enumerate("ABCDE", 1)],
-        *[(letter, letter) for letter in "ABCDE"],
-        ("3", "C"),
-        ("b", "B"),
-        (" c\n", "C"),
-        (3.0, "C"),
-        ("③", "C"),
-        ("Ｃ", "C"),
-        ("３", "C"),
-        ("3번", "C"),
-        ("(3)", "C"),
-        ("정답: C", "C"),
-        ("정답은 3번입니다", "C"),
-        ("C.", "C"),
-        ("Ⓒ", "C"),
-        (Decimal(3), "C"),
-        (0, None),
-        (6, None),
-        (-1, None),
-        (2.5, None),
-        (float("nan"), None),
-        (float("inf"), None),
-        ("0", None),
-        ("6", None),
-        ("F", None),
-        ("AB", None),
-        ("ABCDE", None),
-        ("", None),
-        ("²", None),
-        ("-1", None),
-        ("모름", None),
-        (None, None),
-        (True, None),
-        (False, None),
-        ([1], None),
-        ({"A": 1}, None),
-        ("9" * 5000, None),
-    ],
+    ("answer", "letter"), [*READ, *((answer, "C") for answer in AS_C), *((answer, None) for answer in (*NO_ANSWER, "9" * 5000))]
 )
 def test_read_letter(answer, letter):
     assert exam.read_letter(answer) == letter
 
 
-@pytest.mark.parametrize(
-    ("answer", "letter"),
-    [
-        ("나", "B"),
-        ("B) 나", "B"),
-        ("2. 나", "B"),
-        ("B) 다", None),
-        ("나 또는 다", None),
-        ("바", None),
-        ("AA", "D"),
-        ("aa", "D"),
-        ("3", "C"),
-    ],
-)
+OWN_TEXTS = {"나": "B", "B) 나": "B", "2. 나": "B", "B) 다": None, "나 또는 다": None, "바": None, "AA": "D", "aa": "D", "3": "C"}
+
+
+@pytest.mark.parametrize(("answer", "letter"), OWN_TEXTS.items())
 def test_an_answer_may_be_an_options_own_text(answer, letter):
     assert exam.read_letter(answer, ["가", "나", "다", "AA", "마"]) == letter
 

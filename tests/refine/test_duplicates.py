@@ -26,17 +26,6 @@ def reasons(texts, *cuts):
         return [duplicates.REASONS.get(verdict) for verdict in find_duplicates(parts, Path(work)).tolist()]
 
 
-class Duplicates:
-    """`reason(text)` of texts that come one after the other."""
-
-    def __init__(self):
-        self.texts = []
-
-    def reason(self, text):
-        self.texts.append(text)
-        return reasons(self.texts)[-1]
-
-
 def words(n, seed=0):
     chosen = random.Random(seed)
     return ["".join(chr(chosen.randrange(0xAC00, 0xD7A4)) for _ in range(3)) for _ in range(n)]
@@ -46,94 +35,37 @@ def changed(text_words, *places):
     return " ".join(f"바뀐말{i}" if i in places else word for i, word in enumerate(text_words))
 
 
-@pytest.mark.parametrize(
-    "repeated",
-    [
-        "고혈압은 혈압이 높은 병이다. 싱겁게 먹는다.",
-        "고혈압은  혈압이 높은 병이다.\n\n싱겁게 먹는다",
-        "고혈압은, 혈압이 높은 병이다! (싱겁게 먹는다)",
-        "고혈압은 혈압이 높은병이다. 싱겁게먹는다.",
-    ],
-)
-def test_exact_repetition_but_for_spacing_and_punctuation(repeated):
-    seen = Duplicates()
-    assert seen.reason("고혈압은 혈압이 높은 병이다. 싱겁게 먹는다.") is None
-    assert seen.reason(repeated) == "duplicate"
+TEXT = words(60)
+ONE, LONG_TEXT = " ".join(TEXT), words(100)
+PROSE = "고혈압은 혈압이 높은 병이다. 싱겁게 먹는다."
+FATES = {
+    "spacing": ([PROSE, "고혈압은  혈압이 높은 병이다.\n\n싱겁게 먹는다"], [None, "duplicate"]),
+    "punctuation": ([PROSE, "고혈압은, 혈압이 높은 병이다! (싱겁게 먹는다)"], [None, "duplicate"]),
+    "no blanks": ([PROSE, "고혈압은 혈압이 높은병이다. 싱겁게먹는다."], [None, "duplicate"]),
+    **{f"word {place} of 60": ([ONE, changed(TEXT, place)], [None, "near_duplicate"]) for place in (0, 1, 20, 35, 58, 59)},
+    "a changed one first": ([changed(TEXT, 30), ONE], [None, "near_duplicate"]),
+    "two words side by side": ([" ".join(words(80)), changed(words(80), 40, 41)], [None, "near_duplicate"]),
+    "a sentence added": ([" ".join(words(200)), " ".join([*words(200), "그리고", "한", "마디", "더"])], [None, "near_duplicate"]),
+    "a number": ([f"{ONE} 120 mmHg", f"{ONE} 130 mmHg"], [None, "near_duplicate"]),
+    # only texts that are kept are remembered: a near duplicate that comes again is near to the one kept, no duplicate of itself
+    "again": ([ONE, changed(TEXT, 30), changed(TEXT, 30), ONE], [None, "near_duplicate", "near_duplicate", "duplicate"]),
+    # each a step from the one before: the third is far from the first, which alone was kept
+    "steps": (
+        [" ".join(LONG_TEXT), changed(LONG_TEXT, 10, 30, 50), changed(LONG_TEXT, 10, 30, 50, 70, 85, 95)],
+        [None, "near_duplicate", None],
+    ),
+    "other words": ([ONE, " ".join(words(60, seed=1))], [None, None]),
+    "other order": ([ONE, " ".join(reversed(TEXT))], [None, None]),
+    "each sixth word": ([ONE, changed(TEXT, *range(0, 60, 6))], [None, None]),
+    "less than half": ([ONE, " ".join(TEXT[:25])], [None, None]),
+    "half": ([ONE, " ".join([*TEXT[:30], *words(60, seed=2)[30:]])], [None, None]),
+}
 
 
-@pytest.mark.parametrize("place", [0, 1, 20, 35, 58, 59])
-def test_one_word_changed_in_sixty(place):
-    seen, text = Duplicates(), words(60)
-    assert seen.reason(" ".join(text)) is None
-    assert seen.reason(changed(text, place)) == "near_duplicate"
-
-
-def test_two_words_changed_side_by_side():
-    seen, text = Duplicates(), words(80)
-    assert seen.reason(" ".join(text)) is None
-    assert seen.reason(changed(text, 40, 41)) == "near_duplicate"
-
-
-def test_two_words_changed_apart_are_mostly_found():
-    """A similarity of 0.84: the bands miss few of these."""
-    found = 0
-    for seed in range(30):
-        seen, text = Duplicates(), words(70, seed)
-        seen.reason(" ".join(text))
-        found += seen.reason(changed(text, 15, 50)) == "near_duplicate"
-    assert found >= 22
-
-
-def test_a_sentence_added_to_a_long_text():
-    seen, text = Duplicates(), words(200)
-    assert seen.reason(" ".join(text)) is None
-    assert seen.reason(" ".join([*text, "그리고", "한", "마디", "더"])) == "near_duplicate"
-
-
-def test_only_texts_that_are_kept_are_remembered():
-    """A near duplicate that comes again is near to the one kept, no duplicate of itself."""
-    text = words(60)
-    found = reasons([" ".join(text), changed(text, 30), changed(text, 30), " ".join(text)])
-    assert found == [None, "near_duplicate", "near_duplicate", "duplicate"]
-
-
-def test_a_text_that_is_near_to_a_dropped_one_alone_is_kept():
-    """Three texts, each a step from the one before: the third is far from the first, which alone was kept."""
-    text = words(100)
-    found = reasons([" ".join(text), changed(text, 10, 30, 50), changed(text, 10, 30, 50, 70, 85, 95)])
-    assert found == [None, "near_duplicate", None]
-
-
-def test_the_first_of_two_is_kept():
-    text = words(60)
-    one, other = " ".join(text), changed(text, 30)
-    for first, second in ((one, other), (other, one)):
-        seen = Duplicates()
-        assert (seen.reason(first), seen.reason(second)) == (None, "near_duplicate")
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        " ".join(words(60, seed=1)),
-        " ".join(reversed(words(60))),
-        changed(words(60), *range(0, 60, 6)),
-        " ".join(words(60)[:25]),
-        " ".join([*words(60)[:30], *words(60, seed=2)[30:]]),
-    ],
-    ids=["other words", "other order", "each sixth word changed", "less than half", "half"],
-)
-def test_different_texts_are_kept(other):
-    seen = Duplicates()
-    assert seen.reason(" ".join(words(60))) is None
-    assert seen.reason(other) is None
-
-
-def test_texts_that_differ_in_a_number_only_are_near():
-    text = words(60)
-    seen = Duplicates()
-    seen.reason(" ".join([*text, "120", "mmHg"]))
-    assert seen.reason(" ".join([*text, "130", "mmHg"])) == "near_duplicate"
+@pytest.mark.parametrize("name", FATES)
+def test_what_is_a_duplicate(name):
+    texts, expected = FATES[name]
+    assert reasons(texts) == expected
 
 
 MIXED = [

@@ -34,8 +34,8 @@ SIGNS = (
     "900101 - 1234567¦010¦1234¦5678¦-¦900101-1234567¦(¦)¦０¦<bos>¦<start_of_turn>¦<bo¦s>¦\x00¦\u200b¦\ufeff¦\ufffd¦\u1112¦\u1161¦"
     '\u11ab¦가¦나다¦a¦x=¦할인¦무료 ¦배송¦1+1¦지금구매¦\t¦\u3000¦\u2028¦ftp://a.kr¦](¦[¦![¦[!INCLUDE ¦a.md)¦<sup class="reference">¦'
     "</sup>¦．¦０１０¦１２３４"
-).split("¦")
-texts = st.one_of(st.text(max_size=200), st.lists(st.sampled_from(SIGNS), max_size=30).map("".join))
+)  # apart by ¦
+texts = st.one_of(st.text(max_size=200), st.lists(st.sampled_from(SIGNS.split("¦")), max_size=30).map("".join))
 many = settings(max_examples=400, deadline=None)
 few = settings(max_examples=100, deadline=None)
 

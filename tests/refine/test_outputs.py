@@ -133,7 +133,7 @@ def write(path, *records):
 
 def test_what_is_not_read_what_is_missing_and_what_a_setting_keeps_is_said(tmp_path, raw):
     (raw / "stray.jsonl").write_text("x" * 77)
-    (raw / paths.RAW_EXAM / "scan.pdf").write_bytes(b"1234")
+    (raw / paths.RAW_EXAM / "scan[red].pdf").write_bytes(b"1234")
     write(raw / paths.RAW_DICTIONARY / "a.jsonl", {"term": "폐", "definition": "숨을 쉬는 가슴 속 장기"}, {"word": "간", "meaning": "장기"})
     write(
         raw / paths.RAW_DICTIONARY / "b.jsonl",
@@ -143,7 +143,7 @@ def test_what_is_not_read_what_is_missing_and_what_a_setting_keeps_is_said(tmp_p
     said = " ".join(run(raw, tmp_path / "out").output.split())
     for part in (
         "stray.jsonl (77 bytes)",
-        "scan.pdf (4 bytes)",
+        "scan[red].pdf (4 bytes)",
         "word, meaning",
         "1 terms under 2",
         "1 definitions under 10",
@@ -151,7 +151,7 @@ def test_what_is_not_read_what_is_missing_and_what_a_setting_keeps_is_said(tmp_p
     ):
         assert part in said
     unread = files.read_json(tmp_path / "out" / paths.REFINE_RECORD)["unread"]
-    assert {os.path.basename(one["path"]): one["bytes"] for one in unread} == {"stray.jsonl": 77, "scan.pdf": 4}
+    assert {os.path.basename(one["path"]): one["bytes"] for one in unread} == {"stray.jsonl": 77, "scan[red].pdf": 4}
     assert run(raw, tmp_path / "out", "--term-least", "1", "--definition-least", "1").exit_code == 0
     assert len(files.read_json(tmp_path / "out" / paths.DICTIONARY)) == 2
 
@@ -170,6 +170,8 @@ def test_what_is_not_read_what_is_missing_and_what_a_setting_keeps_is_said(tmp_p
         ("nurse_few-shot.jsonl", "fewshot", "nurse"),
         ("dental/학습/a.jsonl", "train", "dentist"),
         ("test/doctor-train.jsonl", "train", "doctor"),
+        ("Test.jsonl", "test", None),
+        ("train-00000-of-00001.jsonl", "train", None),
     ],
 )
 def test_a_split_and_a_subject_are_found_in_any_part_of_a_path(tmp_path, name, split, subject):
@@ -185,11 +187,13 @@ def test_a_split_and_a_subject_are_found_in_any_part_of_a_path(tmp_path, name, s
     assert question.get("subject") == subject
 
 
-def test_a_file_of_two_splits_at_once_is_named_not_guessed(tmp_path, raw):
-    write(raw / paths.RAW_EXAM / "train_test.jsonl", QUESTION | {"question": "다른 물음은 무엇인가?"})
+@pytest.mark.parametrize("name", ["train_test.jsonl", "extra.jsonl"])
+def test_a_file_of_two_splits_or_none_is_named_not_guessed(tmp_path, raw, name):
+    write(raw / paths.RAW_EXAM / name, QUESTION | {"question": "다른 물음은 무엇인가?"})
     assert run(raw, tmp_path / "out").exit_code == 0
     [row] = files.read_lines(tmp_path / "out" / paths.REJECTED / "exam.jsonl")
-    assert (row["reason"], row["source"]) == ("unknown_split", f"{paths.RAW_EXAM}/train_test.jsonl")
+    assert (row["reason"], row["source"]) == ("unknown_split", f"{paths.RAW_EXAM}/{name}")
+    assert os.listdir(tmp_path / "out" / paths.EXAM) == ["train.jsonl"]
 
 
 @pytest.mark.parametrize("answers", [(0, 1, 2, 3, 4), ("0", "3"), (0.0, 4.0), ("０",)])

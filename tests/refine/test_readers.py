@@ -19,77 +19,42 @@ RECORDS = [{"text": "첫째 글"}, {"text": "둘째 글"}, {"text": "셋째 글"
 LINES = "\n".join(json.dumps(r, ensure_ascii=False) for r in RECORDS).encode()
 
 
-def as_plain(path):
-    path.write_bytes(LINES)
-
-
-def as_lines_with_windows_ends(path):
-    path.write_bytes(LINES.replace(b"\n", b"\r\n") + b"\r\n")
-
-
-def as_gzip(path):
-    path.write_bytes(gzip.compress(LINES))
-
-
-def as_two_gzip_members(path):
-    first, rest = LINES.split(b"\n", 1)
-    path.write_bytes(gzip.compress(first + b"\n") + gzip.compress(rest))
-
-
-def as_zstd(path):
-    with pa.CompressedOutputStream(str(path), "zstd") as file:
-        file.write(LINES)
-
-
-def as_array(path):
-    path.write_text(json.dumps(RECORDS), encoding="utf-8")
-
-
 def as_parquet(path):
     pq.write_table(pa.Table.from_pylist(RECORDS), path, row_group_size=2)
 
 
-def as_stream(path):
-    table = pa.Table.from_pylist(RECORDS)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
-        writer.write_table(table, max_chunksize=2)
+def as_arrow(path, new=pa.ipc.new_stream, records=RECORDS, size=2):
+    table = pa.Table.from_pylist(records)
+    with pa.OSFile(str(path), "wb") as file, new(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=size)
 
 
 def as_ipc_file(path):
-    table = pa.Table.from_pylist(RECORDS)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table, max_chunksize=2)
+    as_arrow(path, pa.ipc.new_file)
 
 
-def as_csv(path):
-    path.write_text("text\n첫째 글\n둘째 글\n셋째 글\n", encoding="utf-8")
+FIRST, REST = LINES.split(b"\n", 1)
+CSV = "text\n첫째 글\n둘째 글\n셋째 글\n"
+WAYS = [
+    ("a.jsonl", LINES),
+    ("a.jsonl", LINES.replace(b"\n", b"\r\n") + b"\r\n"),
+    ("a.jsonl.gz", gzip.compress(LINES)),
+    ("a.jsonl.gz", gzip.compress(FIRST + b"\n") + gzip.compress(REST)),
+    ("a.jsonl.zst", pa.compress(LINES, "zstd", asbytes=True)),
+    ("a.json", json.dumps(RECORDS).encode()),
+    ("a.parquet", as_parquet),
+    ("data-00000-of-00001.arrow", as_arrow),
+    ("a.arrow", as_ipc_file),
+    ("a.csv", CSV.encode()),
+    ("a.csv", CSV.replace("\n", "\r\n").encode("utf-8-sig")),  # from Excel
+]
 
 
-def as_csv_from_excel(path):
-    path.write_text("text\r\n첫째 글\r\n둘째 글\r\n셋째 글\r\n", encoding="utf-8-sig")
-
-
-@pytest.mark.parametrize(
-    ("name", "write"),
-    [
-        ("a.jsonl", as_plain),
-        ("a.jsonl", as_lines_with_windows_ends),
-        ("a.jsonl.gz", as_gzip),
-        ("a.jsonl.gz", as_two_gzip_members),
-        ("a.jsonl.zst", as_zstd),
-        ("a.json", as_array),
-        ("a.parquet", as_parquet),
-        ("data-00000-of-00001.arrow", as_stream),
-        ("a.arrow", as_ipc_file),
-        ("a.csv", as_csv),
-        ("a.csv", as_csv_from_excel),
-    ],
-    ids=lambda value: value if isinstance(value, str) else value.__name__,
-)
-def test_every_format_gives_the_same_records(tmp_path, name, write):
+@pytest.mark.parametrize(("name", "content"), WAYS, ids=[f"{i} {name}" for i, (name, _) in enumerate(WAYS)])
+def test_every_format_gives_the_same_records(tmp_path, name, content):
     folder = tmp_path / "한글 폴더"
     folder.mkdir()
-    write(folder / name)
+    content(folder / name) if callable(content) else (folder / name).write_bytes(content)
     expected = [Raw(f"한글 폴더/{name}", line, record, None) for line, record in enumerate(RECORDS, 1)]
     assert list(read_raw(folder / name, tmp_path)) == expected
 
@@ -97,6 +62,41 @@ def test_every_format_gives_the_same_records(tmp_path, name, write):
 def read(path, content):
     path.write_bytes(content)
     return [(raw.line, raw.value, raw.problem) for raw in read_raw(path, path.parent)]
+
+
+LONG = "가" * 800_000  # more than a block
+CELLS = {"term": "간", "definition": "장기, 크다"}
+FILES = {
+    "long.jsonl": (f'{{"text": "{LONG}"}}\n{{"text": "b"}}\n', [(1, {"text": LONG}, None), (2, {"text": "b"}, None)]),
+    "broken.jsonl": ('{"text": "' + "x" * 5000, [(1, '{"text": "' + "x" * 490, "not_json")]),
+    "mark.jsonl": ('\ufeff{"text": "a"}', [(1, {"text": "a"}, None)]),
+    "mark.json": ('\ufeff{"text": "a"}', [(1, {"text": "a"}, None)]),
+    "two.json": ('[{"text": "a"}, 2]', [(1, {"text": "a"}, None), (2, 2, "not_an_object")]),
+    "a.txt": ("첫 문단\r\n\r\n둘째 문단\n", [(1, {"text": "첫 문단\n\n둘째 문단"}, None)]),
+    "blank.txt": (" \n\n ", []),
+    "columns.csv": (
+        'term,definition\n간,"두 줄의\n뜻, 쉼표"\n귀\n',
+        [(1, {"term": "간", "definition": "두 줄의\n뜻, 쉼표"}, None), (2, {"term": "귀", "definition": None}, None)],
+    ),
+    "long.csv": (f"text\nfirst\n{LONG}\nlast\n", [(i, {"text": text}, None) for i, text in enumerate(("first", LONG, "last"), 1)]),
+    "commas.csv": (
+        "term,definition\n폐,숨, 그리고 말\n귀,듣는 곳\n",
+        [(1, "폐,숨, 그리고 말", "too_many_cells"), (2, {"term": "귀", "definition": "듣는 곳"}, None)],
+    ),
+    "only.csv": (
+        'text\n두통, 발열이 있다.\n말했다, "아프다"고\n',
+        [(1, {"text": "두통, 발열이 있다."}, None), (2, {"text": '말했다, "아프다"고'}, None)],
+    ),
+    "tabs.csv": ("term\tdefinition\n간\t장기, 크다\n", [(1, CELLS, None)]),
+    "semicolons.csv": ("term;definition\n간;장기, 크다\n", [(1, CELLS, None)]),
+    **{f"empty.{ending}": ("", [(0, None, "empty_file")]) for ending in ("jsonl", "jsonl.gz", "json", "parquet", "arrow", "csv", "txt")},
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_a_file_gives(tmp_path, name):
+    content, rows = FILES[name]
+    assert read(tmp_path / name, content.encode()) == rows
 
 
 def test_bad_lines_keep_their_line_numbers(tmp_path):
@@ -113,32 +113,6 @@ def test_bad_lines_keep_their_line_numbers(tmp_path):
     ]
 
 
-def test_a_long_bad_line_is_cut(tmp_path):
-    [(line, value, problem)] = read(tmp_path / "a.jsonl", b'{"text": "' + b"x" * 5000)
-    assert (line, len(value), problem) == (1, 500, "not_json")
-
-
-def test_a_line_longer_than_a_block(tmp_path):
-    long = "가" * 800_000
-    content = json.dumps({"text": long}, ensure_ascii=False).encode() + b'\n{"text": "b"}\n'
-    assert read(tmp_path / "a.jsonl", content) == [(1, {"text": long}, None), (2, {"text": "b"}, None)]
-
-
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
-def test_a_byte_order_mark_does_no_harm(tmp_path, name):
-    assert read(tmp_path / name, b'\xef\xbb\xbf{"text": "a"}') == [(1, {"text": "a"}, None)]
-
-
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.parquet", "a.arrow", "a.csv", "a.txt"])
-def test_an_empty_file(tmp_path, name):
-    assert read(tmp_path / name, b"") == [(0, None, "empty_file")]
-
-
-def random_lines(n):
-    chosen = random.Random(3)
-    return [json.dumps({"n": i, "text": f"{chosen.getrandbits(200):x}"}).encode() + b"\n" for i in range(n)]
-
-
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.jsonl.bz2", "a.jsonl.xz", "a.parquet", "a.arrow"])
 def test_a_file_that_is_not_what_its_name_says(tmp_path, name):
     [(line, message, problem)] = read(tmp_path / name, b"these bytes are none of that")
@@ -153,31 +127,11 @@ def test_a_parquet_file_without_its_end(tmp_path):
 
 
 def test_an_arrow_stream_that_breaks_off_keeps_what_came_before(tmp_path):
-    as_stream(tmp_path / "whole.arrow")
+    as_arrow(tmp_path / "whole.arrow")
     content = (tmp_path / "whole.arrow").read_bytes()
     *kept, (line, _, problem) = read(tmp_path / "a.arrow", content[:-60])
     assert [value for _, value, _ in kept] == RECORDS[:2]
     assert (line, problem) == (3, "unreadable")
-
-
-def test_a_csv_of_several_columns_and_lines_in_a_field(tmp_path):
-    content = 'term,definition\n간,"두 줄의\n뜻, 쉼표"\n폐,숨\n귀\n'.encode()
-    assert read(tmp_path / "a.csv", content) == [
-        (1, {"term": "간", "definition": "두 줄의\n뜻, 쉼표"}, None),
-        (2, {"term": "폐", "definition": "숨"}, None),
-        (3, {"term": "귀", "definition": None}, None),
-    ]
-
-
-def test_a_csv_may_hold_a_long_text(tmp_path):
-    long = "x" * 200_000
-    rows = read(tmp_path / "a.csv", f"text\nfirst\n{long}\nlast\n".encode())
-    assert rows == [(1, {"text": "first"}, None), (2, {"text": long}, None), (3, {"text": "last"}, None)]
-
-
-def test_a_txt_is_one_document(tmp_path):
-    assert read(tmp_path / "a.txt", "첫 문단\r\n\r\n둘째 문단\n".encode()) == [(1, {"text": "첫 문단\n\n둘째 문단"}, None)]
-    assert read(tmp_path / "b.txt", b" \n\n ") == []
 
 
 def test_a_large_txt_is_cut_at_blank_lines(tmp_path):
@@ -188,11 +142,6 @@ def test_a_large_txt_is_cut_at_blank_lines(tmp_path):
     assert "\n\n".join(texts).split("\n\n") == paragraphs
     assert all(text.split(" ")[0].isdigit() and text.endswith("가") for text in texts)
     assert all(len(text.encode()) < readers.TXT_PIECE + 5000 for text in texts)
-
-
-def test_a_json_file_of_one_object(tmp_path):
-    assert read(tmp_path / "a.json", b'{"text": "a"}') == [(1, {"text": "a"}, None)]
-    assert read(tmp_path / "b.json", b'[{"text": "a"}, 2]') == [(1, {"text": "a"}, None), (2, 2, "not_an_object")]
 
 
 def test_a_hidden_folder_above_the_data_does_not_hide_it(tmp_path):
@@ -441,9 +390,7 @@ def test_a_damaged_row_group_keeps_the_others(tmp_path):
 @pytest.mark.parametrize("end", [True, False], ids=["whole", "without its end"])
 def test_a_damaged_record_batch_keeps_the_others(tmp_path, write, end):
     path = tmp_path / "a.arrow"
-    table = pa.Table.from_pylist([{"n": i, "text": f"글 {i} " * 20} for i in range(300)])
-    with pa.OSFile(str(path), "wb") as file, write(file, table.schema) as writer:
-        writer.write_table(table, max_chunksize=100)
+    as_arrow(path, write, [{"n": i, "text": f"글 {i} " * 20} for i in range(300)], 100)
     content = bytearray(path.read_bytes())
     places = [i for i in range(0, len(content) - 8, 8) if content[i : i + 4] == b"\xff\xff\xff\xff" and content[i + 4 : i + 8] != bytes(4)]
     second = places[2]  # the schema's comes first
@@ -458,9 +405,7 @@ def test_a_damaged_record_batch_keeps_the_others(tmp_path, write, end):
 
 def test_offsets_that_point_nowhere_lose_their_batch_alone(tmp_path):
     path = tmp_path / "a.arrow"
-    table = pa.Table.from_pylist([{"text": f"글 {i} " * 20} for i in range(20)])
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
-        writer.write_table(table, max_chunksize=10)
+    as_arrow(path, records=[{"text": f"글 {i} " * 20} for i in range(20)], size=10)
     content = bytearray(path.read_bytes())
     offsets = content.find(b"".join(i.to_bytes(4, "little") for i in (0, len("글 0 ".encode()) * 20)))
     content[offsets + 4 : offsets + 8] = b"\xff\xff\xff\x7f"
@@ -481,28 +426,6 @@ def test_a_text_in_a_table_that_is_no_utf8_is_read_as_a_line_is(tmp_path):
 
 
 # ---- tables of text
-
-
-def test_commas_without_quotes_set_the_row_aside_whole(tmp_path):
-    rows = read(tmp_path / "a.csv", "term,definition\n간,몸 안의 장기\n폐,숨, 그리고 말\n귀,듣는 곳\n".encode())
-    assert rows == [
-        (1, {"term": "간", "definition": "몸 안의 장기"}, None),
-        (2, "폐,숨, 그리고 말", "too_many_cells"),
-        (3, {"term": "귀", "definition": "듣는 곳"}, None),
-    ]
-
-
-def test_commas_in_an_only_column_are_its_text(tmp_path):
-    texts = ["두통, 발열, 기침이 있다.", "이상 없음", '말했다, "아프다"고']
-    rows = read(tmp_path / "a.csv", ("text\n" + "\n".join(texts) + "\n").encode())
-    assert [value for _, value, _ in rows] == [{"text": text} for text in texts]
-
-
-@pytest.mark.parametrize("separator", ["\t", ";"])
-def test_a_csv_with_another_separator(tmp_path, separator):
-    assert [value for _, value, _ in read(tmp_path / "a.csv", f"term{separator}definition\n간{separator}장기, 크다\n".encode())] == [
-        {"term": "간", "definition": "장기, 크다"}
-    ]
 
 
 @pytest.mark.parametrize("at", [0, 10, 298])

@@ -166,6 +166,7 @@ def test_the_refined_sample(once):
         questions = lines(paths.exam_split(out, split))
         assert len(questions) == n > 0
         assert all(question["answer"] in list("ABCDE") for question in questions)
+    assert not {record["text"] for record in train} & {record["text"] for record in heldout}
     assert not (out / ".partial").exists()
 
 
@@ -208,24 +209,26 @@ def test_a_changed_rule_refines_again(out):
     assert "nothing changed" in refined(paths.SAMPLE_RAW, out, "--min-length", 200)
 
 
-def test_changed_rules_of_the_code_refine_again(out, monkeypatch):
-    monkeypatch.setattr("kmlite.refine.text.VERSION", 999)
-    assert "nothing changed" not in refined(paths.SAMPLE_RAW, out)
+@pytest.mark.parametrize(
+    "damage",
+    [lambda out: shutil.rmtree(out / paths.TEXT), lambda out: (out / paths.REFINE_RECORD).write_text('{"plan": ')],
+    ids=["result deleted", "record broken"],
+)
+def test_a_result_that_was_damaged_is_made_again(out, damage):
+    before = snapshot(out)
+    damage(out)
+    refined(paths.SAMPLE_RAW, out)
+    assert same_bytes(snapshot(out), before)
 
 
-def test_a_changed_file_refines_again(tmp_path, out):
+def test_a_changed_file_or_another_version_of_the_rules_refines_again(tmp_path, out, monkeypatch):
     raw = shutil.copytree(paths.SAMPLE_RAW, tmp_path / "raw")
     with open(raw / paths.RAW_TEXT / "general.jsonl", "a", encoding="utf-8") as file:
         file.write('{"text": "짧은 글"}\n')
     assert "nothing changed" not in refined(raw, out)
     assert funnel(out)["text"]["rejected"]["too_short"] == SAMPLE_REASONS["text"]["too_short"] + 1
-
-
-def test_a_result_that_was_deleted_is_made_again(out):
-    before = snapshot(out)
-    shutil.rmtree(out / paths.TEXT)
-    refined(paths.SAMPLE_RAW, out)
-    assert same_bytes(snapshot(out), before)
+    monkeypatch.setattr("kmlite.refine.text.VERSION", 999)
+    assert "nothing changed" not in refined(raw, out)
 
 
 # ---- held-out texts
@@ -237,11 +240,6 @@ def held(out):
 
 def trained(out):
     return {record["text"] for record in lines(out / paths.TEXT / "train.jsonl")}
-
-
-def test_heldout_texts_are_no_training_texts(once):
-    assert held(once[0])
-    assert not held(once[0]) & trained(once[0])
 
 
 @pytest.mark.parametrize("name", ["zz_later.jsonl", "00_earlier.jsonl"])
@@ -292,13 +290,6 @@ def test_what_is_no_longer_among_the_raw_data_goes(tmp_path, out):
     shutil.copytree(paths.SAMPLE_RAW / paths.RAW_DICTIONARY, tmp_path / "raw" / paths.RAW_DICTIONARY)
     refined(tmp_path / "raw", out)
     assert sorted(os.listdir(out)) == [".lock", paths.DICTIONARY, paths.REFINE_RECORD, paths.REJECTED]
-
-
-def test_the_text_column_is_a_setting(tmp_path):
-    write_lines(tmp_path / "raw" / paths.RAW_TEXT / "a.jsonl", [{"body": TEXTS[0]}, {"text": TEXTS[1]}])
-    refined(tmp_path / "raw", tmp_path / "out", "--text-column", "body")
-    assert trained(tmp_path / "out") | held(tmp_path / "out") == {TEXTS[0]}
-    assert funnel(tmp_path / "out")["text"]["rejected"] == {"missing_field": 1}
 
 
 def test_rejected_records_are_limited_the_counts_are_true(tmp_path):
@@ -362,23 +353,6 @@ def test_what_each_source_adds_to_train_and_what_its_leak_check_took(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [("valid.jsonl", "dev"), ("validation.jsonl", "dev"), ("Test.jsonl", "test"), ("train-00000-of-00001.jsonl", "train")],
-)
-def test_names_of_splits(tmp_path, name, split):
-    write_lines(tmp_path / "raw" / paths.RAW_EXAM / name, [QUESTION])
-    refined(tmp_path / "raw", tmp_path / "out")
-    assert os.listdir(tmp_path / "out" / paths.EXAM) == [f"{split}.jsonl"]
-
-
-def test_a_split_of_unknown_name_is_told(tmp_path):
-    out = exam_data(tmp_path, train=[QUESTION], extra=[QUESTION | {"question": "둘째 물음은?"}])
-    [row] = rejected(out, "exam")
-    assert (row["reason"], row["source"]) == ("unknown_split", f"{paths.RAW_EXAM}/extra.jsonl")
-    assert os.listdir(out / paths.EXAM) == ["train.jsonl"]
-
-
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_texts_and_definitions_that_hold_an_exam_question_are_set_aside(tmp_path, split):
     raw = tmp_path / "raw"
@@ -431,19 +405,16 @@ def bad_data(raw):
     return raw
 
 
-def test_data_that_is_all_bad(tmp_path):
-    result = run("--raw", bad_data(tmp_path / "raw"), "--refined", tmp_path / "out")
-    assert result.exit_code == 1
-    assert "nothing was kept" in result.output
-    [shown] = re.findall(r"See why in (.+?);", result.output)
-    reasons = {row["reason"] for path in Path(shown).glob("*.jsonl") for row in lines(path)}
-    assert reasons == {"too_short", "not_an_object", "missing_field", "not_json", "unreadable", "empty_file"}
-    assert not (tmp_path / "out" / paths.REFINE_RECORD).exists()
-
-
-def test_data_that_is_all_bad_leaves_the_earlier_result(tmp_path, out):
-    before = snapshot(out)
-    assert run("--raw", bad_data(tmp_path / "raw"), "--refined", out).exit_code == 1
+def test_data_that_is_all_bad_is_told_and_leaves_the_earlier_result(tmp_path, out):
+    before, raw = snapshot(out), bad_data(tmp_path / "raw")
+    for place in (tmp_path / "new", out):
+        result = run("--raw", raw, "--refined", place)
+        assert result.exit_code == 1
+        assert "nothing was kept" in result.output
+        [shown] = re.findall(r"See why in (.+?);", result.output)
+        reasons = {row["reason"] for path in Path(shown).glob("*.jsonl") for row in lines(path)}
+        assert reasons == {"too_short", "not_an_object", "missing_field", "not_json", "unreadable", "empty_file"}
+    assert not (tmp_path / "new" / paths.REFINE_RECORD).exists()
     assert snapshot(out) == before
 
 
@@ -474,13 +445,6 @@ def test_an_output_that_is_a_file(tmp_path, below):
     assert result.exit_code == 1
     assert str(tmp_path / "file") in result.output
     assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_a_record_that_is_broken_is_no_obstacle(out):
-    before = snapshot(out)
-    (out / paths.REFINE_RECORD).write_text('{"plan": ')
-    refined(paths.SAMPLE_RAW, out)
-    assert same_bytes(snapshot(out), before)
 
 
 @pytest.mark.parametrize("args", [("--no-such-option",), ("--min-length", "long"), ("stray",)])
@@ -545,24 +509,10 @@ def test_a_run_that_is_killed_while_it_moves_its_results_is_not_taken_as_done(ou
 
 def test_text_of_the_bases_own_language_is_cleaned_and_not_judged(tmp_path):
     english = "The heart pumps blood through the body. <b>Valves</b> keep it from flowing back<end_of_turn>. " * 3
-    folder = tmp_path / "raw" / paths.REPLAY
-    folder.mkdir(parents=True)
     rows = [{"text": english}, {"text": english}, {"text": "too short"}, {"body": "no text"}]
-    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    shutil.copytree(paths.SAMPLE_RAW / paths.RAW_EXAM, tmp_path / "raw" / paths.RAW_EXAM)
-    result = CliRunner().invoke(refine.command, ["--raw", str(tmp_path / "raw"), "--refined", str(tmp_path / "refined")])
-    assert result.exit_code == 0, result.output
-    kept = [json.loads(line)["text"] for line in (tmp_path / "refined" / paths.REPLAY / "train.jsonl").read_text().splitlines()]
-    assert len(kept) == 1 and kept[0].startswith("The heart pumps blood") and "<" not in kept[0]
-    funnel = json.loads((tmp_path / "refined" / paths.REFINE_RECORD).read_text())["funnel"]["replay"]
-    assert (funnel["read"], funnel["kept"]) == (4, 1)
-    assert funnel["rejected"] == {"duplicate": 1, "missing_field": 1, "too_short": 1}
-
-
-def test_a_file_that_is_not_read_is_named_as_it_is_called(tmp_path):
-    folder = tmp_path / "raw" / paths.RAW_TEXT
-    folder.mkdir(parents=True)
-    (folder / "a.jsonl").write_text(json.dumps({"text": "x"}) + "\n")
-    (folder / "b[red].pdf").touch()
-    said = CliRunner().invoke(refine.command, ["--raw", str(tmp_path / "raw"), "--refined", str(tmp_path / "refined")]).output
-    assert "  not read: " in said and "b[red].pdf (0 bytes)" in said
+    write_lines(tmp_path / "raw" / paths.REPLAY / "a.jsonl", rows)
+    refined(tmp_path / "raw", tmp_path / "out")
+    [kept] = lines(tmp_path / "out" / paths.REPLAY / "train.jsonl")
+    assert kept["text"].startswith("The heart pumps blood") and "<" not in kept["text"]
+    part = funnel(tmp_path / "out")["replay"]
+    assert (part["read"], part["kept"], part["rejected"]) == (4, 1, {"duplicate": 1, "missing_field": 1, "too_short": 1})
