@@ -1,10 +1,12 @@
 """Shards, workers that are killed, runs that are killed, and input that is broken in every way."""
 
 import gzip
+import importlib.util
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,8 +61,15 @@ def funnel(out: Path) -> dict:
     return json.loads((out / paths.REFINE_RECORD).read_text())["funnel"]["text"]
 
 
+ONE, TWO = (("--workers", n, "--shard-mb", 1) for n in (1, 2))
+
+
+def invoke(raw: Path, out: Path, *args):
+    return CliRunner().invoke(refine.command, ["--raw", str(raw), "--refined", str(out), *map(str, args)])
+
+
 def run(raw: Path, out: Path, *args) -> str:
-    result = CliRunner().invoke(refine.command, ["--raw", str(raw), "--refined", str(out), *map(str, args)])
+    result = invoke(raw, out, *args)
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -132,7 +141,7 @@ def large(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(large, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    run(large, out, "--workers", 1, "--shard-mb", 1)
+    run(large, out, *ONE)
     return out
 
 
@@ -149,7 +158,7 @@ def test_what_large_data_loses_and_why(undisturbed):
 
 
 def test_workers_change_no_byte(large, undisturbed, tmp_path):
-    run(large, tmp_path / "out", "--workers", 2, "--shard-mb", 1)
+    run(large, tmp_path / "out", *TWO)
     assert content(tmp_path / "out") == content(undisturbed)
 
 
@@ -200,11 +209,11 @@ def test_killed_again_and_again_the_bytes_are_the_same(large, undisturbed, tmp_p
     out = tmp_path / "out"
     chosen = random.Random(11)
     begun = time.monotonic()
-    assert start(large, tmp_path / "once", "--workers", 2, "--shard-mb", 1).wait() == 0
+    assert start(large, tmp_path / "once", *TWO).wait() == 0
     whole = time.monotonic() - begun
     killed, progressed = 0, set()
     while killed < 20:
-        process = start(large, out, "--workers", 2, "--shard-mb", 1, *(["--restart"] if killed % 4 == 3 else []))
+        process = start(large, out, *TWO, *(["--restart"] if killed % 4 == 3 else []))
         try:
             process.wait(chosen.uniform(0.1, 0.9) * whole)
         except subprocess.TimeoutExpired:
@@ -216,61 +225,40 @@ def test_killed_again_and_again_the_bytes_are_the_same(large, undisturbed, tmp_p
             assert process.returncode == 0
             assert content(out) == content(undisturbed)
             (out / paths.REFINE_RECORD).write_text("{")  # begin anew, over the old result
-    run(large, out, "--workers", 2, "--shard-mb", 1)
+    run(large, out, *TWO)
     assert content(out) == content(undisturbed)
     assert len(progressed) > 2  # it was killed at different points
 
 
+def stopped(*_args, **_kwargs):
+    raise KeyboardInterrupt
+
+
 def test_finished_shards_are_not_done_again(large, undisturbed, tmp_path, monkeypatch):
-    from kmlite.refine import corpus
-
-    def fail(*_args, **_kwargs):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(corpus, "assemble", fail)
-        assert (
-            CliRunner()
-            .invoke(refine.command, ["--raw", str(large), "--refined", str(tmp_path), "--workers", "1", "--shard-mb", "1"])
-            .exit_code
-        )
+        patch.setattr("kmlite.refine.corpus.assemble", stopped)
+        assert invoke(large, tmp_path, *ONE).exit_code
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / ".partial/shards").glob("*.npy")}
     assert before
-    monkeypatch.setattr("kmlite.refine.worker.clean_all", fail)  # nothing may be cleaned again
-    run(large, tmp_path, "--workers", 1, "--shard-mb", 1)
+    monkeypatch.setattr("kmlite.refine.worker.clean_all", stopped)  # nothing may be cleaned again
+    run(large, tmp_path, *ONE)
     assert content(tmp_path) == content(undisturbed)
 
 
-def test_a_changed_input_redoes_its_shards_alone(large, tmp_path, monkeypatch):
-    from kmlite.refine import corpus
-
-    raw = tmp_path / "raw"
-    subprocess.run(["cp", "-r", str(large), str(raw)], check=True)
-
-    def fail(*_args, **_kwargs):
-        raise KeyboardInterrupt
-
+@pytest.mark.parametrize("kept", [False, True], ids=["unfinished", "kept"])
+def test_more_data_redoes_its_shards_alone(large, tmp_path, monkeypatch, kept):
+    """Of a run that was stopped, and of a finished one with --keep-shards."""
+    raw = Path(shutil.copytree(large, tmp_path / "raw"))
     with monkeypatch.context() as patch:
-        patch.setattr(corpus, "assemble", fail)
-        CliRunner().invoke(refine.command, ["--raw", str(raw), "--refined", str(tmp_path / "out"), "--workers", "1", "--shard-mb", "1"])
+        if not kept:
+            patch.setattr("kmlite.refine.corpus.assemble", stopped)
+        invoke(raw, tmp_path / "out", *ONE, "--keep-shards")
+    assert not kept or [path.name for path in (tmp_path / "out/.partial").iterdir()] == ["shards"]
     write_jsonl(raw / paths.RAW_TEXT / "f.jsonl", [{"text": text_of(99999, 300)}])
-    told = run(raw, tmp_path / "out", "--workers", 1, "--shard-mb", 1)
-    planned, finished = map(int, re.search(r"(\d+) shards.*?(\d+) shards finished before", told).groups())
+    told = run(raw, tmp_path / "out", *ONE)
+    planned, finished = map(int, re.search(r"(\d+) shards.*?(\d+) finished before", told).groups())
     assert 1 <= planned - finished <= 2
-    run(raw, tmp_path / "again", "--workers", 1, "--shard-mb", 1)
-    assert content(tmp_path / "out") == content(tmp_path / "again")
-
-
-def test_kept_shards_serve_a_later_run_with_more_data(large, tmp_path):
-    raw, args = tmp_path / "raw", ("--workers", 1, "--shard-mb", 1)
-    subprocess.run(["cp", "-r", str(large), str(raw)], check=True)
-    run(raw, tmp_path / "out", *args, "--keep-shards")
-    assert [path.name for path in (tmp_path / "out/.partial").iterdir()] == ["shards"]
-    write_jsonl(raw / paths.RAW_TEXT / "f.jsonl", [{"text": text_of(99999, 300)}])
-    told = run(raw, tmp_path / "out", *args)
-    planned, finished = map(int, re.search(r"(\d+) shards.*?(\d+) shards finished before", told).groups())
-    assert 1 <= planned - finished <= 2
-    run(raw, tmp_path / "again", *args)
+    run(raw, tmp_path / "again", *ONE)
     assert content(tmp_path / "out") == content(tmp_path / "again")
 
 
@@ -321,7 +309,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @linux
 @pytest.mark.parametrize("after", [0.0, 0.3, 0.6])
 def test_killing_a_worker_changes_no_byte(large, undisturbed, tmp_path, after):
-    process = start(large, tmp_path / "out", "--workers", 2, "--shard-mb", 1)
+    process = start(large, tmp_path / "out", *TWO)
     workers = workers_of(process)
     assert workers
     time.sleep(after)
@@ -334,7 +322,7 @@ def test_killing_a_worker_changes_no_byte(large, undisturbed, tmp_path, after):
 @linux
 def test_workers_end_with_the_command(large, tmp_path):
     """Whoever kills the command alone leaves no worker behind."""
-    process = start(large, tmp_path / "out", "--workers", 2, "--shard-mb", 1)
+    process = start(large, tmp_path / "out", *TWO)
     workers = workers_of(process)
     assert workers
     os.kill(process.pid, signal.SIGKILL)
@@ -365,7 +353,7 @@ def test_broken_files_are_named_and_the_rest_goes_on(tmp_path):
     (folder / "bytes.jsonl").write_bytes(
         b'{"text": "\xff\xfe' + text_of(5001).encode() + b'"}\n\x00\x00\n' + json.dumps({"text": "\x00" + text_of(5002)}).encode() + b"\n"
     )
-    run(tmp_path / "raw", tmp_path / "out", "--workers", 1, "--shard-mb", 1, "--heldout-share", 0)
+    run(tmp_path / "raw", tmp_path / "out", *ONE, "--heldout-share", 0)
     kept = set(trained(tmp_path / "out"))
     assert {clean(row["text"]) for row in good} | {clean(text_of(5000)), clean(text_of(5002))} <= kept
     assert clean(text_of(100)) in kept
@@ -414,8 +402,6 @@ def test_nesting_is_linear_and_comes_to_an_end(text):
 
 def test_a_pool_that_breaks_while_it_is_filled_is_started_again(monkeypatch):
     """A worker killed as it starts: the tasks behind it can't be handed over any more."""
-    from kmlite.refine import engine
-
     original, tried = engine.ProcessPoolExecutor.submit, []
 
     def submit(self, function, task):
@@ -427,3 +413,18 @@ def test_a_pool_that_breaks_while_it_is_filled_is_started_again(monkeypatch):
     monkeypatch.setattr(engine.ProcessPoolExecutor, "submit", submit)
     assert sorted(engine.run(abs, [-3, -4, -5], workers=2)) == [(0, 3), (1, 4), (2, 5)]
     assert len(tried) > 3
+
+
+# ---- Ray
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="ray is installed")
+def test_without_ray_the_extra_is_named(tmp_path):
+    result = invoke(paths.SAMPLE_RAW, tmp_path, "--engine", "ray")
+    assert (result.exit_code, "'.[ray]'" in result.output) == (1, True)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra ray")
+def test_a_local_ray_of_two_workers_gives_the_same_bytes(large, undisturbed, tmp_path):
+    run(large, tmp_path / "out", *TWO, "--engine", "ray")
+    assert content(tmp_path / "out") == content(undisturbed)
