@@ -91,7 +91,7 @@ compare: $(STAMP) ## compare two evaluations, A=folder B=folder (HARNESS=1: by l
 report: $(STAMP) ## write OUT/report.html: what every step did, on one page that opens from disk
 	$(PY) -m recipes.report $(FOLDERS) $(value ARGS)
 
-chat: $(STAMP) ## talk to MODEL (default: the newest stage in OUT); ARGS=--web in the browser
+chat: $(STAMP) ## talk to MODEL (default: the last finished stage in OUT); ARGS=--web in the browser
 	@$(PY) -m recipes.chat $(if $(value MODEL),--model $(call quoted,MODEL)) $(FOLDERS) $(value ARGS)
 
 pipeline: $(STAMP) ## refine, stage 0, 1, 2 and eval, skipping what is done and unchanged

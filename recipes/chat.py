@@ -1,7 +1,7 @@
 """Talk to a model: in the terminal, or with --web in the browser of this machine.
 
 \b
-    make chat                                  the newest finished stage in OUT
+    make chat                                  the last finished stage in OUT
     make chat MODEL=model/00_trained           another stage, a model folder or a hub name
     make chat OUT=model/demo REFINED=data/demo/02_refined
     make chat ARGS=--web                       a page that this machine alone can open
@@ -31,7 +31,7 @@ from kmlite.models.loading import PRECISIONS
 
 @dataclass(frozen=True)
 class Settings:
-    model: str = setting("", "a stage in OUT, its final, a model folder or a hub name; empty: the newest final in OUT")
+    model: str = setting("", "a stage in OUT, its final, a model folder or a hub name; empty: the last finished stage in OUT")
     refined: Path = setting(Path("data/02_refined"), "what make refine wrote; /exam draws from its dev split")
     out: Path = setting(Path("model"), "folder of the trained models")
     max_new_tokens: int = setting(512, "tokens of an answer at most")

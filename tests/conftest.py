@@ -190,7 +190,7 @@ def out(base, text_base, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def speaker(out):
-    """The newest of `out`, loaded to talk to."""
+    """The last stage of `out`, loaded to talk to."""
     from kmlite.sharing import chat
 
     return chat.load(*chat.find("", out), "16bit")

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -46,10 +45,8 @@ class Speaker:
 
 
 def finished(out: Path) -> list[str]:
-    """The stages in `out` that have a final model, the newest first."""
-    records = {stage: files.read_record(out / stage / paths.RECORD) for stage in paths.STAGES if (out / stage / paths.FINAL).is_dir()}
-    ended = {stage: datetime.fromisoformat(record["finished"]) for stage, record in records.items() if record}
-    return sorted(ended, key=lambda stage: (ended[stage], stage), reverse=True)
+    """The stages in `out` that have a final model, the last first."""
+    return [stage for stage in paths.STAGES[::-1] if (out / stage / paths.FINAL).is_dir() and (out / stage / paths.RECORD).exists()]
 
 
 def beginning(out: Path) -> str | None:
@@ -59,13 +56,13 @@ def beginning(out: Path) -> str | None:
 
 
 def others(out: Path, name: str) -> list[str]:
-    """What can be compared with the model of that name: finished stages in `out`, and "base" for what stage 0 started from."""
+    """What can answer beside the model of that name: finished stages in `out`, and "base" for what stage 0 started from."""
     return [other for other in [*finished(out), *(["base"] if beginning(out) else [])] if other != name]
 
 
 def find(name: str, out: Path) -> tuple[str, Path]:
     """(short name, folder) of a model: a stage in `out`, its final, any model folder, "base" for the one that stage 0 started
-    from, or a hub name; "" is the newest final in `out`.
+    from, or a hub name; "" is the last finished stage in `out`.
 
     Raises:
         click.ClickException: no such model, or one that can't be loaded.

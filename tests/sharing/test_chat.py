@@ -14,7 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from kmlite import cli, files, paths, prompts
+from kmlite import cli, prompts
 from kmlite.evaluation import generation
 from kmlite.sharing import chat
 from recipes import chat as recipe
@@ -157,24 +157,15 @@ def test_no_room_on_the_card_is_said_in_words(speaker, out, monkeypatch):
 
 
 def test_find(out, base, monkeypatch):
-    newest = ("02_trained", out / "02_trained/final")
-    assert chat.find("", out) == newest
+    last = ("02_trained", out / "02_trained/final")
+    assert chat.find("", out) == last
     assert chat.finished(out) == ["02_trained", "00_trained"]
     for name in ("02_trained", str(out / "02_trained"), str(out / "02_trained/final")):
-        assert chat.find(name, out) == newest
+        assert chat.find(name, out) == last
     assert chat.find("base", out)[1] == base
     assert chat.find(str(base), out) == (str(base), base)
     monkeypatch.chdir(out.parent)
     assert chat.find(f"{out.name}/00_trained", out.relative_to(out.parent))[0] == "00_trained"
-
-
-def test_the_newest_goes_by_time_not_by_name(out, tmp_path):
-    for stage, ended in (("00_trained", "2026-03-01T00:30:00+0900"), ("02_trained", "2026-02-28T16:00:00+0000")):
-        (tmp_path / stage / paths.FINAL).mkdir(parents=True)
-        files.write_json(tmp_path / stage / paths.RECORD, {"finished": ended})
-    assert chat.finished(tmp_path)[0] == "02_trained"  # 16:00 UTC is half past nine hours later than 15:30 UTC
-    files.write_json(tmp_path / "00_trained" / paths.RECORD, {"finished": "2026-03-01T01:30:00+0900"})
-    assert chat.finished(tmp_path)[0] == "00_trained"
 
 
 @pytest.mark.parametrize(
