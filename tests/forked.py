@@ -22,27 +22,13 @@ import traceback
 from importlib.util import find_spec
 from pathlib import Path
 
-# what a stage would import on the way
-STACK = (
-    "recipes.stage0",
-    "recipes.stage1",
-    "recipes.stage2",
-    "kmlite.training.trainer",
-    "kmlite.models.merging",
-    "kmlite.evaluation.suite",
-    "kmlite.training.examples",
-)
-STACK += (
-    "kmlite.training.self_training",
-    "kmlite.evaluation.dictionary",
-    "kmlite.models.vocabulary",
-    "bitsandbytes",
-    "trl.trainer.sft_trainer",
-    "sacrebleu",
-)
+# what a stage, or an export and lm-eval, would import on the way
 GEMMA = ("transformers.models.gemma3.modeling_gemma3", "transformers.models.gemma.tokenization_gemma", "peft.tuners.lora.bnb")
 GEMMA += ("transformers.models.siglip.modeling_siglip", "transformers.models.auto.modeling_auto", "transformers.generation.utils")
-DATASETS = ("datasets.io.generator", "datasets.packaged_modules.generator.generator")
+STACK = tuple(f"recipes.stage{number}" for number in range(3))
+STACK += tuple(f"kmlite.{name}" for name in ("training.trainer", "training.examples", "training.self_training", "models.merging"))
+STACK += tuple(f"kmlite.{name}" for name in ("models.vocabulary", "evaluation.suite", "evaluation.dictionary"))
+STACK += ("bitsandbytes", "trl.trainer.sft_trainer", "sacrebleu", "datasets.io.generator")
 LM_EVAL = ("lm_eval.models.huggingface", "lm_eval.tasks")
 OURS = ("kmlite", "recipes")
 
@@ -196,7 +182,7 @@ def main(kind: str) -> None:
         from kmlite.models import loading
 
         loading.fast_model()
-    names = [*STACK, *GEMMA, *DATASETS] if kind == "unsloth" else [*GEMMA, *(LM_EVAL if find_spec("lm_eval") else ())]
+    names = [*STACK, *GEMMA] if kind == "unsloth" else [*GEMMA, *(LM_EVAL if find_spec("lm_eval") else ())]
     for name in names:
         importlib.import_module(name)
     gc.collect()
