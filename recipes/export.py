@@ -79,7 +79,7 @@ def main(settings: Settings) -> None:
     sizes = {path.name: path.stat().st_size for path in sorted(target.iterdir())}
     for name, size in sizes.items():
         console.print(f"    {size:>14,}  {name}")
-    console.print(f"  written to {target}, {sum(sizes.values()) / 1e9:.2f} GB, {time.time() - started:.0f} s")
+    console.print(f"  written to {target}, {sum(sizes.values()) / 1e6:,.0f} MB, {time.time() - started:.0f} s")
 
     # ---- out
     if settings.push:

@@ -139,7 +139,7 @@ def figures(source) -> str:
             asked += f", {voting.in_words(settings.get('vote', 1), bool(settings.get('prior')))}"
             lines += ["", f"`make eval` of {name}: {asked}:", "", *table(record["results"])]
             if record.get("test_openings"):
-                lines += ["", f"Test had been scored {record['test_openings']} times for this model by then."]
+                lines += ["", f"Test had been scored {record['test_openings']}× for this model by then."]
     return "\n".join(lines)
 
 
