@@ -235,6 +235,8 @@ MESSAGES = {
     "[bold]also worse: {told}[/]": "[bold]그 밖에 나빠진 것: {told}[/]",
     "{tokens} tokens of text for each of {count} new tokens; about {row} are needed.":
         "새 토큰 {count}개에 텍스트가 하나당 {tokens}토큰뿐이다. 약 {row}토큰이 필요하다.",
+    "On gemma-3-270m 5,000 raised bits per character by 12% on text and 26% on exam questions, which little text does not win back.":
+        "gemma-3-270m에서 5,000개를 추가하자 글자당 비트가 텍스트 12%, 시험 문제 26% 늘었고, 적은 텍스트로는 회복되지 않는다.",
     "--new-tokens auto adds as many as the text can teach.": "--new-tokens auto는 텍스트로 학습할 수 있는 만큼만 추가한다.",
     "none: English may be forgotten; make data fetches some for RAW/03_replay":
         "없음: 영어를 잊을 수 있다. make data가 RAW/03_replay에 영어 텍스트를 받는다",
@@ -359,7 +361,9 @@ def expressions() -> list[tuple[re.Pattern, str]]:
     return found
 
 
-BEGINNING = re.compile(r" *(?:[✓✗] )?(?:\w[\w ]{0,11}  +)?")  # of a line: its indent and, with two blanks behind it, its label
+TAG = r"(?:\[[a-z ]+\])?"
+# of a line: its indent and, with two blanks behind it, its label
+BEGINNING = re.compile(rf" *(?:{TAG}[✓✗](?:\[/\])? )?(?:{TAG}\w[\w ]{{0,11}}(?:\[/\])?  +)?")
 
 
 def localized(text: str) -> str:

@@ -61,6 +61,7 @@ def test_the_locale_decides(monkeypatch, variables, expected):
 
 def test_an_error_that_the_table_has_is_korean_and_its_command_stays(tmp_path, monkeypatch):
     monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
+    assert messages.localized("  [bold red]warning[/]      the disk is full") == "  [bold red]warning[/]      디스크가 가득 찼다"
     assert messages.localized("no such thing in any table: {x}") == "no such thing in any table: {x}"
     for recipe, command in ((stage0, "make refine RAW="), (stage1, "make refine")):
         result = CliRunner().invoke(recipe.command, ["--refined", str(tmp_path), "--out", str(tmp_path / "out")])

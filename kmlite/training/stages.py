@@ -55,7 +55,7 @@ class Stage:
     def describe(self, what: str, resolved: dict[str, object]) -> None:
         """Print what the stage is about to do, before it spends time on it; `what` names its sequences."""
         settings = self.settings
-        learning = f"LoRA rank {settings.rank}, learning rate {rate_in_words(settings)}, {settings.epochs:g} epochs"
+        learning = f"LoRA rank {settings.rank}, learning rate {rate_in_words(settings)}, epochs {settings.epochs:g}"
         lines = {"base": f"{self.base}{folders.stand_in_note(self.base)}", **fitted_in_words(self.fitted, settings, what)}
         for name, value in {**lines, "learning": learning, **resolved}.items():
             console.print(f"  {name:<12} {value}")
