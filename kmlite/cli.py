@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import MISSING, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.cells import cell_len
@@ -20,6 +20,9 @@ from rich.console import Console
 from rich.text import Text
 
 from kmlite.messages import BEGINNING, localized
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # characters that turn the direction of writing
 TAGS = re.compile(r"\[(bold red|bold|red|green)\](.*?)\[/\]", re.DOTALL)  # all the markup that recipes use
@@ -73,6 +76,14 @@ class PlainConsole(Console):
             out.append(text[at : tag.start()]).append(tag[2], tag[1])
             at = tag.end()
         return out.append(text[at:])
+
+
+def table(*columns: str, title: str = "") -> "Table":
+    """An empty table that 80 columns hold: no frame, and cells that go on in the next line."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Column, Table
+
+    return Table(*(Column(name, overflow="fold") for name in columns), title=localized(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def open_streams() -> None:

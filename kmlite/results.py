@@ -129,15 +129,11 @@ def change(before: dict, after: dict) -> tuple[str, int]:
 
 def show(results: list[dict], title: str) -> None:
     """One table: a row for each measure, a column for each moment; of several stages their names in front."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Column, Table
-
-    from kmlite.cli import console
-    from kmlite.messages import language, localized
+    from kmlite.cli import console, table
+    from kmlite.messages import language
 
     columns, several = moments(results), len({one["stage"] for one in results}) > 1
-    names: list[Column | str] = [*["stage"] * several, Column(overflow="fold"), *columns, "change", "n"]
-    table = Table(*names, title=localized(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    lines = table(*["stage"] * several, "", *columns, "change", "n", title=title)
     last = ""
     for (stage, measure, data, how), found in rows(results).items():
         if any(key == "subject" for key, _ in how):
@@ -147,9 +143,9 @@ def show(results: list[dict], title: str) -> None:
             continue
         told, n = change(shown[0], shown[-1])[0] if len(shown) > 1 else "", shown[-1]["n"]
         named = [stage if stage != last else ""] * several
-        table.add_row(*named, label(measure, data, how)[language() == "ko"], *(in_words(found.get(w)) for w in columns), told, f"{n:,}")
+        lines.add_row(*named, label(measure, data, how)[language() == "ko"], *(in_words(found.get(w)) for w in columns), told, f"{n:,}")
         last = stage
-    console.print(table)
+    console.print(lines)
 
 
 def losses(results: list[dict], trained_on: set[tuple[str, str]]) -> tuple[list[str], list[str]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from kmlite import paths
-from kmlite.cli import console, recipe, setting
+from kmlite.cli import console, recipe, setting, table
 from kmlite.messages import localized
 
 CHARACTERS_A_TOKEN = 1.86  # of Korean in Gemma 3's vocabulary, as published; new tokens make it more
@@ -203,8 +203,6 @@ def counts(refined: Path) -> dict[str, int]:
 
 def show_plan(settings: Settings) -> None:
     import torch
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
 
     from kmlite.models import folders, memory
     from recipes import stage0, stage1, stage2
@@ -223,7 +221,7 @@ def show_plan(settings: Settings) -> None:
     tokens = tokens_of(settings)
     stages = (("stage0", stage0.Settings()), ("stage1", stage1.Settings()), ("stage2", stage2.Settings()))
     console.print(f"\nPlan for {settings.base}, {shape.parameters / 1e9:.2f} billion parameters (calculated, not measured: docs/gpu.md)")
-    table = Table("card", "stage", "weights", "batch", "GiB", "instead of", "tokens/s", "hours", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    rows = table("card", "stage", "weights", "batch", "GiB", "instead of", "tokens/s", "hours")
     parts = []
     for name, gib in cards:
         for step, values in stages:
@@ -231,7 +229,7 @@ def show_plan(settings: Settings) -> None:
             rate, measured = rate_of(settings.out, step, shape, name, plan.precision)
             hours = tokens[step] / rate / 3600 if rate else 0
             parts.append(f"  {step} in GiB: " + "; ".join(f"{part} {size / memory.GIB:.2f}" for part, size in plan.parts.items()))
-            table.add_row(
+            rows.add_row(
                 f"{gib:.3g} GiB {name}" if step == "stage0" else "",
                 step,
                 plan.precision,
@@ -241,7 +239,7 @@ def show_plan(settings: Settings) -> None:
                 f"{'' if measured else '~'}{rate:,.0f}" if rate else "unknown",
                 "–" if not hours else f"{hours:,.1f}" if hours >= 0.1 else "< 0.1",
             )
-    console.print(table)
+    console.print(rows)
     console.print("  ~ estimated from the card's published peak; after a stage has run here, the rate that it measured.")
     if len(cards) == 1:
         console.print("\n".join(parts))

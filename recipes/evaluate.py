@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from kmlite import paths
-from kmlite.cli import check_writable, console, recipe, setting
+from kmlite.cli import check_writable, console, recipe, setting, table
 from kmlite.evaluation.scoring import SCORERS
 from kmlite.models.loading import PRECISIONS
 from kmlite.prompts import PROMPTS
@@ -241,11 +241,9 @@ def show_published(record: dict) -> None:
 
 def show_ways(ways: list[dict]) -> None:
     """The ways of answering side by side, each with its difference to the first, question by question."""
-    from rich.table import Table
-
     if not ways:
         return
-    table = Table("way", "passes", "accuracy", "95% interval", "difference to the first, points", "p", "bias to A–E, points")
+    rows = table("way", "passes", "accuracy", "95% interval", "difference to the first, points", "p", "bias to A–E, points")
     for way in ways:
         difference = way.get("difference")
         paired = (
@@ -254,22 +252,20 @@ def show_ways(ways: list[dict]) -> None:
         pull = " ".join(f"{100 * share:+.1f}" for share in way["pull"].values())
         low, high = way["interval"]
         p = f"{difference['p']:.3g}" if difference else ""
-        table.add_row(way["way"], f"{way['passes']:g}", f"{way['accuracy']:.1f}%", f"{low:.1f}–{high:.1f}%", paired, p, pull)
-    console.print(table)
+        rows.add_row(way["way"], f"{way['passes']:g}", f"{way['accuracy']:.1f}%", f"{low:.1f}–{high:.1f}%", paired, p, pull)
+    console.print(rows)
 
 
 def show(summary: dict) -> None:
-    from rich.table import Table
-
     from kmlite.evaluation import scoring
 
     years = summary.get("by_year", {})
     years = [(f"year {name}", part) for name, part in years.items()] if len(years) > 1 else []
-    table = Table("", "right", "of", "accuracy", "95% interval")
+    rows = table("", "right", "of", "accuracy", "95% interval")
     for name, part in [*summary["by_subject"].items(), *years, ("all", summary)]:
         low, high = part["interval"]
-        table.add_row(name, str(part["right"]), str(part["n"]), f"{part['accuracy']:.1f}%", f"{low:.1f}–{high:.1f}%")
-    console.print(table)
+        rows.add_row(name, str(part["right"]), str(part["n"]), f"{part['accuracy']:.1f}%", f"{low:.1f}–{high:.1f}%")
+    console.print(rows)
     letters = ", ".join(f"{letter} {n}" for letter, n in summary["letters"].items())
     console.print(f"  [bold]accuracy {scoring.in_words(summary)}[/], mean of subjects {summary['macro']:.1f}%")
     why = ", ".join(f"{reason} {n}" for reason, n in summary["unreadable_because"].items())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kmlite import paths
-from kmlite.cli import check_writable, console, counted, recipe, setting, size_in_words
+from kmlite.cli import check_writable, console, counted, recipe, setting, size_in_words, table
 from kmlite.files import fingerprint, read_record, write_json
 
 if TYPE_CHECKING:
@@ -226,14 +226,12 @@ def drop_others(folder: Path, keys: set[str]) -> None:
 
 
 def show(funnel: dict, settings: Settings) -> None:
-    from rich.table import Table
-
-    table = Table("", "read", "kept", "set aside", "characters", "≈ tokens", "seconds", title="What went in and what was kept")
+    rows = table("", "read", "kept", "set aside", "characters", "≈ tokens", "seconds", title="What went in and what was kept")
     for name, part in funnel.items():
         # 1.86 characters a token: published for Gemma 3 on Korean; stage 0 counts with its own tokenizer
         counts = part["read"], part["kept"], sum(part["rejected"].values()), part["characters"], round(part["characters"] / 1.86)
-        table.add_row(name, *(f"{value:,}" for value in counts), str(part["seconds"]))
-    console.print(table)
+        rows.add_row(name, *(f"{value:,}" for value in counts), str(part["seconds"]))
+    console.print(rows)
     for name, part in funnel.items():
         if part["rejected"]:
             console.print(f"  {name}, set aside: {listed(part['rejected'])}")

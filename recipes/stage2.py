@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from kmlite import files, paths, results
-from kmlite.cli import console, recipe, setting
+from kmlite.cli import console, counted, recipe, setting
 from kmlite.training.settings import TrainingSettings
 
 WATCHED = 200  # dev questions whose loss is taken while training; all of KorMedMCQA's 1,059 would take a fifth of the time of 50 steps
@@ -133,8 +133,8 @@ def chosen(settings: Settings, questions: list[dict]) -> list[dict]:
         console.print(f"  sources      {settings.sources}: {len(questions):,} questions")
     reasons = [self_training.why_unverified(question) if question.get("cot") else "" for question in questions]
     if any(reasons):
-        counted = ", ".join(f"{reason} {n}" for reason, n in Counter(filter(None, reasons)).most_common())
-        console.print(f"  reasonings   left out: {counted}")
+        listed = ", ".join(f"{reason} {n}" for reason, n in Counter(filter(None, reasons)).most_common())
+        console.print(f"  reasonings   left out: {listed}")
     return [{**question, "cot": ""} if reason else question for question, reason in zip(questions, reasons, strict=True)]
 
 
@@ -156,7 +156,7 @@ def describe(stage, settings: Settings, questions: list[dict], exam: dict[str, l
             if settings.self_reason
             else "from the data only",
             "suite": measured_on,
-            "until": f"dev accuracy {settings.target:g}%; at most {settings.loops} loops, patience {settings.patience}",
+            "until": f"dev accuracy {settings.target:g}%; at most {counted(settings.loops, 'loop')}, patience {settings.patience}",
         },
     )
 
@@ -282,7 +282,7 @@ def why_stop(loops: list[dict], start: float, settings: Settings) -> str | None:
     if max([start, *(dev_accuracy(loop["results"], f"loop {loop['loop']}") for loop in loops)]) >= settings.target:
         return f"dev reached {settings.target:g}%"
     if len(loops) >= settings.loops:
-        return f"{settings.loops} loops done"
+        return f"{counted(settings.loops, 'loop')} done"
     if loops and len(loops) - best_loop(loops, start) >= settings.patience:
         return f"{settings.patience} loops without a better dev accuracy"
     return None

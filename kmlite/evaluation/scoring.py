@@ -14,7 +14,7 @@ from kmlite.models.loading import computing, for_inference
 
 SCORERS = ("generate", "letter")
 OF_THIS_SIZE = (  # said wherever the embedded base is scored
-    "A model of this size memorises questions and knows no medicine: its answers to new ones are guesses, one in five right on average"
+    "A model of this size memorises questions and knows no medicine: its answers to new ones are guesses, one in five right on average."
 )
 
 
