@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # characters that turn the direction of writing
 TAGS = re.compile(r"\[(bold red|bold|red|green)\](.*?)\[/\]", re.DOTALL)  # all the markup that recipes use
 
+# what a line may be parted before: words, and commands up to three blanks or the end of the line
+WORDS = re.compile(r"(?:(?:make|git|mv) [a-z]|\.venv/bin/|[A-Z_]+=\S+ make ).*?(?:\s{3,}|$)|\S+\s*")
+
 
 def printable(text: str) -> str:
     """Text of a model or of data for a terminal: without control characters, which could move its cursor or set its title."""
@@ -55,14 +58,14 @@ class PlainConsole(Console):
     def folded(self, text: Text, taken: int = 0) -> Text:
         """`text` with each line that is wider than the terminal going on below its own beginning, behind a label where it has one.
 
-        No word is cut: a path or a command that is wider stays one to copy. `taken`: columns that are taken before the first line.
+        No path and no command is cut: a wider one stays whole, to be copied. `taken`: columns that are taken before the first line.
         """
         out: list[Text] = []
         for line in text.split("\n", allow_blank=True):
             plain, room, at, ends = line.plain, self.width - (0 if out else taken), 0, []
             beginning = len(BEGINNING.match(plain)[0])  # type: ignore[index]  # it matches any line
             margin = cell_len(plain[:beginning]) or (2 if taken and not out else 0)
-            for word in re.finditer(r"\S+\s*", plain):
+            for word in WORDS.finditer(plain):
                 if word.start() > beginning and cell_len(plain[at : word.end()].rstrip()) > room:
                     at, room = word.start(), self.width - margin
                     ends.append(at)

@@ -247,7 +247,8 @@ def show(funnel: dict, settings: Settings) -> None:
         console.print(f"  dictionary: {part['terms']:,} terms (several definitions of a term are joined)")
     if part := funnel.get("exam"):
         console.print(f"  exam: {listed(part['splits'])}")
-        for one in part["sources"] if len(part["sources"]) > 1 else ():
+        sources = part.get("sources", ())  # a record of an older version has none
+        for one in sources if len(sources) > 1 else ():
             console.print(f"    {one['file']}: {one['read']:,} read, {one['kept']:,} to train on, {one['leaks']:,} stand in another split")
     if any(part["kept"] for part in funnel.values()):
         refined = settings.refined

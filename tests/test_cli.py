@@ -48,6 +48,8 @@ def test_a_console_of_any_encoding_takes_every_line(encoding):
         ("  Measured on a [bold]real[/] Gemma 3 270M", "  Measured on a real Gemma\n  3 270M"),
         ("  written to /a/path/longer/than/all/of/it", "  written to\n  /a/path/longer/than/all/of/it"),
         ("  a line that just fits it", "  a line that just fits it"),
+        ("  Put it there, then: make stage0 OUT=a   or leave it", "  Put it there, then:\n  make stage0 OUT=a   or\n  leave it"),
+        ("  Run: make stage0 OUT=/a/folder ARGS=--restart", "  Run:\n  make stage0 OUT=/a/folder ARGS=--restart"),
     ],
 )
 def test_a_line_too_wide_for_the_terminal_goes_on_below_its_own_beginning(line, shown):
