@@ -19,18 +19,24 @@ REASONED = "Reasoning 후 정답 알파벳 하나만 답하세요."
 STEPS = ("첫째", "둘째", "셋째", "넷째")
 
 # ---- the ways to ask an exam question, and the tokens that an answer may take
+INSTRUCTIONS = {"kmlite": SHORT, "kmlite-reasoned": REASONED}
 TOKENS = {"kmlite": 32, "kmlite-reasoned": 500}
-PROMPTS = tuple(TOKENS)
+PROMPTS = tuple(INSTRUCTIONS)
 
 
 def dictionary_prompt(term: str) -> str:
     return f"Meaning of word {term}:"
 
 
-def exam_prompt(question: dict, reasoned: bool = False) -> str:
-    """The user's turn for a question of the refined format ({"question", "A" … "E"})."""
+def exam_prompt(question: dict, reasoned: bool = False, prompt: str = "") -> str:
+    """The user's turn for a question of the refined format ({"question", "A" … "E"}).
+
+    Args:
+        prompt: one of PROMPTS; empty: "kmlite-reasoned" where `reasoned`, else "kmlite".
+    """
+    instruction = INSTRUCTIONS[prompt or ("kmlite-reasoned" if reasoned else "kmlite")]
     options = "\n".join(f"{letter}) {question[letter]}" for letter in LETTERS)
-    return f"{REASONED if reasoned else SHORT}\n\n{question['question']}\n{options}"
+    return f"{instruction}\n\n{question['question']}\n{options}"
 
 
 def exam_answer(question: dict, reasoned: bool = False) -> str:

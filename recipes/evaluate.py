@@ -74,7 +74,7 @@ def main(settings: Settings) -> None:
     console.print(f"  questions    {len(questions):,}, {in_words(plan['prompt'])}, scorer {settings.scorer}, {way}")
     loading.fast_model()  # before transformers, which it changes
     tokenizer = loading.load_tokenizer(base)
-    asked = [prompts.exam_prompt(question, settings.prompt == "kmlite-reasoned") for question in questions]
+    asked = [prompts.exam_prompt(question, prompt=settings.prompt) for question in questions]
     tokens = max(len(tokenizer(text)["input_ids"]) for text in asked) + TEMPLATE_TOKENS + max_new_tokens
     loaded, tokenizer = loading.load(base, precision, tokens)
     batch = settings.batch or generation.default_batch(loaded, tokens)
@@ -187,7 +187,7 @@ def answers(
         return predictions, [], prior
     found, passes = {}, {}
     scorers = {"letter": predictions} if settings.scorer == "letter" else {"written": predictions}
-    if settings.scorer == "generate" and settings.prompt == "kmlite":
+    if settings.scorer == "generate" and settings.prompt != "kmlite-reasoned":
         scorers = {"letter": voting.answer(model, tokenizer, questions, orders=settings.vote, scorer="letter", **how), **scorers}
     for scorer, given in scorers.items():
         found[f"{scorer}, single"], passes[f"{scorer}, single"] = voting.single(given), 1.0

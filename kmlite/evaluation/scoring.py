@@ -37,7 +37,7 @@ def answer_exam(
             they hold).
         prompt: one of prompts.PROMPTS; empty: "kmlite-reasoned" where `reasoned`, else "kmlite".
     """
-    asked = [prompts.exam_prompt(question, reasoned or prompt == "kmlite-reasoned") for question in questions]
+    asked = [prompts.exam_prompt(question, reasoned, prompt) for question in questions]
     if scorer == "letter":
         found = letter_answers(model, tokenizer, asked, batch)
     else:

@@ -235,6 +235,26 @@ def test_the_reasoned_prompt_is_asked_and_named(base, refined, tmp_path, monkeyp
     assert record["plan"]["settings"]["max_new_tokens"] == 500
 
 
+@pytest.mark.parametrize("scorer", scoring.SCORERS)
+def test_each_prompt_asks_its_own_words(loaded, questions, monkeypatch, scorer):
+    """A prompt that is recorded under one name and asked in the words of another would make its figure a lie."""
+    monkeypatch.setitem(prompts.INSTRUCTIONS, "terse", "글자 하나로 답하세요.")
+    assert set(prompts.TOKENS) == set(prompts.PROMPTS)
+    for name, instruction in prompts.INSTRUCTIONS.items():
+        assert prompts.exam_prompt(questions[0], prompt=name).startswith(instruction + "\n\n")
+        assert name == "terse" or instruction.startswith(prompts.ECHOES)  # a turn that repeats it is no answer
+    how: dict = {"scorer": scorer, "batch": 2, "max_new_tokens": 2}
+    seen = []
+    whole = prompts.conversation_ids
+    monkeypatch.setattr(
+        prompts, "conversation_ids", lambda tokenizer, prompt, *answer: seen.append(prompt) or whole(tokenizer, prompt, *answer)
+    )
+    scoring.answer_exam(*loaded, questions[:1], prompt="terse", **how)
+    assert seen[0].startswith("글자 하나로 답하세요.")
+    with pytest.raises(KeyError):
+        scoring.answer_exam(*loaded, questions[:1], prompt="unknown", **how)
+
+
 def test_years_are_shown_where_there_are_several(base, refined, tmp_path):
     """`year`, `period` and `q_number` go from the refined data into the predictions; without them all works as before."""
 
