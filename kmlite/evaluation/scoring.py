@@ -24,10 +24,9 @@ def answer_exam(
     questions: list[dict],
     *,
     scorer: str = "generate",
-    reasoned: bool = False,
     max_new_tokens: int = 32,
     batch: int,
-    prompt: str = "",
+    prompt: str = "kmlite",
 ) -> list[dict]:
     """One prediction a question: {"number", "question", "subject", "expected", "answer" (None where unreadable), "right", …}.
 
@@ -35,9 +34,9 @@ def answer_exam(
         scorer: "generate" writes greedily and reads the answer ("output"); "letter" compares the next-token probabilities of
             A to E in one forward pass ("probabilities" of the five, "logs" unrounded, and the "mass" of the whole vocabulary that
             they hold).
-        prompt: one of prompts.PROMPTS; empty: "kmlite-reasoned" where `reasoned`, else "kmlite".
+        prompt: one of prompts.PROMPTS.
     """
-    asked = [prompts.exam_prompt(question, reasoned, prompt) for question in questions]
+    asked = [prompts.exam_prompt(question, prompt=prompt) for question in questions]
     if scorer == "letter":
         found = letter_answers(model, tokenizer, asked, batch)
     else:
@@ -82,7 +81,8 @@ def letter_answers(model, tokenizer, asked: list[str], batch: int) -> list[dict]
     out: list[dict] = [{}] * len(heads)
 
     def note(chosen: list[int], logits) -> None:
-        whole, logs = logits.float().softmax(-1)[:, places], logits.float().log_softmax(-1)[:, places]
+        logits = logits.float()
+        whole, logs = logits.softmax(-1)[:, places], logits.log_softmax(-1)[:, places]
         share = whole / whole.sum(-1, keepdim=True)
         if not torch.isfinite(logs).all():  # the largest of five NaNs would be A
             raise click.ClickException(

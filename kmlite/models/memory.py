@@ -175,6 +175,11 @@ def parts(
     return out
 
 
+def size_of(settings: "TrainingSettings", precision: str, batch: int) -> dict[str, Any]:
+    """What `parts` takes of a stage's settings, at a precision and batch."""
+    return {"precision": precision, "batch": batch, "rank": settings.rank, "length": settings.length, "dropout": settings.dropout}
+
+
 @dataclass(frozen=True)
 class Plan:
     """The settings that a stage takes on a card, and what they cost. `fits` is False where nothing fitted: then it is the smallest."""
@@ -210,13 +215,7 @@ def choose(shape: Shape, room: float, settings: "TrainingSettings", *, embedding
     while batches[-1] > 1 and batches[-1] % 2 == 0:
         batches.append(batches[-1] // 2)
     for mode, precision, batch in itertools.product(modes, precisions, batches):
-        size: dict[str, Any] = {
-            "precision": precision,
-            "rank": settings.rank,
-            "batch": batch,
-            "length": settings.length,
-            "dropout": settings.dropout,
-        }
+        size = size_of(settings, precision, batch)
         found = parts(shape, **size, embeddings=mode, new_rows=new_rows, recompute=settings.checkpointing != "off")
         reduced = []
         if mode != modes[0]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import shutil
 import signal
 import statistics
 import threading
@@ -16,7 +15,7 @@ import click
 
 from kmlite import results
 from kmlite.cli import console
-from kmlite.files import read_json, read_record, write_json
+from kmlite.files import free_bytes, read_json, read_record, write_json
 from kmlite.models.loading import for_training, set_trainable
 from kmlite.progress import progress
 from kmlite.training.settings import TrainingSettings
@@ -160,7 +159,7 @@ def check_room(folder: Path, model) -> None:
     """Raise a click error where the next checkpoint would not fit on the disk."""
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     need = trained * 12 + (16 << 20)  # float32 weights and two moments, and the small files
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     if free < need:
         raise click.ClickException(
             f"a checkpoint needs {need / 1e9:.2f} GB in {folder}, and {free / 1e9:.2f} GB are free.\n"

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -232,7 +231,7 @@ def fresh_fit(settings: TrainingSettings, base: Path, checkpoints: Path, embeddi
 
     shape = memory.shape_of(base)
     need = sum(memory.disk(shape, settings.rank, new_rows=new_rows, extends=bool(new_rows)).values())
-    free = shutil.disk_usage(checkpoints.parent).free
+    free = files.free_bytes(checkpoints.parent)
     if free < need:
         raise click.ClickException(
             f"this stage writes up to {need / 1e9:.1f} GB below {checkpoints.parent}, and {free / 1e9:.1f} GB are free.\n"
@@ -243,13 +242,7 @@ def fresh_fit(settings: TrainingSettings, base: Path, checkpoints: Path, embeddi
     precision = "16bit" if settings.precision == "auto" else settings.precision
     mode = "new" if embeddings == "auto" else embeddings
     recompute = loading.recomputes(settings.checkpointing)
-    size: dict[str, Any] = {
-        "precision": precision,
-        "rank": settings.rank,
-        "batch": settings.batch,
-        "length": settings.length,
-        "dropout": settings.dropout,
-    }
+    size = memory.size_of(settings, precision, settings.batch)
     half = loading.cpu_dtype(base, precision) == torch.bfloat16
     parts = memory.parts(shape, **size, embeddings=mode, new_rows=new_rows, recompute=recompute, gpu=False, half=half)
     return memory.Plan(precision, settings.batch, settings.accumulation, mode, settings.length, parts, [], True)
