@@ -2,7 +2,7 @@
 
 A result is {"stage", "when": "before" | "extended" | "step 500" | "loop 2" | "after", "measure", "data", "value", "low", "high" (95%
 interval, None where there is none), "n", "unit", "how": what else decides the figure (scorer, prompt, precision, orders, subject)}.
-A new measure is one `result(…)` where it is measured and one line in MEASURES.
+A new measure is one `result(…)` where it is measured and one line in MEASURES: all readers take it from there.
 """
 
 from typing import Any, NamedTuple
@@ -16,24 +16,24 @@ class Measure(NamedTuple):
     name: Both
     unit: str
     digits: int
-    less: bool = False  # less is better
+    better: int = 1  # 1: more is better; -1: less; 0: neither, a change is no gain and no loss
+    key: bool = False  # a summary shows it
+    guarded: bool = False  # a stage that makes it worse says so
 
 
 MEASURES = {
-    "bits_per_character": Measure(("bits per character", "글자당 비트"), "bits", 4, less=True),
-    "accuracy": Measure(("accuracy", "정확도"), "%", 1),
-    "definition_choice": Measure(("right definition of five (chance 20%)", "다섯 가운데 맞는 뜻풀이 (찍으면 20%)"), "%", 1),
-    "character_f1": Measure(("definitions from memory, character F1", "외워 쓴 뜻풀이, 글자 F1"), "%", 1),
+    "bits_per_character": Measure(("bits per character", "글자당 비트"), "bits", 4, better=-1, key=True, guarded=True),
+    "accuracy": Measure(("accuracy", "정확도"), "%", 1, key=True, guarded=True),
+    "definition_choice": Measure(("right definition of five (chance 20%)", "다섯 가운데 맞는 뜻풀이 (찍으면 20%)"), "%", 1, key=True),
+    "character_f1": Measure(("definitions from memory, character F1", "외워 쓴 뜻풀이, 글자 F1"), "%", 1, key=True),
     "chrf": Measure(("definitions from memory, chrF (0–100)", "외워 쓴 뜻풀이, chrF (0–100)"), "", 1),
-    "tokens_per_character": Measure(("tokens per character", "글자당 토큰"), "tokens", 3, less=True),
+    "tokens_per_character": Measure(("tokens per character", "글자당 토큰"), "tokens", 3, better=-1),
     "mean_of_subjects": Measure(("mean of subjects", "과목 평균"), "%", 1),
-    "unreadable": Measure(("unreadable answers", "읽지 못한 답"), "%", 1, less=True),
-    "calibration_error": Measure(("calibration error", "보정 오차"), "", 3, less=True),
-    "letter_mass": Measure(("probability of the five letters", "다섯 글자의 확률 합"), "%", 1),
+    "unreadable": Measure(("unreadable answers", "읽지 못한 답"), "%", 1, better=-1),
+    "calibration_error": Measure(("calibration error", "보정 오차"), "", 3, better=-1),
+    "letter_mass": Measure(("probability of the five letters", "다섯 글자의 확률 합"), "%", 1, better=0),
     "consistency": Measure(("same option in every order", "순서를 바꾸어도 같은 선택"), "%", 1),
 }
-
-KEY_MEASURES = ("bits_per_character", "accuracy", "definition_choice", "character_f1")  # what a summary shows
 
 DATA: dict[str, Both] = {
     "korean": ("Korean, held out", "떼어 둔 한국어 텍스트"),
@@ -80,9 +80,9 @@ def stamped(found: list[dict], stage: str, when: str, **how: Any) -> list[dict]:
 # ---- read
 
 
-def find(results: list[dict], measure: str, data: str, when: str = "after") -> dict | None:
-    """The result over all subjects of a measure at a moment; the first where there are several."""
-    wanted = {"measure": measure, "data": data, "when": when}
+def find(results: list[dict], measure: str, data: str, when: str | None = "after") -> dict | None:
+    """The result over all subjects of a measure at a moment, or at any by None; the first where there are several."""
+    wanted = {"measure": measure, "data": data, **({"when": when} if when else {})}
     return next((one for one in results if not one["how"].get("subject") and wanted.items() <= one.items()), None)
 
 
@@ -118,13 +118,12 @@ def label(measure: str, data: str, how: tuple) -> Both:
 
 
 def change(before: dict, after: dict) -> tuple[str, int]:
-    """(the difference in words, 1 where it is for the better, -1 for the worse, 0): relative for bits and tokens, else in points."""
+    """(the difference in words, 1 where it is for the better, -1 for the worse, else 0): relative for bits and tokens, else in points."""
     measure = MEASURES[after["measure"]]
     difference = after["value"] - before["value"]
     relative = measure.unit in ("bits", "tokens") and before["value"]
     told = f"{100 * difference / before['value']:+.1f}%" if relative else f"{difference:+.{measure.digits}f}"
-    better = (difference < 0) if measure.less else (difference > 0)
-    return told.replace("-", "−"), 0 if not difference else 1 if better else -1
+    return told.replace("-", "−"), measure.better * ((difference > 0) - (difference < 0))
 
 
 def show(results: list[dict], title: str) -> None:
@@ -151,19 +150,21 @@ def show(results: list[dict], title: str) -> None:
 def losses(results: list[dict], trained_on: set[tuple[str, str]]) -> tuple[list[str], list[str]]:
     """What a stage made worse between "before" and "after": (of what it teaches, of what it does not).
 
-    Worse is an accuracy below the interval it began with, or more bits per character: any more of what the stage trains on, else over RISE.
-    Seen data of another stage and what depends on how one is asked (unreadable answers, calibration) say nothing of this.
+    Worse is a guarded measure beyond the interval it began with; of one without, as bits per character, any change for the worse of what
+    the stage trains on, else one over RISE. What depends on how one is asked (unreadable answers, calibration) is not guarded.
     """
     worse: list[str] = []
     others: list[str] = []
     for (_, measure, data, how), found in rows(results).items():
         before, after = found.get("before"), found.get("after")
-        if not before or not after or any(key == "subject" for key, _ in how) or measure not in ("accuracy", "bits_per_character"):
+        if not before or not after or any(key == "subject" for key, _ in how) or not MEASURES[measure].guarded:
             continue
-        trained = (measure, data) in trained_on
-        most = before["value"] * (1 if trained else 1 + RISE)
-        fell = after["value"] < before["low"] if measure == "accuracy" else after["value"] > most
+        trained, (told, sign) = (measure, data) in trained_on, change(before, after)
+        if before["low"] is None:
+            fell, told = sign < 0 and (trained or abs(after["value"] - before["value"]) > RISE * before["value"]), f" ({told})"
+        else:
+            fell, told = sign < 0 and not before["low"] <= after["value"] <= before["high"], ""
         if fell:
-            told = f"{MEASURES[measure].name[0]}, {DATA.get(data, (data,))[0]}: {in_words(before)} → {in_words(after)}"
-            (worse if trained else others).append(f"{told} ({change(before, after)[0]})" if measure != "accuracy" else told)
+            named = f"{MEASURES[measure].name[0]}, {DATA.get(data, (data,))[0]}"
+            (worse if trained else others).append(f"{named}: {in_words(before)} → {in_words(after)}{told}")
     return worse, others

@@ -102,7 +102,7 @@ def show(out: Path) -> None:
     from kmlite import files, results
 
     records = [*(out / stage / paths.RECORD for stage in paths.STAGES), out / paths.STAGES[2] / paths.EVALUATION]
-    found = [one for path in records for one in files.read_json(path)["results"] if one["measure"] in results.KEY_MEASURES]
+    found = [one for path in records for one in files.read_json(path)["results"] if results.MEASURES[one["measure"]].key]
     results.show([one for one in found if one["when"] in ("before", "after")], "What was learned, as measured")
     for one in found:
         if one["data"] == "seen" and one["when"].startswith("loop ") and not one["how"].get("subject"):

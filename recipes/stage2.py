@@ -228,8 +228,9 @@ def one_loop(
     record = {"loop": number, "results": stamped, "training": training}
     files.write_json(folder / paths.RECORD, record)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    by_heart = f"seen questions {results.in_words(learned[0])}; " if learned else ""
-    console.print(f"  loop {number}       dev {results.in_words(stamped[0])}; {by_heart}loss {trained['loss']:.4f}")
+    told = ((name, results.find(stamped, "accuracy", data, None)) for data, name in (("dev", "dev"), ("seen", "seen questions")))
+    figures = "".join(f"{name} {results.in_words(one)}; " for name, one in told if one)
+    console.print(f"  loop {number}       {figures}loss {trained['loss']:.4f}")
     return record
 
 

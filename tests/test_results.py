@@ -68,6 +68,7 @@ def test_rows_bring_the_moments_of_one_measure_together():
         (results.result("accuracy", "dev", 20.0, 1), results.result("accuracy", "dev", 24.5, 1), ("+4.5", 1)),
         (results.result("accuracy", "dev", 20.0, 1), results.result("accuracy", "dev", 20.0, 1), ("+0.0", 0)),
         (results.result("unreadable", "dev", 0.0, 1), results.result("unreadable", "dev", 5.0, 1), ("+5.0", -1)),
+        (results.result("letter_mass", "dev", 99.0, 1), results.result("letter_mass", "dev", 90.0, 1), ("−9.0", 0)),
         (results.result("bits_per_character", "dev", 0.0, 1), results.result("bits_per_character", "dev", 1.0, 1), ("+1.0000", -1)),
     ],
 )

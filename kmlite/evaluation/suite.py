@@ -1,4 +1,4 @@
-"""The evaluation suite of a stage: bits per character of three kinds of text and accuracy on dev, the same at every moment."""
+"""The evaluation suite of a stage: bits per character of three kinds of text and answers to dev, the same at every moment."""
 
 import json
 from collections import Counter
@@ -77,10 +77,11 @@ def bits(model, tokenizer, suite: Suite) -> list[dict]:
 
 
 def measure(model, tokenizer, suite: Suite, max_new_tokens: int) -> list[dict]:
-    """Bits per character, and the accuracy on dev questions where there are any."""
+    """Bits per character, and what the answers to dev questions come to over all subjects, where there are any."""
     found = bits(model, tokenizer, suite)
     if suite.dev:
-        found.append(accuracy(model, tokenizer, suite.dev, "dev", max_new_tokens)[0][0])
+        answered, _ = accuracy(model, tokenizer, suite.dev, "dev", max_new_tokens)
+        found += [one for one in answered if "subject" not in one["how"]]
     return found
 
 

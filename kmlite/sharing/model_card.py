@@ -148,7 +148,7 @@ def table(found: list[dict]) -> list[str]:
     lines = ["| stage | measure | before | after | n |", "| --- | --- | --- | --- | --- |"]
     for (stage, measure, data, how), at in results.rows(found).items():
         if shown := at.get("after") or at.get("extended"):
-            name = escaped(results.label(measure, data, how)[0]) + (" (less is better)" if results.MEASURES[measure].less else "")
+            name = escaped(results.label(measure, data, how)[0]) + (("", "", " (less is better)")[results.MEASURES[measure].better])
             lines.append(f"| {stage} | {name} | {results.in_words(at.get('before'))} | {results.in_words(shown)} | {shown['n']:,} |")
     return lines
 

@@ -55,6 +55,8 @@ def test_measuring_changes_nothing(base, refined, monkeypatch):
         ("bits_per_character", "english", 16),
         ("bits_per_character", "dictionary", 2),
         ("accuracy", "dev", 2),
+        ("mean_of_subjects", "dev", 2),
+        ("unreadable", "dev", 2),
     ]
     monkeypatch.setattr(suite, "LENGTH", 8)
     short = suite.bits(network, tokenizer, measured_on)

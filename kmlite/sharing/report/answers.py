@@ -72,7 +72,7 @@ def evaluations(out: Path) -> Iterator[dict]:
             record = read_record(folder / file)
             if not record or not record.get("results"):
                 continue
-            first = record["results"][0]
+            asked = next(one for one in record["results"] if one["measure"] == "accuracy")
             model = folder.parent if folder.name == paths.ON_DEV else folder
             named = "" if model == final else str(model.relative_to(out / "eval")).replace("--", "/")
             log = model / paths.TEST_LOG
@@ -81,8 +81,8 @@ def evaluations(out: Path) -> Iterator[dict]:
                 "final": not named,
                 "record": record,
                 "results": record["results"],
-                "split": first["data"],
-                "how": in_words(first["how"]),
+                "split": asked["data"],
+                "how": in_words(asked["how"]),
                 "predictions": folder / predictions,
                 "openings": len(read_lines(log)) if log.exists() else 0,
             }
