@@ -104,13 +104,13 @@ def tell_unread(unread: list["Unread"], most: int = 20) -> None:
 def plan_of(settings: Settings, kinds: dict[str, list[Path]]) -> dict:
     """All that the result depends on: rules and input. How fast and where is no rule: any engine gives the same bytes."""
     from kmlite import runs
-    from kmlite.refine import batch, readers, text
+    from kmlite.refine import batch, judging, readers, text
 
     elsewhere = ("raw", "refined", "workers", "engine", "address", "keep_shards", "restart")
     rules = {k: v for k, v in dataclasses.asdict(settings).items() if k not in elsewhere}
-    versions = {"text": text.VERSION, "batch": batch.VERSION, "readers": readers.VERSION, "unicode": unicodedata.unidata_version}
+    versions = {module.__name__: module.VERSION for module in (text, judging, batch, readers)}
     inputs = {readers.path_name(f.relative_to(settings.raw)): fingerprint(f) for files in kinds.values() for f in files}
-    return runs.as_stored({"rules": rules | {"versions": versions}, "inputs": inputs})
+    return runs.as_stored({"rules": rules | {"versions": versions, "unicode": unicodedata.unidata_version}, "inputs": inputs})
 
 
 def is_done(record: dict, plan: dict, refined: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from kmlite.refine.text import SALES_OPENINGS
+from kmlite.refine.judging import SALES_OPENINGS, Counts
 
 VERSION = 1  # of the hashes: raise it when one of them changes
 SHINGLE = 3  # words; one word changed in 60 leaves a Jaccard similarity of 0.9
@@ -178,6 +178,12 @@ def repeated_words(batch: Batch) -> np.ndarray:
     for shift in range(REPEATED_RUN):
         covered[again + shift] = True
     return np.bincount(text[covered], minlength=len(batch.exact))
+
+
+def counts(batch: Batch) -> list[Counts]:
+    """What `judging` asks of each text."""
+    columns = (batch.hangul, batch.letters, batch.kana, batch.tokens, repeated_words(batch), batch.sales)
+    return [Counts(*row) for row in zip(*(values.tolist() for values in columns), strict=True)]
 
 
 def signatures(batch: Batch) -> np.ndarray:

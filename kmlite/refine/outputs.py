@@ -14,6 +14,7 @@ import click
 from kmlite import paths
 from kmlite.files import free_bytes, read_record, write_json
 from kmlite.refine.encodings import PACKED
+from kmlite.refine.judging import in_words
 from kmlite.refine.readers import PARQUET, Raw, read_raw, shown, size_of
 
 MADE = (paths.TEXT, paths.DICTIONARY, paths.EXAM, paths.REPLAY, paths.REJECTED)
@@ -43,6 +44,7 @@ class Tally:
                 yield raw
 
     def reject(self, reason: str, raw: Raw, **more: object) -> None:
+        assert in_words(reason)[0] != reason, reason
         self.reasons[reason] += 1
         if raw.lost:
             self.lost = [self.lost[0] + raw.lost.records, self.lost[1] + raw.lost.bytes]

@@ -1,17 +1,19 @@
-"""Rules for plain text: the first half clean it (`cleaning` says when each is asked), `judge` keeps it or says why not.
+"""Rules that change a plain text (`cleaning` says when each is asked): its signs, addresses and white space.
 
-Each rule can be read and tested alone.
+Each can be read and tested alone; `judging` has the rules that set a text aside.
 """
 
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 VERSION = 5  # goes into refine's record: raise it when a rule changes, and finished text is refined anew
 
-# ---- cleaning: composed Hangul first, since every later rule counts syllables, and white space last, which the others leave
+HANGUL = re.compile(r"[가-힣]")
+LETTERS = re.compile(r"[^\W\d_]")
+
+# ---- signs: composed Hangul first, since every later rule counts syllables; white space comes last, which the others leave
 
 LINE_ENDS = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")  # known to be nothing: what they part is one word
@@ -224,178 +226,3 @@ def squeeze_plain(text: str) -> str:
     if " \n" in text or "\n " in text:
         text = text.replace(" \n", "\n").replace("\n ", "\n")
     return (EMPTY_LINES.sub("\n\n", text) if "\n\n\n" in text else text).strip()
-
-
-# ---- judging a cleaned text: (keep, reason)
-
-HANGUL = re.compile(r"[가-힣]")
-KANA = re.compile(r"[\u3040-\u30ff]")
-LETTERS = re.compile(r"[^\W\d_]")
-HANGUL_SHARE = 0.10  # of letters: Korean charts full of English terms stay; a 30% rule kept 2.5% of such text
-HANGUL_LEAST = 20
-HANGUL_FEW, FEW_SHARE = 10, 0.25  # of a short text, a chart or formulas with a sentence, where a quarter of its prose is Korean
-LATEX = re.compile(r"\\[a-zA-Z]+|\$[^$\n]{1,500}\$|\\[(\[][^\n]{1,500}?\\[)\]]")
-CODE_SIGN = re.compile(r"[{};=<>$#]|\(\)|://|^[ \t]*(?:-|[\w.]+:)")
-# a blank may stand or not
-SALES_TERMS = (
-    "최저가|무료 배송|지금 구매|구매 문의|카톡 문의|카카오톡 문의|상담 문의|할인|쿠폰|적립금|사은품|특가|파격|대방출|땡처리|이벤트|"
-    "선착순|클릭|공짜|당일 입금|당일 개통|당일 배송|한정 수량|정품 보장|보장|증정|공구|무료 체험|신용 불량|무직자|매입|오픈 기념|"
-    "1+1|지금 예약|마감 임박"
-)
-SALES = SALES_TERMS.split("|")
-AD_TERMS = re.compile("|".join(re.escape(term).replace(r"\ ", r"\s?") for term in SALES))
-SALES_LEAST, SALES_EVERY = 3, 60  # different terms; characters for each
-OFFERS = re.compile(
-    r"최저|무료|할인|세일|쿠폰|적립금|사은|특가|파격|반값|증정|덤으로|경품|공짜|공구|1\+1|저렴|혜택|이벤트|무이자|환불|매입|땡처리|대방출|만\s?원|0\s?원|"
-    r"선착순|마감|한정|오늘만|이번\s?[주달]|지금\s?(?:바로|결제|가입|주문)|당일|24시간|품절|소진|늦기\s?전|오픈\s?기념|보장|100%|전액|업계|1[위등]|전문|책임|"
-    r"안심|걱정\s?마|비밀|누구나|무관|무직자|신용\s?불량|부담\s?없|정품|직접|직송|평생|최고|고급|품격|완판|전국"
-)
-CALLS = re.compile(
-    r"상담\s?(?:문의|주|받|신청|예약|가능)|문의(?:\s?주|하|는)|(?:신청|예약|주문|구매|등록|가입)하[세시]|(?:신청|예약|주문)해\s?주|(?:결제|계약|전화)하시|"
-    r"지금\s?(?:예약|구매)|구매\s?문의|가입하면|(?:연락|전화)\s?주|전화\s?상담|카톡|카카오톡|오픈\s?채팅|텔레그램|친구\s?추가|링크|클릭|받아\s?보세|"
-    r"보내\s?주세|남겨\s?주시|서두르|서둘러|놓치지\s?마|망설이|방문\s?예약|만나\s?보세|눌러|맡기세|맡겨|부르세|담아\s?가|들어오세|시작하세|말씀만|견적|DM|"
-    r"오시면|하시면|받아\s?보"
-)
-PRICE = re.compile(r"\d\s?(?:만|천)?\s?원")
-# Offices, schools and clinics offer and call as well: two of their words, or one that no seller uses, make a notice.
-PUBLIC = re.compile(
-    r"주민센터|보건소|복지로|구청|시청|군청|교육청|질병관리청|예방\s?접종|신분증|보건복지부|공단|학부모|총학생회|관리사무소|도서관|기준\s?중위소득|국번\s?없이|"
-    r"의료급여|헌혈|사기입니다|신고하십시오|신고해\s?주|임상시험|부녀회|입주민|초록집|과태료|국가\s?암|자원봉사|수익금|학회|경로당|기초생활|무주택|"
-    r"(?:시|구|군|주)민\s(?:여러분|건강)"
-)
-CIVIC = re.compile(
-    r"어르신|임신부|누리집|대강당|지원\s?사업|수료증|신청서|접수처|일시\s?:|장소\s?:|대상\s?:|무료입니다|증명서|자격\s?:|강당|운동장|학년|시민|"
-    r"구민|군민|입장료|휴관|박물관|문화원"
-)
-SHOUT = re.compile(r"[!★☆♥♡▶◆■]")  # notices of offices and clinics offer and call as well, but in an even voice
-# The first two signs of all of these: `batch` counts where they stand, so that the expressions are asked of few texts. A blank may
-# be left out between any two words, so `만 원` has three of them.
-OPENINGS = (
-    "최저 무료 할인 세일 쿠폰 적립 사은 특가 파격 반값 증정 덤으 경품 공짜 공구 1+ 저렴 혜택 이벤 무이 환불 매입 땡처 대방 만원 0원 "
-    "선착 마감 한정 오늘 이번 지금 당일 24 품절 소진 늦기 오픈 보장 10 전액 업계 1위 1등 전문 책임 안심 걱정 비밀 누구 무관 무직 "
-    "신용 부담 정품 직접 직송 평생 최고 고급 품격 완판 전국 상담 문의 신청 예약 주문 구매 등록 가입 결제 계약 전화 연락 카톡 카카 "
-    "텔레 친구 링크 클릭 받아 보내 남겨 서두 서둘 놓치 망설 방문 만나 눌러 맡기 맡겨 부르 담아 들어 시작 말씀 견적 DM 오시 하시"
-)
-SALES_OPENINGS = [*OPENINGS.split(), *(term[:2] for term in SALES), "만 ", "만\n", "0 ", "0\n"]
-OFFERS_EVERY = 40  # characters for each offer or call
-# An advertisement speaks to its reader; an article about advertisements does not.
-APPEAL = re.compile(r"[!★☆♥♡▶◆■]|세요|십시오|드립|드려|드리|바랍니다|합니다|됩니다|해요|예요|고객님")
-MOJIBAKE = "占쏙옙"  # EUC-KR read as UTF-8 and written again; one may be quoted, two are a broken page
-MISREAD = "떎뒗뿉씠쓣"  # 다 는 에 이 을 in UTF-8, read as CP949: the commonest syllables turn into ones that no word has
-
-
-def long_enough(text: str, least: int) -> tuple[bool, str]:
-    return len(text) >= least, "too_short"
-
-
-def is_unbroken(text: str) -> tuple[bool, str]:
-    """A sign or two may be lost; more than one in 200 is a page that was read in the wrong encoding."""
-    broken = text.count("\ufffd")
-    return broken <= max(2, len(text) // 200), "broken_character"
-
-
-class Counts(NamedTuple):
-    """What `batch.measure` counted in a text, so that the slow rules are asked only where it matters."""
-
-    hangul: int
-    letters: int
-    kana: int
-    tokens: int
-    repeated_words: int  # in runs of five that stood before
-    sales: int  # places where an advertisement's term, offer or call may begin
-
-
-def is_korean(text: str) -> tuple[bool, str]:
-    return enough_hangul(text, len(HANGUL.findall(text)), len(LETTERS.findall(text)), len(KANA.findall(text)))
-
-
-def enough_hangul(text: str, hangul: int, letters: int, kana: int) -> tuple[bool, str]:
-    if hangul >= HANGUL_LEAST and hangul >= HANGUL_SHARE * letters:
-        return hangul > kana, "not_korean"
-    if hangul < HANGUL_FEW or hangul <= kana:
-        return False, "not_korean"
-    share = HANGUL_SHARE if hangul >= HANGUL_LEAST else FEW_SHARE
-    return hangul >= share * prose_letters(text), "not_korean"
-
-
-def prose_letters(text: str) -> int:
-    """Letters outside formulas and lines of code: `\\mathrm{d}` is no English."""
-    lines = LATEX.sub("", text).split("\n")
-    return sum(len(LETTERS.findall(line)) for line in lines if HANGUL.search(line) or not CODE_SIGN.search(line))
-
-
-def is_well_encoded(text: str) -> tuple[bool, str]:
-    misread = [n for n in map(text.count, MISREAD) if n]  # any one of them may be noise, or quoted
-    return text.count(MOJIBAKE) < 2 and (len(misread) < 3 or sum(misread) * 100 <= len(text)), "not_korean"
-
-
-def is_no_advertisement(text: str) -> tuple[bool, str]:
-    """Three different sales terms, one in every 60 characters, and an appeal: single words stand in technical prose too.
-
-    Or an offer, a call to act and a raised voice, one word of either in every 40 characters: most trades have their own terms.
-    """
-    terms = ["".join(term.split()) for term in AD_TERMS.findall(text)]
-    sells = len(set(terms)) >= SALES_LEAST and len(terms) * SALES_EVERY >= len(text) and APPEAL.search(text) is not None
-    if not sells:
-        calls = len(CALLS.findall(text)) if SHOUT.search(text) or PRICE.search(text) else 0
-        offers = len(OFFERS.findall(text)) if calls else 0
-        sells = offers > 0 and (calls + offers) * OFFERS_EVERY >= len(text)
-    return not sells or PUBLIC.search(text) is not None or len(set(CIVIC.findall(text))) > 1, "advertisement"
-
-
-def no_repeated_lines(text: str) -> tuple[bool, str]:
-    """At most 30% of the characters in lines that stood before (Gopher's rule, arXiv 2112.11446, table A1); 40% below 1,000
-    characters, where a refrain is as much."""
-    if "\n" not in text:
-        return True, "repeated_lines"
-    lines = text.split("\n")
-    if len(set(lines)) + max(lines.count("") - 1, 0) == len(lines):
-        return True, "repeated_lines"
-    repeated = sum(len(line) * (n - 1) for line, n in Counter(lines).items())
-    return repeated <= (0.3 if len(text) >= 1000 else 0.4) * len(text), "repeated_lines"
-
-
-WORD = re.compile(r"[^\W_]")
-REPEATED_SHARE = 0.45
-
-
-def no_repeated_ngrams(text: str) -> tuple[bool, str]:
-    """Of the words at most 45% in a five-word sequence that stood before; in a short text, where two sentences share a phrase
-    easily, a little more: 50% of 30 words. Laws, exam papers and lists of drugs reach 36%, reference pages 45% (Gopher's 30% for
-    all lengths was wrong seven times out of eight on them)."""
-    words = [word for word in text.split() if word.isalpha() or WORD.search(word)]
-    if len(words) < 20:
-        return True, "repeated_ngrams"
-    seen: set[tuple[str, ...]] = set()
-    covered = -1  # last word known to be part of a repetition
-    repeated = 0
-    for i in range(len(words) - 4):
-        ngram = tuple(words[i : i + 5])
-        if ngram in seen:
-            repeated += i + 4 - max(covered, i - 1)
-            covered = i + 4
-        else:
-            seen.add(ngram)
-    return repeated <= max(REPEATED_SHARE, 0.4 + 3 / len(words)) * len(words), "repeated_ngrams"
-
-
-def judge(text: str, least: int, counts: Counts | None = None) -> tuple[bool, str]:
-    """The first rule that drops a cleaned text, cheapest first; (True, "") when all keep it.
-
-    Without `counts` the text is measured here; the verdict is the same.
-    """
-    keep, reason = long_enough(text, least)
-    if keep:
-        keep, reason = enough_hangul(text, counts.hangul, counts.letters, counts.kana) if counts else is_korean(text)
-    if keep:
-        keep, reason = is_well_encoded(text)
-    if keep:
-        keep, reason = is_unbroken(text)
-    if keep and (counts is None or counts.sales * 2 * OFFERS_EVERY >= len(text)):  # an offer and a call may begin with the same words
-        keep, reason = is_no_advertisement(text)
-    if keep:
-        keep, reason = no_repeated_lines(text)
-    # what `batch` calls a word is a part of one here, so a word that is repeated here holds one that is repeated there
-    if keep and (counts is None or counts.repeated_words > REPEATED_SHARE * counts.tokens):
-        keep, reason = no_repeated_ngrams(text)
-    return (True, "") if keep else (False, reason)

@@ -18,7 +18,7 @@ import orjson
 import xxhash
 
 from kmlite import files
-from kmlite.refine import batch, text
+from kmlite.refine import batch, judging
 from kmlite.refine.cleaning import clean_all
 from kmlite.refine.encodings import Lost, cut_anywhere
 from kmlite.refine.leakage import ExamStems
@@ -184,17 +184,16 @@ class Work:
         cleaned = clean_all([row.text for row in rows], self.removed)
         measured = batch.measure(cleaned)
         exam = stems_of(self.task.stems)
-        repeated, suspects = batch.repeated_words(measured), exam.suspects(measured)
-        columns = (measured.hangul, measured.letters, measured.kana, measured.tokens, repeated, measured.sales)
+        suspects = exam.suspects(measured)
         keys = np.concatenate([measured.exact[None], batch.signatures(measured)])
-        for i, (row, found, *counts) in enumerate(zip(rows, cleaned, *(values.tolist() for values in columns), strict=True)):
-            keep, reason = text.judge(found, self.task.min_length, text.Counts(*counts))
-            if keep and suspects[i] and exam.stands_in(found):
-                keep, reason = False, "exam_leak"
-            if keep:
-                self.keep(row, found, keys[:, i])
-            else:
+        for i, (row, found, counts) in enumerate(zip(rows, cleaned, batch.counts(measured), strict=True)):
+            reason = judging.judge(found, self.task.min_length, counts)
+            if not reason and suspects[i] and exam.stands_in(found):
+                reason = "exam_leak"
+            if reason:
                 self.tally.reject(reason, Raw(row.source, row.line, row.text, None), piece=row.piece)
+            else:
+                self.keep(row, found, keys[:, i])
         if self.part_bytes > PART:
             self.close_part()
             self.open_part()

@@ -8,16 +8,14 @@ from hypothesis import strategies as st  # noqa: E402
 
 from kmlite.refine import batch, cleaning  # noqa: E402
 from kmlite.refine.cleaning import clean, clean_all, look  # noqa: E402
+from kmlite.refine.judging import AD_TERMS, CALLS, KANA, OFFERS, judge  # noqa: E402
 from kmlite.refine.markup import strip_forum_tags, strip_html, strip_links, strip_notes, strip_time_codes  # noqa: E402
 from kmlite.refine.text import (  # noqa: E402
-    AD_TERMS,
-    CALLS,
     CONTROL_TOKEN,
+    HANGUL,
     IN_BRACKETS,
-    OFFERS,
-    Counts,
+    LETTERS,
     compose,
-    judge,
     squeeze,
     strip_addresses,
     strip_mails,
@@ -160,15 +158,12 @@ def test_texts_are_cleaned_together_as_alone(found):
 )
 def test_a_text_is_judged_in_a_batch_as_alone(found):
     cleaned = [clean(text) for text in found]
-    measured = batch.measure(cleaned)
-    repeated = batch.repeated_words(measured)
-    batch.signatures(measured)
-    for i, text in enumerate(cleaned):
-        assert measured.tokens[i] == sum(any(sign.isalnum() for sign in word) for word in text.split())
-        assert measured.sales[i] >= max(len(terms.findall(text)) for terms in (AD_TERMS, OFFERS, CALLS))
-        columns = (measured.hangul, measured.letters, measured.kana, measured.tokens, repeated, measured.sales)
-        counts = Counts(*(int(values[i]) for values in columns))
-        assert judge(text, 0, counts) == judge(text, 0)
+    for text, counts in zip(cleaned, batch.counts(batch.measure(cleaned)), strict=True):
+        assert counts[:3] == tuple(len(signs.findall(text)) for signs in (HANGUL, LETTERS, KANA))
+        assert counts.tokens == sum(any(sign.isalnum() for sign in word) for word in text.split())
+        assert counts.sales >= max(len(terms.findall(text)) for terms in (AD_TERMS, OFFERS, CALLS))
+        every_rule = counts._replace(sales=len(text), repeated_words=counts.tokens + 1)  # the slow ones, too
+        assert judge(text, 0, counts) == judge(text, 0, every_rule)
 
 
 @many

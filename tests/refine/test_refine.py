@@ -466,7 +466,7 @@ def test_help_names_every_setting_and_its_reason():
 
 @pytest.mark.parametrize(
     "place",
-    ["kmlite.refine.text.judge", "kmlite.refine.dictionary.join_senses", "kmlite.refine.leakage.exact_key"],
+    ["kmlite.refine.judging.judge", "kmlite.refine.dictionary.join_senses", "kmlite.refine.leakage.exact_key"],
     ids=["text", "dictionary", "exam"],
 )
 def test_a_run_that_is_killed_leaves_the_earlier_result(out, monkeypatch, place):

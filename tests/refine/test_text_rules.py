@@ -6,10 +6,11 @@ import unicodedata
 import pytest
 
 from kmlite import paths
-from kmlite.refine import text as rules
+from kmlite.refine import batch, judging
 from kmlite.refine.cleaning import clean
+from kmlite.refine.judging import judge
 from kmlite.refine.markup import strip_html, strip_notes
-from kmlite.refine.text import compose, judge, squeeze, strip_addresses
+from kmlite.refine.text import CONTROL_TOKEN, compose, squeeze, strip_addresses
 from kmlite.refine.wiki import strip_wiki
 
 KOREAN = (
@@ -264,7 +265,7 @@ def test_clean_puts_the_rules_together(raw, expected):
 
 @pytest.mark.parametrize("raw", ["<start_of_turn>", "&lt;start_of_turn&gt;", "&#60;bos>", "<start_of_<bos>turn>", "<p>&lt;eos&gt;</p>"])
 def test_no_chat_token_is_left_in_a_cleaned_text(raw):
-    assert rules.CONTROL_TOKEN.search(clean(f"가 {raw} 나")) is None
+    assert CONTROL_TOKEN.search(clean(f"가 {raw} 나")) is None
 
 
 SAMPLE_FILES = sorted(p.relative_to(paths.SAMPLE_RAW / paths.RAW_TEXT) for p in (paths.SAMPLE_RAW / paths.RAW_TEXT).rglob("*.*"))
@@ -302,18 +303,13 @@ def test_no_markup_is_left_in_the_cleaned_sample():
 
 # ---- judging
 
-RULES = (
-    lambda text: rules.long_enough(text, 100),
-    rules.is_korean,
-    rules.is_well_encoded,
-    rules.is_no_advertisement,
-    rules.no_repeated_lines,
-    rules.no_repeated_ngrams,
-)
 
-
-def stopped_by(text):
-    return [reason for keep, reason in (rule(text) for rule in RULES) if not keep]
+def stopped_by(text, least=100):
+    """The reasons of all rules that a text breaks; the first is what `judge` says."""
+    [counts] = batch.counts(batch.measure([text]))
+    found = ["too_short"] * (len(text) < least) + [reason for reason, stays in judging.RULES.items() if not stays(text, counts)]
+    assert judge(text, least, counts) == (found[0] if found else "")
+    return found
 
 
 def words(n, start=0):
@@ -341,37 +337,42 @@ CHART = (
 )
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        (KOREAN[:99], "too_short"),
-        ("", "too_short, not_korean"),
-        (
-            "The heart pumps blood through the vessels of the circulatory system. Valves between its chambers keep that blood moving in "
-            "one direction only.",
-            "not_korean",
-        ),
-        ("糖尿病是一种以血糖升高为特征的慢性疾病患者应当控制饮食坚持运动并按照医生的建议用药和定期检查" * 3, "not_korean"),
-        ("あいうえおかきくけこさしすせそたちつてと" * 4 + "가나다라마바사아자차카타파하" * 2, "not_korean"),
-        ("가나다라마바사아자차카타파하거너더러머" + " ".join([" ", *latin(15)]), "not_korean"),  # 19 syllables of 169 letters
-        (" ".join(["가나다라마바사아자차카타파하거너더러머버", *latin(19)]), "not_korean"),  # 20 of 210 letters
-        (KOREAN.encode().decode("cp949", "ignore"), "not_korean"),
-        (ADVERTISEMENT, "advertisement"),
-        (SHOUTED, "advertisement"),
-        ("\n".join(["혈압약은아침마다같은시간에먹는다"] * 8), "repeated_lines"),
-        (" ".join(PHRASE * 3), "repeated_ngrams"),
-        (" ".join([*PHRASE, *words(12, 20), *PHRASE, *PHRASE]), "repeated_ngrams"),  # 20 of 42 words
-    ],
-)
+STOPPED = [
+    (KOREAN[:99], "too_short"),
+    ("", "too_short, not_korean"),
+    (
+        "The heart pumps blood through the vessels of the circulatory system. Valves between its chambers keep that blood moving in "
+        "one direction only.",
+        "not_korean",
+    ),
+    ("糖尿病是一种以血糖升高为特征的慢性疾病患者应当控制饮食坚持运动并按照医生的建议用药和定期检查" * 3, "not_korean"),
+    ("あいうえおかきくけこさしすせそたちつてと" * 4 + "가나다라마바사아자차카타파하" * 2, "not_korean"),
+    ("가나다라마바사아자차카타파하거너더러머" + " ".join([" ", *latin(15)]), "not_korean"),  # 19 syllables of 169 letters
+    (" ".join(["가나다라마바사아자차카타파하거너더러머버", *latin(19)]), "not_korean"),  # 20 of 210 letters
+    (KOREAN.encode().decode("cp949", "ignore"), "not_korean"),
+    (KOREAN.replace("다", "\ufffd"), "broken_character"),
+    (ADVERTISEMENT, "advertisement"),
+    (SHOUTED, "advertisement"),
+    ("\n".join(["혈압약은아침마다같은시간에먹는다"] * 8), "repeated_lines"),
+    (" ".join(PHRASE * 3), "repeated_ngrams"),
+    (" ".join([*PHRASE, *words(12, 20), *PHRASE, *PHRASE]), "repeated_ngrams"),  # 20 of 42 words
+]
+
+
+@pytest.mark.parametrize(("text", "reason"), STOPPED)
 def test_a_text_that_one_rule_alone_stops(text, reason):
     assert ", ".join(stopped_by(text)) == reason
-    assert judge(text, 100) == (False, reason.split(",")[0])
+
+
+def test_every_rule_has_a_text_that_it_alone_stops():
+    assert {reason for _, reason in STOPPED} >= {"too_short", *judging.RULES}
 
 
 @pytest.mark.parametrize(
     "text",
     [
         KOREAN[:100],
+        clean(KOREAN.replace("고혈압은", "50 \ufffdg의")),
         CHART,
         " ".join(["가나다라마바사아자차카타파하거너더러머버", *latin(18)]),  # 20 of 200 letters
         "가나다라마바사아자차카타파하거너더러머버" + " 120/80" * 15,  # 20 syllables and numbers
@@ -395,17 +396,10 @@ def test_a_text_that_one_rule_alone_stops(text, reason):
 )
 def test_near_misses_are_kept(text):
     assert stopped_by(text) == []
-    assert judge(text, 100) == (True, "")
-
-
-def test_a_text_with_a_lost_sign_stays_and_one_with_many_is_named():
-    assert judge(clean(KOREAN.replace("고혈압은", "50 \ufffdg의")), 100) == (True, "")
-    assert judge(KOREAN.replace("다", "\ufffd"), 100) == (False, "broken_character")
 
 
 def test_the_shortest_length_is_a_setting():
-    assert judge(KOREAN, len(KOREAN)) == (True, "")
-    assert judge(KOREAN, len(KOREAN) + 1) == (False, "too_short")
+    assert (stopped_by(KOREAN, len(KOREAN)), stopped_by(KOREAN, len(KOREAN) + 1)) == ([], ["too_short"])
 
 
 @pytest.mark.parametrize(

@@ -415,16 +415,6 @@ def test_all_words_are_in_both_languages(page):
         assert re.search("[가-힣]", korean), korean
 
 
-def test_every_reason_of_the_docs_and_the_sample_has_words(made):
-    listed = set()
-    for line in (paths.ROOT / "docs/refine.md").read_text(encoding="utf-8").split("| reason |")[1].splitlines():
-        if line.startswith("| `"):
-            listed |= set(re.findall(r"`([a-z_]+)`", line.split("|")[1]))
-    for part in files.read_json(made[0] / paths.REFINE_RECORD)["funnel"].values():
-        listed |= set(part["rejected"])
-    assert len(listed) > 15 and listed <= set(words.REASONS)
-
-
 def test_every_published_word_is_known():
     used = {row[key] for row in published.PUBLISHED for key in ("prompt", "scorer", "source")}
     assert used - {"KorMedMCQA test"} <= set(words.PUBLISHED)

@@ -12,6 +12,7 @@ from kmlite import paths, results
 from kmlite.evaluation import published
 from kmlite.files import read_record
 from kmlite.models import folders
+from kmlite.refine.judging import in_words as reason_in_words
 from kmlite.sharing.report import answers, plots, words
 from kmlite.training.callbacks import last_checkpoint
 
@@ -40,6 +41,7 @@ def build(refined: Path, out: Path, language: str, defaults: dict[str, dict]) ->
         language=language,
         defaults=defaults,
         words=words,
+        reason_in_words=reason_in_words,
         style=Markup((PAGE / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -5,43 +5,6 @@ from kmlite.results import Both
 
 KINDS: dict[str, Both] = {"text": ("plain text", "텍스트"), "dictionary": ("dictionary", "사전"), "exam": ("exam questions", "시험 문제")}
 
-REASONS: dict[str, Both] = {  # of refine, docs/refine.md
-    "too_short": ("shorter than --min-length after cleaning", "정제 후 --min-length보다 짧다"),
-    "not_korean": ("not enough Korean, or a broken encoding", "한국어가 너무 적거나 인코딩이 깨졌다"),
-    "advertisement": ("an advertisement", "광고"),
-    "repeated_lines": ("the same lines again and again", "같은 줄이 반복된다"),
-    "repeated_ngrams": ("the same words again and again", "같은 말이 반복된다"),
-    "exam_leak": ("holds a dev or test question", "dev나 test 문제가 들어 있다"),
-    "duplicate": ("stood before, word for word", "앞에 똑같은 것이 있다"),
-    "near_duplicate": ("almost the same as an earlier text", "앞의 글과 거의 같다"),
-    "too_long": ("too long to be one text", "한 편의 글이라기에는 너무 길다"),
-    "not_json": ("the line is not JSON", "JSON이 아닌 줄"),
-    "not_an_object": ("the record is not an object", "객체가 아닌 기록"),
-    "missing_field": ("a field is missing", "빠진 항목이 있다"),
-    "nested_too_deep": ("JSON nested deeper than it can be read", "너무 깊이 겹쳐 읽을 수 없는 JSON"),
-    "too_many_cells": ("more cells than columns: commas without quotes", "열보다 칸이 많다: 따옴표 없는 쉼표"),
-    "open_quote": ("a quote that is never closed", "닫히지 않은 따옴표"),
-    "bad_quotes": ("quotes in the middle of a cell", "칸 한가운데의 따옴표"),
-    "broken_character": ("characters that were lost in an encoding", "인코딩에서 잃어버린 글자가 있다"),
-    "bad_number": ("a year or number that is none", "연도나 번호가 숫자가 아니다"),
-    "unreadable": ("the file breaks off here", "파일이 여기서 깨졌다"),
-    "empty_file": ("an empty file", "빈 파일"),
-    "short_term": ("the term has under two characters", "표제어가 두 글자보다 짧다"),
-    "short_definition": ("the definition has under ten characters", "뜻풀이가 열 글자보다 짧다"),
-    "repeats_term": ("the definition only repeats the term", "뜻풀이가 표제어를 반복할 뿐이다"),
-    "empty_question": ("the question is empty", "문제가 비어 있다"),
-    "empty_option": ("an option is empty", "빈 선택지가 있다"),
-    "bad_answer": ("the answer is none of A–E or 1–5", "정답이 A–E나 1–5가 아니다"),
-    "duplicate_options": ("two options are the same", "같은 선택지가 둘 있다"),
-    "exam_leak_dev": ("a train question that stands in dev", "dev에 있는 train 문제"),
-    "exam_leak_test": ("a train question that stands in test", "test에 있는 train 문제"),
-    "exam_leak_fewshot": ("a train question that stands in fewshot", "fewshot에 있는 train 문제"),
-}
-
-for _split in ("dev", "test", "fewshot"):
-    REASONS[f"exam_near_{_split}"] = (f"a train question almost the same as one of {_split}", f"{_split} 문제와 거의 같은 train 문제")
-    REASONS[f"exam_translated_{_split}"] = (f"a translation of a {_split} question", f"{_split} 문제를 번역한 것")
-
 REMOVED: dict[str, Both] = {  # from within texts that were kept
     "url": ("web addresses", "웹 주소"),
     "mail": ("e-mail addresses", "이메일 주소"),
