@@ -83,7 +83,7 @@ stage2: $(STAMP) ## teach exam questions until the target accuracy on dev
 	$(PY) -m recipes.stage2 $(BASE_ARG) $(FOLDERS) $(value ARGS)
 
 eval: $(STAMP) ## score the final model (or BASE) on the test questions; HARNESS=1: by lm-eval itself
-	$(PY) -m recipes.$(if $(HARNESS),harness,evaluate) $(BASE_ARG) $(FOLDERS) $(value ARGS)
+	$(PY) -m recipes.evaluate $(BASE_ARG) $(FOLDERS) $(if $(HARNESS),--scorer lm-eval) $(value ARGS)
 
 compare: $(STAMP) ## compare two evaluations, A=folder B=folder (HARNESS=1: by lm-eval): the paired difference and what flipped
 	$(PY) -m recipes.compare $(if $(value A),--a $(call quoted,A)) $(if $(value B),--b $(call quoted,B)) $(if $(HARNESS),--harness) $(value ARGS)

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 Both = tuple[str, str]  # (English, Korean)
 
+PARTS = ("subject", "year")  # of the questions, by which a measure is taken besides over all of them
+
 RISE = 0.02  # bits per character of held-out text from which a loss is reported: less is within what a few hundred texts can tell
 
 
@@ -48,6 +50,14 @@ DATA: dict[str, Both] = {
 }
 
 
+SUBJECTS: dict[str, Both] = {  # of KorMedMCQA
+    "doctor": ("doctor", "의사"),
+    "nurse": ("nurse", "간호사"),
+    "pharm": ("pharm", "약사"),
+    "dentist": ("dentist", "치과의사"),
+}
+
+
 def result(measure: str, data: str, value: float, n: int, low: float | None = None, high: float | None = None, **how: Any) -> dict:
     """One result, still without the stage and the moment, which `stamped` adds."""
     return {"measure": measure, "data": data, "value": value, "low": low, "high": high, "n": n, "unit": MEASURES[measure].unit, "how": how}
@@ -66,6 +76,8 @@ def of_answers(summary: dict, data: str, **how: Any) -> list[dict]:
     if len(summary["by_subject"]) > 1:
         found.append(result("mean_of_subjects", data, summary["macro"], n, **how))
         found += [of_score(part, "accuracy", data, **how, subject=subject) for subject, part in summary["by_subject"].items()]
+    if len(years := summary.get("by_year", {})) > 1:
+        found += [of_score(part, "accuracy", data, **how, year=year) for year, part in years.items()]
     found.append(result("unreadable", data, round(100 * summary["unreadable"] / max(1, summary["n"]), 2), n, **how))
     for name, scale in (("calibration_error", 1), ("letter_mass", 100), ("consistency", 100)):
         if name in summary:
@@ -80,10 +92,15 @@ def stamped(found: list[dict], stage: str, when: str, **how: Any) -> list[dict]:
 # ---- read
 
 
+def part_of(how: dict) -> str:
+    """The subject or year that a result is of; empty over all questions."""
+    return next((str(how[part]) for part in PARTS if part in how), "")
+
+
 def find(results: list[dict], measure: str, data: str, when: str | None = "after") -> dict | None:
     """The result over all subjects of a measure at a moment, or at any by None; the first where there are several."""
     wanted = {"measure": measure, "data": data, **({"when": when} if when else {})}
-    return next((one for one in results if not one["how"].get("subject") and wanted.items() <= one.items()), None)
+    return next((one for one in results if not part_of(one["how"]) and wanted.items() <= one.items()), None)
 
 
 def rows(results: list[dict]) -> dict[tuple, dict[str, dict]]:
@@ -112,9 +129,18 @@ def in_words(one: dict | None) -> str:
 
 def label(measure: str, data: str, how: tuple) -> Both:
     """What a row of a table is called, in both languages: the measure, what it was taken on, and of several ways which."""
-    more = [str(part) for key, part in how if key in ("subject", "way")]
-    english, korean = zip(MEASURES[measure].name, DATA.get(data, (data, data)), strict=True)
-    return ": ".join([*english, *more]), ": ".join([*korean, *more])
+    told = dict(how)
+    named = [MEASURES[measure].name, both(DATA, data)]
+    named += [(told["way"],) * 2] if "way" in told else []
+    named += [both(SUBJECTS, told["subject"])] if "subject" in told else []
+    named += [(f"year {told['year']}", f"{told['year']}년")] if "year" in told else []
+    english, korean = zip(*named, strict=True)
+    return ": ".join(english), ": ".join(korean)
+
+
+def both(table: dict[str, Both], key: str) -> Both:
+    """The words for `key`, or the key itself in both languages where the table has none."""
+    return table.get(key, (key, key))
 
 
 def change(before: dict, after: dict) -> tuple[str, int]:
@@ -126,23 +152,28 @@ def change(before: dict, after: dict) -> tuple[str, int]:
     return told.replace("-", "−"), measure.better * ((difference > 0) - (difference < 0))
 
 
-def show(results: list[dict], title: str) -> None:
-    """One table: a row for each measure, a column for each moment; of several stages their names in front."""
+def show(results: list[dict], title: str, parts: bool = False) -> None:
+    """One table: a row for each measure, a column for each moment; of several stages their names in front.
+
+    Args:
+        parts: also a row for each subject and year.
+    """
     from kmlite.cli import console, table
     from kmlite.messages import language
 
     columns, several = moments(results), len({one["stage"] for one in results}) > 1
-    lines = table(*["stage"] * several, "", *columns, "change", "n", title=title)
+    compared = len(columns) > 1
+    lines = table(*["stage"] * several, "", *(columns if compared else ["value"]), *["change"] * compared, "n", title=title)
     last = ""
     for (stage, measure, data, how), found in rows(results).items():
-        if any(key == "subject" for key, _ in how):
+        if part_of(dict(how)) and not parts:
             continue
         shown = [found[when] for when in columns if when in found]
         if not shown:
             continue
-        told, n = change(shown[0], shown[-1])[0] if len(shown) > 1 else "", shown[-1]["n"]
+        told, n = [change(shown[0], shown[-1])[0] if len(shown) > 1 else ""] * compared, shown[-1]["n"]
         named = [stage if stage != last else ""] * several
-        lines.add_row(*named, label(measure, data, how)[language() == "ko"], *(in_words(found.get(w)) for w in columns), told, f"{n:,}")
+        lines.add_row(*named, label(measure, data, how)[language() == "ko"], *(in_words(found.get(w)) for w in columns), *told, f"{n:,}")
         last = stage
     console.print(lines)
 
@@ -157,7 +188,7 @@ def losses(results: list[dict], trained_on: set[tuple[str, str]]) -> tuple[list[
     others: list[str] = []
     for (_, measure, data, how), found in rows(results).items():
         before, after = found.get("before"), found.get("after")
-        if not before or not after or any(key == "subject" for key, _ in how) or not MEASURES[measure].guarded:
+        if not before or not after or part_of(dict(how)) or not MEASURES[measure].guarded:
             continue
         trained, (told, sign) = (measure, data) in trained_on, change(before, after)
         if before["low"] is None:
@@ -165,6 +196,6 @@ def losses(results: list[dict], trained_on: set[tuple[str, str]]) -> tuple[list[
         else:
             fell, told = sign < 0 and not before["low"] <= after["value"] <= before["high"], ""
         if fell:
-            named = f"{MEASURES[measure].name[0]}, {DATA.get(data, (data,))[0]}"
+            named = f"{MEASURES[measure].name[0]}, {both(DATA, data)[0]}"
             (worse if trained else others).append(f"{named}: {in_words(before)} → {in_words(after)}{told}")
     return worse, others

@@ -24,7 +24,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    from kmlite import runs
+    from kmlite import results, runs
     from kmlite.evaluation import scoring, statistics
 
     (first, a), (second, b) = read(settings.a, settings.b, settings.harness)
@@ -42,6 +42,8 @@ def main(settings: Settings) -> None:
     console.print(f"[bold]compare[/]  {result['n']:,} questions" + (f", {len(a):,} answers" if len(a) > result["n"] else ""))
     for name, folder, answers in (("A", settings.a, a), ("B", settings.b, b)):
         console.print(f"  {name}  {scoring.in_words(scoring.score_of(answers))}  {folder}", markup=False)
+    measured = [{**one, "when": name} for name, record in (("A", first), ("B", second)) for one in record["results"]]
+    results.show([one for one in measured if "way" not in one["how"]], "")
     if first["plan"]["model"]["fingerprint"] == second["plan"]["model"]["fingerprint"]:
         console.print("  A and B are the same model")
     console.print(f"  both: {how_in_words(first)}", markup=False)

@@ -105,7 +105,7 @@ def show(out: Path) -> None:
     found = [one for path in records for one in files.read_json(path)["results"] if results.MEASURES[one["measure"]].key]
     results.show([one for one in found if one["when"] in ("before", "after")], "What was learned, as measured")
     for one in found:
-        if one["data"] == "seen" and one["when"].startswith("loop ") and not one["how"].get("subject"):
+        if one["data"] == "seen" and one["when"].startswith("loop ") and not results.part_of(one["how"]):
             console.print(f"  stage 2, {one['when']}: {results.in_words(one)} of {one['n']} train questions right, all of them seen")
 
 

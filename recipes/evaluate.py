@@ -1,15 +1,20 @@
-"""Evaluate a model on exam questions: greedy answers in batches, accuracy with its 95% interval, every prediction kept.
+"""Evaluate a model on exam questions: every prediction kept, accuracy with its 95% interval, by kmlite's prompt or by lm-eval itself.
 
 \b
     make eval OUT=model                        stage 2's final model on the test split
     make eval OUT=model BASE=some/model        any other model, for comparison
     make eval OUT=model ARGS="--vote 5"        each question in five orders of its options
-    make eval OUT=model HARNESS=1              lm-eval itself (recipes/harness.py)
+    make eval OUT=model HARNESS=1              lm-eval's kormedmcqa task: the figure that others can compare with theirs
+    make eval OUT=model HARNESS=1 ARGS="--shots 5 --hub"
+
+lm-eval (extra `eval`) asks the refined test questions, or, where there are none or with --hub, the data set from the hub. Refine changes
+white space and sets faulty questions aside: the figure to publish beside others' is the one with --hub.
 """
 
 import hashlib
+import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import click
@@ -21,6 +26,9 @@ from kmlite.models.loading import PRECISIONS
 from kmlite.prompts import PROMPTS
 
 TEMPLATE_TOKENS = 32  # what a chat template adds to a prompt, generously
+LM_EVAL = "lm-eval"
+OWN = ("split", "precision", "vote", "prior", "prompt", "max_new_tokens")  # settings that lm-eval does not have
+THEIRS = ("shots", "chat", "hub")  # and those that it alone has
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,9 @@ class Settings:
     split: str = setting("test", "test counts its openings; dev may be looked at freely", ("test", "dev"))
     precision: str = setting("auto", "weights; auto takes what the free GPU memory holds", PRECISIONS)
     scorer: str = setting(
-        "generate", "generate writes and reads the answer; letter compares the likelihoods of A to E, far faster", SCORERS
+        "generate",
+        "generate writes and reads the answer; letter compares the likelihoods of A to E, far faster; lm-eval is HARNESS=1",
+        (*SCORERS, LM_EVAL),
     )
     vote: int = setting(
         1, "orders of the options to ask each question in, 1 to 5, and average: what a letter draws by its place cancels out"
@@ -41,6 +51,9 @@ class Settings:
     )
     prompt: str = setting("kmlite", "kmlite asks for a letter; kmlite-reasoned for a reasoning before it", PROMPTS)
     max_new_tokens: int = setting(0, "tokens of an answer at the most; 0 takes 32, or 500 reasoned")
+    shots: int = setting(0, "lm-eval: few-shot examples before the question; 0 or 5 in published figures")
+    chat: bool = setting(False, "lm-eval: its --apply_chat_template; a plain run of it has none")
+    hub: bool = setting(False, "lm-eval: ask sean0042/KorMedMCQA from the hub, untouched, although there are refined questions")
     batch: int = setting(0, "questions answered at once; 0 chooses by device and free memory")
     restart: bool = setting(False, "evaluate again where nothing changed")
 
@@ -48,106 +61,62 @@ class Settings:
 def main(settings: Settings) -> None:
     from kmlite import records
 
-    console.print(f"[bold]eval[/]  {settings.split} split")
+    by_lm_eval = settings.scorer == LM_EVAL
+    console.print(f"[bold]{LM_EVAL if by_lm_eval else 'eval'}[/]  {settings.split} split")
     check(settings)
-    questions = records.read_exam(settings.refined, settings.split)
-    if not questions:
-        raise click.ClickException(f"{paths.exam_split(settings.refined, settings.split)} is empty.")
-    among = prior_questions(settings)
+    split, fewshot = (paths.exam_split(settings.refined, name) for name in (settings.split, "fewshot"))
+    questions = None if by_lm_eval and (settings.hub or not split.exists()) else records.read_exam(settings.refined, settings.split)
+    if questions == []:
+        raise click.ClickException(f"{split} is empty.")
+    # beside the questions: the examples to show (lm-eval), or those to estimate the letters' pull on
+    beside = examples(settings, questions, fewshot) if by_lm_eval else prior_questions(settings)
 
-    from kmlite import files, prompts, results, runs
-    from kmlite.evaluation import generation, scoring, voting
-    from kmlite.models import folders, loading
+    from kmlite import files, results, runs
+    from kmlite.evaluation import scoring
+    from kmlite.models import folders
 
-    max_new_tokens = settings.max_new_tokens or prompts.TOKENS[settings.prompt]
     base, folder = model_and_folder(settings.base, settings.out, settings.split)
     check_writable(folder)
-    plan = plan_of(settings, base, max_new_tokens)
-    result_path = folder / paths.EVALUATION
-    if not settings.restart and done_before(result_path, plan):
+    plan = plan_of(settings, base, [path for path in (split, fewshot)[: 1 + by_lm_eval] if path.exists()] if questions else [])
+    record_path, answers_path = (
+        folder / name for name in ((paths.HARNESS, paths.HARNESS_PREDICTIONS) if by_lm_eval else (paths.EVALUATION, paths.PREDICTIONS))
+    )
+    if not settings.restart and (files.read_record(record_path, "plan") or {}).get("plan") == runs.as_stored(plan):
+        console.print("  done before, nothing changed (ARGS=--restart evaluates again)")
+        show(files.read_json(record_path))
         return
-    precision = loading.pick_precision(settings.precision, base)
-    stand_in = folders.is_stand_in(base)
     console.print(f"  model        {base}{folders.stand_in_note(base)}")
-    console.print(f"  device       {'GPU' if loading.on_gpu() else 'CPU'}, {precision} weights")
-    way = voting.in_words(settings.vote, bool(among))
-    console.print(f"  questions    {len(questions):,}, {in_words(plan['prompt'])}, scorer {settings.scorer}, {way}")
-    loading.fast_model()  # before transformers, which it changes
-    tokenizer = loading.load_tokenizer(base)
-    asked = [prompts.exam_prompt(question, prompt=settings.prompt) for question in questions]
-    tokens = max(len(tokenizer(text)["input_ids"]) for text in asked) + TEMPLATE_TOKENS + max_new_tokens
-    loaded, tokenizer = loading.load(base, precision, tokens)
-    batch = settings.batch or generation.default_batch(loaded, tokens)
-    console.print(f"  batch        {batch} questions at once, the longest {tokens:,} tokens with its answer")
-    started = time.time()
-    how: dict = {"max_new_tokens": max_new_tokens, "batch": batch, "prompt": settings.prompt}
-    predictions, ways, prior = answers(loaded, tokenizer, questions, among, settings, how)
+    predictions, how, facts = (lm_eval if by_lm_eval else own)(settings, base, questions or [], beside, plan["prompt"])
     summary = scoring.summarise(predictions)
-    openings = scoring.log_opening(folder, "eval", summary) if settings.split == "test" else None
-    files.write_lines(folder / paths.PREDICTIONS, [{k: v for k, v in p.items() if k != "logs"} for p in predictions])
-    precise = f"{precision}, {str(loading.compute_dtype(loaded)).removeprefix('torch.')}"
-    found = results.of_answers(summary, settings.split, **how_asked(settings, precise))
-    found += [results.of_score(way, "accuracy", settings.split, way=way["way"], prompt=settings.prompt, precision=precise) for way in ways]
-    seconds = time.time() - started
+    found = results.of_answers(summary, settings.split, **how)
+    for way in facts.get("ways", []):
+        asked = {"way": way["way"], "prompt": settings.prompt, "precision": how["precision"]}
+        found.append(results.of_score(way, "accuracy", settings.split, **asked))
+    stage = LM_EVAL if by_lm_eval else "eval"
     record = {
         "plan": plan,
         "summary": summary,
-        "results": results.stamped(found, "eval", "after"),
-        "ways": ways,
-        "prior": prior,
+        "results": results.stamped(found, stage, "after"),
         "prompt": plan["prompt"],
-        "precision": precise,
-        "test_openings": openings,
-        "stand_in": stand_in,
-        "seconds": round(seconds, 1),
+        "precision": how["precision"],
+        "test_openings": scoring.log_opening(folder, stage, summary) if settings.split == "test" else None,
+        "stand_in": folders.is_stand_in(base),
+        **facts,
         **runs.environment(),
     }
-    files.write_json(result_path, record)
-    show_record(record, f"{len(predictions) / max(seconds, 1e-9):.1f} questions/s; every answer: {folder / paths.PREDICTIONS}")
-
-
-def plan_of(settings: Settings, base: Path, max_new_tokens: int) -> dict:
-    """What decides the result."""
-    from kmlite import files, prompts
-
-    asked = {name: value for name, value in asdict(settings).items() if name not in ("refined", "out", "restart", "batch")}
-    return {
-        "settings": {**asked, "max_new_tokens": max_new_tokens},
-        "prompt": {"name": settings.prompt, "version": prompts.VERSION},
-        "model": {"folder": str(base), "fingerprint": files.model_fingerprint(base)},
-        "data": files.fingerprint(paths.exam_split(settings.refined, settings.split)),
-    }
-
-
-def done_before(path: Path, plan: dict) -> bool:
-    """Whether an evaluation of the same plan stands at `path`; it is shown."""
-    from kmlite import files, runs
-
-    if (files.read_record(path, "plan") or {}).get("plan") != runs.as_stored(plan):
-        return False
-    console.print("  done before, nothing changed (ARGS=--restart evaluates again)")
-    result = files.read_json(path)
-    show(result["summary"])
-    show_ways(result.get("ways", []))
-    show_published(result)
-    return True
-
-
-def show_record(record: dict, where: str) -> None:
-    from kmlite.evaluation import scoring
-
-    show(record["summary"])
-    show_ways(record.get("ways", []))
-    console.print(f"  {where}")
-    if openings := record["test_openings"]:
-        console.print(f"  test has been scored {openings} {'time' if openings == 1 else 'times'} for this model")
-    show_published(record)
-    if record["stand_in"]:
-        console.print(f"  {scoring.OF_THIS_SIZE}")
+    files.write_lines(answers_path, [{k: v for k, v in p.items() if k != "logs"} for p in predictions])
+    files.write_json(record_path, record)
+    show(record)
+    console.print(f"  {len(predictions) / max(facts['seconds'], 0.1):.1f} questions/s; every answer: {answers_path}")
 
 
 def check(settings: Settings) -> None:
     """Refuse settings that make no sense together."""
+    for item in fields(settings):
+        if item.name in (OWN if settings.scorer == LM_EVAL else THEIRS) and getattr(settings, item.name) != item.default:
+            raise click.ClickException(f"--{item.name.replace('_', '-')} does not go with --scorer {settings.scorer}: leave it out.")
+    if settings.shots < 0:
+        raise click.ClickException(f"--shots {settings.shots}: 0 or more examples.")
     if not 1 <= settings.vote <= 5:
         raise click.ClickException(f"--vote {settings.vote}: five options have 1 to 5 cyclic orders.")
     if settings.scorer == "letter" and settings.prompt == "kmlite-reasoned":
@@ -160,6 +129,41 @@ def check(settings: Settings) -> None:
         )
 
 
+def plan_of(settings: Settings, base: Path, data: list[Path]) -> dict:
+    """What decides the result; `data`: the refined files, none where the hub's are asked."""
+    from kmlite import files, prompts
+    from kmlite.evaluation import harness
+
+    if settings.scorer == LM_EVAL:
+        names, prompt = ("base", "split", "scorer", "shots", "chat"), harness.prompt(settings.shots, settings.chat)
+        asked = {name: getattr(settings, name) for name in names}
+    else:
+        asked = {name: value for name, value in asdict(settings).items() if name not in ("refined", "out", "restart", "batch", *THEIRS)}
+        asked["max_new_tokens"] = settings.max_new_tokens or prompts.TOKENS[settings.prompt]
+        prompt = {"name": settings.prompt, "version": prompts.VERSION}
+    return {
+        "settings": asked,
+        "prompt": prompt,
+        "model": {"folder": str(base), "fingerprint": files.model_fingerprint(base)},
+        "data": files.fingerprint(*data) if data else "sean0042/KorMedMCQA",
+    }
+
+
+def model_and_folder(base: str, out: Path, split: str) -> tuple[Path, Path]:
+    """(the folder of the model to evaluate, the folder for its results): `base`, or where it is empty stage 2's final model."""
+    from kmlite.models import folders
+
+    if base:
+        found, folder = folders.resolve(base), out / "eval" / base.strip("/").replace("/", "--")
+    else:
+        hint = f"Run first: make stage2 OUT={out}   (or name a model as BASE=…)"
+        found, folder = folders.final_folder(out, 2, hint), out / paths.STAGES[2]
+    return found, folder / paths.ON_DEV if split == "dev" else folder
+
+
+# ---- asked
+
+
 def prior_questions(settings: Settings) -> list[dict]:
     """The dev questions that the prior is estimated on, chosen by a hash of their text: the same ones whatever else dev holds."""
     from kmlite import records
@@ -170,6 +174,33 @@ def prior_questions(settings: Settings) -> list[dict]:
     if len(dev) < settings.prior:
         raise click.ClickException(f"--prior {settings.prior}: dev has {len(dev)} questions.")
     return sorted(dev, key=lambda question: hashlib.blake2b(question["question"].encode()).digest())[: settings.prior]
+
+
+def own(settings: Settings, base: Path, questions: list[dict], among: list[dict], prompt: dict) -> tuple[list[dict], dict, dict]:
+    """Ask by kmlite's prompt: (predictions, how they were asked, for the results, what the record has besides)."""
+    from kmlite import prompts
+    from kmlite.evaluation import generation, voting
+    from kmlite.models import loading
+
+    precision = loading.pick_precision(settings.precision, base)
+    console.print(f"  device       {'GPU' if loading.on_gpu() else 'CPU'}, {precision} weights")
+    way = voting.in_words(settings.vote, bool(among))
+    console.print(f"  questions    {len(questions):,}, {in_words(prompt)}, scorer {settings.scorer}, {way}")
+    loading.fast_model()  # before transformers, which it changes
+    tokenizer = loading.load_tokenizer(base)
+    max_new_tokens = settings.max_new_tokens or prompts.TOKENS[settings.prompt]
+    longest = max(len(tokenizer(prompts.exam_prompt(question, prompt=settings.prompt))["input_ids"]) for question in questions)
+    tokens = longest + TEMPLATE_TOKENS + max_new_tokens
+    loaded, tokenizer = loading.load(base, precision, tokens)
+    batch = settings.batch or generation.default_batch(loaded, tokens)
+    console.print(f"  batch        {batch} questions at once, the longest {tokens:,} tokens with its answer")
+    started = time.time()
+    how: dict = {"max_new_tokens": max_new_tokens, "batch": batch, "prompt": settings.prompt}
+    predictions, ways, prior = answers(loaded, tokenizer, questions, among, settings, how)
+    precise = f"{precision}, {str(loading.compute_dtype(loaded)).removeprefix('torch.')}"
+    asked = {"scorer": settings.scorer, "prompt": settings.prompt, "orders": settings.vote, "precision": precise}
+    asked |= {"prior": settings.prior} if settings.prior else {}
+    return predictions, asked, {"ways": ways, "prior": prior, "seconds": round(time.time() - started, 1)}
 
 
 def answers(
@@ -198,22 +229,60 @@ def answers(
     return predictions, voting.side_by_side(found, passes), prior
 
 
-def model_and_folder(base: str, out: Path, split: str) -> tuple[Path, Path]:
-    """(the folder of the model to evaluate, the folder for its results): `base`, or where it is empty stage 2's final model."""
-    from kmlite.models import folders
+def examples(settings: Settings, questions: list[dict] | None, path: Path) -> list[dict]:
+    """The few-shot rows for lm-eval, each subject's; none where it takes the hub's."""
+    from kmlite import records
+    from kmlite.evaluation import harness
 
-    if base:
-        found, folder = folders.resolve(base), out / "eval" / base.strip("/").replace("/", "--")
-    else:
-        hint = f"Run first: make stage2 OUT={out}   (or name a model as BASE=…)"
-        found, folder = folders.final_folder(out, 2, hint), out / paths.STAGES[2]
-    return found, folder / paths.ON_DEV if split == "dev" else folder
+    harness.require()
+    rows = records.read_exam(settings.refined, "fewshot") if questions and (settings.shots or path.exists()) else []
+    if questions:
+        harness.require_examples(rows, questions, settings.shots)
+    return rows
 
 
-def how_asked(settings: Settings, precision: str) -> dict:
-    """What decides the figure besides the model and the questions, for the results."""
-    how = {"scorer": settings.scorer, "prompt": settings.prompt, "orders": settings.vote, "precision": precision}
-    return {**how, "prior": settings.prior} if settings.prior else how
+def lm_eval(settings: Settings, base: Path, questions: list[dict], fewshot: list[dict], prompt: dict) -> tuple[list[dict], dict, dict]:
+    """Have lm-eval ask, the hub's questions where there are none: as `own`."""
+    from kmlite.evaluation import harness
+    from kmlite.models import loading
+
+    where = f"{len(questions):,} refined questions" if questions else "sean0042/KorMedMCQA from the hub"
+    console.print(f"  questions    {where}, {in_words(prompt)}")
+    started = time.time()
+    with tempfile.TemporaryDirectory() as work:
+        how: dict = {"shots": settings.shots, "chat": settings.chat, "batch": settings.batch}
+        predictions, told = harness.run(base, Path(work), questions or None, fewshot, **how)
+    precision = f"16bit, {'bfloat16' if loading.on_gpu() else 'float32'}"  # as `harness.run` loads it
+    asked = {"scorer": LM_EVAL, "prompt": LM_EVAL, "shots": settings.shots, "chat_template": settings.chat, "precision": precision}
+    return predictions, asked, {"lm_eval": told, "seconds": round(time.time() - started, 1)}
+
+
+# ---- shown
+
+
+def show(record: dict) -> None:
+    from kmlite import results
+    from kmlite.evaluation import scoring
+
+    summary = record["summary"]
+    results.show([one for one in record["results"] if "way" not in one["how"]], "", parts=True)
+    console.print(f"  [bold]accuracy {scoring.in_words(summary)}[/]")
+    letters = ", ".join(f"{letter} {n}" for letter, n in summary["letters"].items())
+    why = ", ".join(f"{reason} {n}" for reason, n in summary["unreadable_because"].items())
+    console.print(f"  answered {letters}, unreadable {summary['unreadable']}" + (f" ({why})" if why else ""))
+    pull = ", ".join(f"{letter} {100 * share:+.1f}" for letter, share in summary["pull"].items())
+    console.print(f"  letter bias (answered minus correct, percentage points): {pull}")
+    letter, most = max(summary["letters"].items(), key=lambda item: item[1])
+    if most > 0.9 * summary["n"]:
+        console.print(
+            f"  [bold]{most} of {summary['n']} answers are {letter}[/]: a position bias. ARGS='--vote 5' averages over the orders."
+        )
+    show_ways(record.get("ways", []))
+    if openings := record["test_openings"]:
+        console.print(f"  test has been scored {openings} {'time' if openings == 1 else 'times'} for this model")
+    show_published(record)
+    if record["stand_in"]:
+        console.print(f"  {scoring.OF_THIS_SIZE}")
 
 
 def in_words(prompt: dict) -> str:
@@ -254,36 +323,6 @@ def show_ways(ways: list[dict]) -> None:
         p = f"{difference['p']:.3g}" if difference else ""
         rows.add_row(way["way"], f"{way['passes']:g}", f"{way['accuracy']:.1f}%", f"{low:.1f}–{high:.1f}%", paired, p, pull)
     console.print(rows)
-
-
-def show(summary: dict) -> None:
-    from kmlite.evaluation import scoring
-
-    years = summary.get("by_year", {})
-    years = [(f"year {name}", part) for name, part in years.items()] if len(years) > 1 else []
-    rows = table("", "right", "of", "accuracy", "95% interval")
-    for name, part in [*summary["by_subject"].items(), *years, ("all", summary)]:
-        low, high = part["interval"]
-        rows.add_row(name, str(part["right"]), str(part["n"]), f"{part['accuracy']:.1f}%", f"{low:.1f}–{high:.1f}%")
-    console.print(rows)
-    letters = ", ".join(f"{letter} {n}" for letter, n in summary["letters"].items())
-    console.print(f"  [bold]accuracy {scoring.in_words(summary)}[/], mean of subjects {summary['macro']:.1f}%")
-    why = ", ".join(f"{reason} {n}" for reason, n in summary["unreadable_because"].items())
-    console.print(f"  answered {letters}, unreadable {summary['unreadable']}" + (f" ({why})" if why else ""))
-    if "calibration_error" in summary:
-        mass = summary["letter_mass"]
-        console.print(
-            f"  calibration error {summary['calibration_error']:.3f}; the five letters hold {mass:.1%} of the next token's probability"
-        )
-    pull = ", ".join(f"{letter} {100 * share:+.1f}" for letter, share in summary["pull"].items())
-    console.print(f"  letter bias (answered minus correct, percentage points): {pull}")
-    letter, most = max(summary["letters"].items(), key=lambda item: item[1])
-    if most > 0.9 * summary["n"]:
-        console.print(
-            f"  [bold]{most} of {summary['n']} answers are {letter}[/]: a position bias. ARGS='--vote 5' averages over the orders."
-        )
-    if "consistency" in summary:
-        console.print(f"  over {summary['orders']} orders: the same option {summary['consistency']:.1%} of the time")
 
 
 command = recipe(Settings)(main)

@@ -22,6 +22,12 @@ TASK, VERSION = "kormedmcqa", "3.0"  # v2.0 scored whole families of models 0: t
 LONGEST_ANSWER = 1024  # tokens, the task's limit
 
 
+def prompt(shots: int, chat: bool) -> dict:
+    """How lm-eval asks, for the record and whoever shows its figure."""
+    how = {"package": f"lm-eval {PINNED}", "task": TASK, "version": VERSION}
+    return {"name": "lm-eval", **how, "shots": shots, "chat_template": chat}
+
+
 def require() -> None:
     """A click error with the command that installs lm-eval, where it is missing or of another version than the pinned one."""
     if find_spec("lm_eval") is None:

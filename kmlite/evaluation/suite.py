@@ -81,7 +81,7 @@ def measure(model, tokenizer, suite: Suite, max_new_tokens: int) -> list[dict]:
     found = bits(model, tokenizer, suite)
     if suite.dev:
         answered, _ = accuracy(model, tokenizer, suite.dev, "dev", max_new_tokens)
-        found += [one for one in answered if "subject" not in one["how"]]
+        found += [one for one in answered if not results.part_of(one["how"])]
     return found
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from kmlite import files, paths, prompts, records
 from kmlite.evaluation import harness as package
 from kmlite.models import loading, tiny
-from recipes import harness
+from recipes import evaluate
 
 needs_lm_eval = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed (extra `eval`): make extras")
 
@@ -72,7 +72,10 @@ def by_lm_eval(plain, writer, asked, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("by_lm_eval")
     as_on_the_hub(out / "sean0042/KorMedMCQA", asked)
     ways = {"hub": ["--hub"], **WAYS}
-    calls = [["--base", str(writer), "--refined", str(asked), "--out", str(out / name), *way] for name, way in ways.items()]
+    calls = [
+        ["--scorer", "lm-eval", "--base", str(writer), "--refined", str(asked), "--out", str(out / name), *way]
+        for name, way in ways.items()
+    ]
     for name, call in zip(ways, calls, strict=True):
         call += [] if name == "0-shot" else ["--batch", "1"]
     code = f"""
@@ -80,7 +83,7 @@ import functools, os
 from torch.utils import collect_env
 collect_env.get_pip_packages = functools.cache(collect_env.get_pip_packages)  # lm-eval asks pip at each call
 os.chdir({str(out)!r})
-from recipes.harness import command
+from recipes.evaluate import command
 for call in {calls!r}: command(call, standalone_mode=False)
 """
     status, said = plain.run(code)
@@ -148,8 +151,8 @@ def test_the_task_untouched_gives_the_same(by_lm_eval):
 
 @needs_lm_eval
 def test_too_few_examples_are_named(base, refined, tmp_path):
-    arguments = ["--base", base, "--refined", refined, "--out", tmp_path, "--shots", "5"]
-    done = CliRunner().invoke(harness.command, [str(a) for a in arguments])
+    arguments = ["--scorer", "lm-eval", "--base", base, "--refined", refined, "--out", tmp_path, "--shots", "5"]
+    done = CliRunner().invoke(evaluate.command, [str(a) for a in arguments])
     assert done.exit_code == 1
     assert "dentist has 1 few-shot rows" in done.output
     assert not list(tmp_path.rglob(paths.TEST_LOG))
@@ -175,6 +178,6 @@ def test_without_a_network_the_hub_error_says_what_to_do(base, tmp_path, monkeyp
 
 def test_a_missing_lm_eval_names_the_command(monkeypatch):
     monkeypatch.setattr(package, "find_spec", lambda name: None)
-    done = CliRunner().invoke(harness.command, [])
+    done = CliRunner().invoke(evaluate.command, ["--scorer", "lm-eval"])
     assert done.exit_code == 1
     assert "make extras" in done.output

@@ -113,6 +113,7 @@ def evaluation(folder, *, changed: dict | None = None, questions: int = 6, right
             "data": "0123",
         },
         "precision": "16bit, bfloat16",
+        "results": [],
     }
     for path, value in (changed or {}).items():
         *above, key = path.split(".")
@@ -204,6 +205,8 @@ SENSELESS = [
     ["--prior", "9"],
     ["--prior", "9", "--scorer", "letter", "--vote", "5"],
     ["--scorer", "letter", "--prompt", "kmlite-reasoned"],
+    ["--split", "dev", "--scorer", "lm-eval"],
+    ["--shots", "5"],
 ]
 
 

@@ -45,7 +45,7 @@ def build(refined: Path, out: Path, language: str, defaults: dict[str, dict]) ->
         style=Markup((PAGE / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        questions=Markup(answers.as_json({**given["browser"], "subjects": words.SUBJECTS})),
+        questions=Markup(answers.as_json({**given["browser"], "subjects": results.SUBJECTS})),
         svg=Markup,
     )
     return page.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair in some model's answer is no character
@@ -150,17 +150,12 @@ def table(found: list[dict]) -> dict:
     columns = results.moments(found)
     rows = []
     for (_, measure, data, how), at in results.rows(found).items():
-        subject = dict(how).get("subject")
         shown = [at[when] for when in columns if when in at]
         if not shown:
             continue
         change, sign = results.change(shown[0], shown[-1]) if len(shown) > 1 else ("", 0)
-        name = results.label(measure, data, tuple((key, part) for key, part in how if key != "subject"))
-        if subject:
-            english, korean = words.both(words.SUBJECTS, subject)
-            name = (f"{name[0]}: {english}", f"{name[1]}: {korean}")
-        cells = [results.in_words(at.get(when)) for when in columns]
-        rows.append({"name": name, "cells": cells, "change": change, "sign": sign, "n": shown[-1]["n"], "by": bool(subject)})
+        told = {"cells": [results.in_words(at.get(when)) for when in columns], "change": change, "sign": sign, "n": shown[-1]["n"]}
+        rows.append({"name": results.label(measure, data, how), **told, "by": bool(results.part_of(dict(how)))})
     return {"columns": [words.both(words.MOMENTS, when) for when in columns], "rows": rows}
 
 

@@ -10,8 +10,7 @@ import re
 from collections.abc import Sequence
 
 from kmlite import results
-from kmlite.results import Both
-from kmlite.sharing.report.words import SUBJECTS, both
+from kmlite.results import SUBJECTS, Both, both
 
 TEXT, GRID = "#010101", "#010102"  # stand for the page's colours until `finished` names them
 SERIES = ("#010111", "#010112", "#010113", "#010114")
@@ -134,7 +133,7 @@ def curve(name: str, lines: Sequence[Points], *, y: Both, breaks: Sequence[int] 
 
 def by_loop(found: list[dict], target: float | None) -> str | None:
     """Accuracy on dev with its interval before, after each loop and of the model handed over; None without loops."""
-    points = [one for one in found if (one["measure"], one["data"]) == ("accuracy", "dev") and not one["how"].get("subject")]
+    points = [one for one in found if (one["measure"], one["data"]) == ("accuracy", "dev") and not results.part_of(one["how"])]
     points.sort(key=lambda one: (one["when"] == "after", one["when"] != "before", len(one["when"]), one["when"]))
     if len(points) < 2:
         return None
@@ -158,7 +157,7 @@ def by_subject(found: list[dict]) -> dict | None:
     moments: dict[str, Both] = {"before": ("before", "전"), "after": ("after", "뒤")}
     series: dict[tuple, dict[str, dict]] = {}
     for one in found:
-        if one["measure"] == "accuracy" and one["data"] in ("dev", "test") and one["when"] in moments:
+        if one["measure"] == "accuracy" and one["data"] in ("dev", "test") and one["when"] in moments and "year" not in one["how"]:
             series.setdefault((one["data"], one["when"], one["stage"]), {}).setdefault(one["how"].get("subject", ""), one)
     shown = [(key, parts) for key, parts in series.items() if len(parts) > 1][: len(SERIES)]
     if not shown:

@@ -1,7 +1,9 @@
 """What the report calls things, in English and in Korean; kmlite/results.py names the measures, the template holds whole sentences."""
 
 from kmlite.evaluation import published
-from kmlite.results import Both
+from kmlite.results import Both, both
+
+__all__ = ["both"]  # for the template
 
 KINDS: dict[str, Both] = {"text": ("plain text", "텍스트"), "dictionary": ("dictionary", "사전"), "exam": ("exam questions", "시험 문제")}
 
@@ -47,15 +49,3 @@ PUBLISHED: dict[str, Both] = {  # model, how and source of kmlite/evaluation/pub
     "counted": ("counted", "직접 계산"),
     "KorMedMCQA test": ("KorMedMCQA test", "KorMedMCQA test"),
 }
-
-SUBJECTS: dict[str, Both] = {  # of KorMedMCQA
-    "doctor": ("doctor", "의사"),
-    "nurse": ("nurse", "간호사"),
-    "pharm": ("pharm", "약사"),
-    "dentist": ("dentist", "치과의사"),
-}
-
-
-def both(table: dict[str, Both], key: str) -> Both:
-    """The words for `key`, or the key itself in both languages where the table has none."""
-    return table.get(key, (key, key))
