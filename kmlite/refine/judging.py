@@ -15,7 +15,7 @@ VERSION = 1  # goes into refine's record: raise it when a rule changes, and fini
 
 REASONS: dict[str, Both] = {  # `…` and {}: what a reason ends with
     # a text
-    "too_short": ("shorter than --min-length after cleaning", "클리닝 후 --min-length보다 짧다"),
+    "too_short": ("shorter than --min-length after cleaning", "클리닝 후 --min-length 미만이다"),
     "too_long": ("over two million characters: not one text", "200만 자가 넘어 한 편의 글이 아니다"),
     "not_korean": (
         "too little Hangul among its letters, where formulas and code do not count; or a broken encoding",
@@ -58,8 +58,8 @@ REASONS: dict[str, Both] = {  # `…` and {}: what a reason ends with
     ),
     "empty_file": ("an empty file", "빈 파일"),
     # a dictionary entry
-    "short_term": ("the term is shorter than --term-least", "표제어가 --term-least보다 짧다"),
-    "short_definition": ("the definition is shorter than --definition-least", "뜻풀이가 --definition-least보다 짧다"),
+    "short_term": ("the term is shorter than --term-least", "표제어가 --term-least 미만이다"),
+    "short_definition": ("the definition is shorter than --definition-least", "뜻풀이가 --definition-least 미만이다"),
     "repeats_term": ("the definition only repeats the term", "뜻풀이가 표제어를 반복할 뿐이다"),
     # an exam question
     "unknown_split": (
