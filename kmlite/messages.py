@@ -94,7 +94,7 @@ MESSAGES = {
     "{named}={base} is a file; name the model's folder: {named}={parent}": "{named}={base}: 파일이다. 모델 폴더를 지정한다: {named}={parent}",
     "{named}={base} is a GGUF file, which can be run and not trained; name the folder of safetensors that it was made of.":
         "{named}={base}: GGUF 파일이다. 실행만 할 수 있고 학습할 수 없다. 변환하기 전의 safetensors 폴더를 지정한다.",
-    "Run first: make stage2 OUT={out}   (or name a model as BASE=…)": "먼저 실행: make stage2 OUT={out}   (또는 BASE=…로 모델 지정)",
+    "Run first: make stage{last} OUT={out}   (or name a model as BASE=…)": "먼저 실행: make stage{last} OUT={out}   (또는 BASE=…로 모델 지정)",
     "Run first: make stage{stage} OUT={out}   (or export another stage: ARGS='--stage …')":
         "먼저 실행: make stage{stage} OUT={out}   (또는 다른 단계를 내보낸다: ARGS='--stage …')",
     "{folder} holds no model: config.json is missing.": "{folder}에 모델이 없다(config.json 없음).",
@@ -178,8 +178,8 @@ MESSAGES = {
     "~ estimated from the card's published peak; after a stage has run here, the rate that it measured.":
         "~ 카드의 공개된 최대 성능으로 추정한 값. 한 단계를 실행하면 실제로 측정한 속도로 바뀐다.",
     "No hours: {refined} holds no refined data yet.": "시간은 아직 알 수 없다: {refined}에 정제한 데이터가 없다.",
-    "Tokens to train on, at {token} characters each: {text} of text, {dictionary} of dictionary, {exam} of exam questions a loop":
-        "학습할 토큰(토큰당 {token}글자로 추정): 텍스트 {text}, 사전 {dictionary}, 시험 문제 {exam}(루프당)",
+    "Tokens to train on (of exam questions in a loop), at {token} characters each: {listed}":
+        "학습할 토큰(시험 문제는 루프당, 토큰당 {token}글자로 추정): {listed}",
     "Text for stage 0: {has} of the {least} million tokens that EEVE-style training asks for; it runs on less":
         "0단계 텍스트: EEVE 방식에 필요한 {least}백만 토큰 가운데 {has}백만 토큰. 적어도 실행된다",
     # ---- disk

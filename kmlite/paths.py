@@ -1,6 +1,7 @@
 """Every folder and file name of the project, and `require` for those that must be there."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -22,7 +23,22 @@ REJECTED = "rejected"
 REFINE_RECORD = "refine.json"
 
 # trained, below OUT (model)
-STAGES = ("00_trained", "01_trained", "02_trained")
+
+
+class Stage(NamedTuple):
+    """A stage of training: recipes/<name>.py. Whoever lists the stages goes through STAGES, whose places are their numbers."""
+
+    name: str
+    folder: str  # below OUT
+    title: tuple[str, str]  # what it teaches, in English and Korean
+    learns: str  # the records that it trains on, as refine counts them
+
+
+STAGES = (
+    Stage("stage0", "00_trained", ("Korean text", "한국어 텍스트"), "text"),
+    Stage("stage1", "01_trained", ("medical dictionary", "의학 사전"), "dictionary"),
+    Stage("stage2", "02_trained", ("exam questions", "시험 문제"), "train"),
+)
 FINAL = "final"
 EXTENDED = "extended"  # stage 0: the base with its new tokens, before training
 CHECKPOINTS = "checkpoints"
@@ -38,6 +54,11 @@ HARNESS_PREDICTIONS = "harness_predictions.jsonl"
 DEV_BEFORE = "dev_predictions_before.jsonl"  # stage 2: of the initial model, and of the one handed over
 DEV_AFTER = "dev_predictions.jsonl"
 REPORT = "report.html"
+
+
+def stage_number(folder: Path) -> int | None:
+    """Which stage's folder it is, or None."""
+    return next((number for number, stage in enumerate(STAGES) if stage.folder == folder.name), None)
 
 
 def text_shards(refined: Path) -> list[Path]:

@@ -101,7 +101,7 @@ def show(out: Path) -> None:
     """What the stages and eval measured before and after."""
     from kmlite import files, results
 
-    records = [*(out / stage / paths.RECORD for stage in paths.STAGES), out / paths.STAGES[2] / paths.EVALUATION]
+    records = [*(out / stage.folder / paths.RECORD for stage in paths.STAGES), out / paths.STAGES[-1].folder / paths.EVALUATION]
     found = [one for path in records for one in files.read_json(path)["results"] if results.MEASURES[one["measure"]].key]
     results.show([one for one in found if one["when"] in ("before", "after")], "What was learned, as measured")
     for one in found:

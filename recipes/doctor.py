@@ -56,10 +56,8 @@ def next_step(settings: Settings) -> str:
     """The first step whose result is missing."""
     if not (settings.refined / paths.REFINE_RECORD).exists():
         return "refine"
-    for number, folder in enumerate(paths.STAGES):
-        if not (settings.out / folder / paths.RECORD).exists():
-            return f"stage{number}"
-    return "eval"
+    missing = (stage.name for stage in paths.STAGES if not (settings.out / stage.folder / paths.RECORD).exists())
+    return next(missing, "eval")
 
 
 # ---- the machine
@@ -156,7 +154,7 @@ def room(settings: Settings, say, base: Path | None, step: str) -> None:
     shape = memory.shape_of(base) if base else memory.MEDGEMMA
     place, free = settings.out, free_bytes(settings.out)
     if step.startswith("stage"):
-        rows = new_rows(tokens_of(settings)["stage0"]) if step == "stage0" else 0
+        rows = new_rows(tokens_of(settings)["text"]) if step == "stage0" else 0
         need = sum(memory.disk(shape, stage0.Settings.rank, new_rows=rows, extends=step == "stage0").values())
         text = f"{free / 1e9:.1f} GB free at {place}, {step} needs up to {need / 1e9:.1f} GB"
         say("disk", text, f"too little room for {step} at {place}" if free < need else "", "Free some space, or name another place: OUT=…")
@@ -179,7 +177,7 @@ def data(settings: Settings, say, step: str) -> None:
         return
     held = counts(settings.refined)
     words = f"{held['text']:,} texts, {held['dictionary']:,} dictionary entries, questions: {held['train']:,} train, {held['test']:,} test"
-    needs = {"stage0": "text", "stage1": "dictionary", "stage2": "train", "eval": "test"}[step]
+    needs = next((stage.learns for stage in paths.STAGES if stage.name == step), "test")
     wrong = f"{settings.refined} holds no {needs} for {step}" if not held[needs] else ""
     say("data", words, wrong, f"Add it below {settings.raw} and run: make refine")
     if step == "stage0" and not (settings.refined / paths.REPLAY).exists():
@@ -205,7 +203,7 @@ def show_plan(settings: Settings) -> None:
     import torch
 
     from kmlite.models import folders, memory
-    from recipes import stage0, stage1, stage2
+    from recipes import of_stages
 
     base = folders.at_hand(settings.base)
     if base and folders.is_stand_in(base):
@@ -219,18 +217,19 @@ def show_plan(settings: Settings) -> None:
     elif torch.cuda.is_available():
         cards = [(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0] / memory.GIB)]
     tokens = tokens_of(settings)
-    stages = (("stage0", stage0.Settings()), ("stage1", stage1.Settings()), ("stage2", stage2.Settings()))
+    recipes = of_stages()
     console.print(f"\nPlan for {settings.base}, {shape.parameters / 1e9:.2f} billion parameters (calculated, not measured: docs/gpu.md)")
     rows = table("card", "stage", "weights", "batch", "GiB", "instead of", "tokens/s", "hours")
     parts = []
     for name, gib in cards:
-        for step, values in stages:
-            plan = plan_of(shape, gib, step, values, tokens[step])
-            rate, measured = rate_of(settings.out, step, shape, name, plan.precision)
-            hours = tokens[step] / rate / 3600 if rate else 0
+        for stage in paths.STAGES:
+            step, values = stage.name, recipes[stage.name].Settings()
+            plan = plan_of(shape, gib, step, values, tokens[stage.learns])
+            rate, measured = rate_of(settings.out / stage.folder, shape, name, plan.precision)
+            hours = tokens[stage.learns] * values.epochs / rate / 3600 if rate else 0
             parts.append(f"  {step} in GiB: " + "; ".join(f"{part} {size / memory.GIB:.2f}" for part, size in plan.parts.items()))
             rows.add_row(
-                f"{gib:.3g} GiB {name}" if step == "stage0" else "",
+                f"{gib:.3g} GiB {name}" if stage is paths.STAGES[0] else "",
                 step,
                 plan.precision,
                 f"{plan.batch} × {plan.accumulation}",
@@ -246,13 +245,11 @@ def show_plan(settings: Settings) -> None:
     if not any(tokens.values()):
         console.print(f"  No hours: {settings.refined} holds no refined data yet.")
         return
-    text, dictionary, exam = (tokens[step] for step, _ in stages)
-    console.print(
-        f"  Tokens to train on, at {CHARACTERS_A_TOKEN} characters each: {text:,.0f} of text, {dictionary:,.0f} of dictionary, "
-        f"{exam:,.0f} of exam questions a loop"
-    )
-    if text < memory.LEAST_TOKENS:
-        has, least = text / 1e6, memory.LEAST_TOKENS / 1e6
+    trained = {stage.title[0]: tokens[stage.learns] * recipes[stage.name].Settings.epochs for stage in paths.STAGES}
+    listed = ", ".join(f"{count:,.0f} of {title}" for title, count in trained.items())
+    console.print(f"  Tokens to train on (of exam questions in a loop), at {CHARACTERS_A_TOKEN} characters each: {listed}")
+    if tokens["text"] < memory.LEAST_TOKENS:
+        has, least = tokens["text"] / 1e6, memory.LEAST_TOKENS / 1e6
         console.print(
             f"  Text for stage 0: {has:,.2f} of the {least:,.0f} million tokens that EEVE-style training asks for; it runs on less"
         )
@@ -275,24 +272,22 @@ def plan_of(shape, gib: float, step: str, values, tokens: float = 0):
 
 
 def tokens_of(settings: Settings) -> dict[str, float]:
-    """Tokens that each stage trains on, estimated from the characters that refine counted."""
-    from recipes import stage0, stage1, stage2
-
+    """Tokens of the records that a stage learns from, seen once, estimated from the characters that refine counted."""
     held = counts(settings.refined)
     exam = held["exam_characters"] / max(1, held["exam"])
     return {
-        "stage0": held["text_characters"] / CHARACTERS_A_TOKEN * stage0.Settings.epochs,
-        "stage1": (held["dictionary_characters"] / CHARACTERS_A_TOKEN + TURN_TOKENS * held["dictionary"]) * stage1.Settings.epochs,
-        "stage2": held["train"] * (exam / CHARACTERS_A_TOKEN + QUESTION_TOKENS) * stage2.Settings.epochs,
+        "text": held["text_characters"] / CHARACTERS_A_TOKEN,
+        "dictionary": held["dictionary_characters"] / CHARACTERS_A_TOKEN + TURN_TOKENS * held["dictionary"],
+        "train": held["train"] * (exam / CHARACTERS_A_TOKEN + QUESTION_TOKENS),
     }
 
 
-def rate_of(out: Path, step: str, shape, card: str, precision: str) -> tuple[float | None, bool]:
-    """(tokens per second, whether measured): this stage's own on the same card, else an estimate from the card's published peak."""
+def rate_of(folder: Path, shape, card: str, precision: str) -> tuple[float | None, bool]:
+    """(tokens per second, whether measured): of the stage in `folder` on the same card, else estimated from the card's published peak."""
     from kmlite.files import read_record
     from kmlite.models import memory
 
-    record = read_record(out / paths.STAGES[int(step[-1])] / paths.RECORD)
+    record = read_record(folder / paths.RECORD)
     if record and record.get("device") == card:
         rates = [part["tokens_per_second"] for part in record.get("training", []) if part.get("tokens_per_second")]
         if rates:

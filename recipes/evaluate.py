@@ -1,7 +1,7 @@
 """Evaluate a model on exam questions: every prediction kept, accuracy with its 95% interval, by kmlite's prompt or by lm-eval itself.
 
 \b
-    make eval OUT=model                        stage 2's final model on the test split
+    make eval OUT=model                        the last finished stage's model on the test split
     make eval OUT=model BASE=some/model        any other model, for comparison
     make eval OUT=model ARGS="--vote 5"        each question in five orders of its options
     make eval OUT=model HARNESS=1              lm-eval's kormedmcqa task: the figure that others can compare with theirs
@@ -33,7 +33,7 @@ THEIRS = ("shots", "chat", "hub")  # and those that it alone has
 
 @dataclass(frozen=True)
 class Settings:
-    base: str = setting("", "model to evaluate; empty: stage 2's final model in OUT")
+    base: str = setting("", "model to evaluate; empty: that of the last finished stage in OUT")
     refined: Path = setting(Path("data/02_refined"), "what make refine wrote")
     out: Path = setting(Path("model"), "folder of the trained models")
     split: str = setting("test", "test counts its openings; dev may be looked at freely", ("test", "dev"))
@@ -150,14 +150,15 @@ def plan_of(settings: Settings, base: Path, data: list[Path]) -> dict:
 
 
 def model_and_folder(base: str, out: Path, split: str) -> tuple[Path, Path]:
-    """(the folder of the model to evaluate, the folder for its results): `base`, or where it is empty stage 2's final model."""
+    """(the folder of the model to evaluate, the folder for its results): `base`, or where it is empty the last finished stage."""
     from kmlite.models import folders
 
     if base:
         found, folder = folders.resolve(base), out / "eval" / base.strip("/").replace("/", "--")
     else:
-        hint = f"Run first: make stage2 OUT={out}   (or name a model as BASE=…)"
-        found, folder = folders.final_folder(out, 2, hint), out / paths.STAGES[2]
+        last = folders.last_stage(out)
+        hint = f"Run first: make stage{last} OUT={out}   (or name a model as BASE=…)"
+        found, folder = folders.final_folder(out, last, hint), out / paths.STAGES[last].folder
     return found, folder / paths.ON_DEV if split == "dev" else folder
 
 

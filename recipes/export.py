@@ -29,7 +29,7 @@ class Settings:
         Path("data/02_refined"), "what make refine wrote: GGUF's vocabulary is compared with the model's on its held-out text"
     )
     format: str = setting("merged", "a full 16-bit folder, stage 2's LoRA alone, or GGUF files by llama.cpp's converter", FORMATS)
-    stage: int = setting(2, "whose model: 0, 1 or 2")
+    stage: int = setting(-1, "whose model: 0, 1 or 2; -1: of the last finished stage")
     base: str = setting("", "adapter only: the Hub name under which others find its base; empty names the folder on this machine")
     push: str = setting("", "repository of the Hub to upload to, as owner/name, in private; mind the terms of the base and of your data")
 
@@ -39,14 +39,16 @@ def main(settings: Settings) -> None:
     from kmlite.models import folders
     from kmlite.sharing import export, gguf, model_card
 
-    if settings.stage not in range(len(paths.STAGES)):
-        raise click.ClickException(f"--stage {settings.stage}: there are 0 (Korean text), 1 (dictionary) and 2 (exam questions).")
-    target = settings.out / "export" / f"stage{settings.stage}-{settings.format}"
-    console.print(f"[bold]export[/]  stage {settings.stage}, {settings.format} → {target}")
+    stage = folders.last_stage(settings.out) if settings.stage == -1 else settings.stage
+    if stage not in range(len(paths.STAGES)):
+        listed = ", ".join(f"{number} ({there.title[0]})" for number, there in enumerate(paths.STAGES))
+        raise click.ClickException(f"--stage {stage}: there are {listed}.")
+    target = settings.out / "export" / f"stage{stage}-{settings.format}"
+    console.print(f"[bold]export[/]  stage {stage}, {settings.format} → {target}")
     started = time.time()
 
     # ---- refuse early
-    source = export.source(settings.out, settings.stage)
+    source = export.source(settings.out, stage)
     console.print(f"  model        {source.final}{folders.stand_in_note(source.final)}")
     if settings.push:
         check_push(settings, source)

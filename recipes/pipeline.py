@@ -37,30 +37,27 @@ def main(settings: Settings) -> None:
 def train(settings: Settings) -> None:
     """The steps after refine that there is data for."""
     folders = ["--refined", settings.refined, "--out", settings.out, *(["--restart"] if settings.restart else [])]
-    there = steps_with_data(settings.refined)
-    given = (settings.stage0_args, settings.stage1_args, settings.stage2_args)
+    there = data_in(settings.refined)
     last = -1  # the stage that ran before; the next one takes its model by itself, unless a stage between was skipped
-    for number, arguments in enumerate(given):
-        step = f"stage{number}"
-        if step not in there:
-            console.print(f"[bold]{step}[/]  skipped: {settings.refined} holds no data for it")
+    for number, stage in enumerate(paths.STAGES):
+        if stage.learns not in there:
+            console.print(f"[bold]{stage.name}[/]  skipped: {settings.refined} holds no data for it")
             continue
-        base = settings.base if last < 0 else settings.out / paths.STAGES[last] / paths.FINAL
-        run(step, *(() if 0 <= last == number - 1 else ("--base", base)), *folders, *shlex.split(arguments))
+        base = settings.base if last < 0 else settings.out / paths.STAGES[last].folder / paths.FINAL
+        arguments = shlex.split(getattr(settings, f"{stage.name}_args"))
+        run(stage.name, *(() if 0 <= last == number - 1 else ("--base", base)), *folders, *arguments)
         last = number
-    if "eval" in there:
+    if {"train", "test"} <= there:
         run("evaluate", *folders, *shlex.split(settings.eval_args))
     else:
         console.print("[bold]eval[/]  skipped: there are no test questions, or none to train on")
 
 
-def steps_with_data(refined: Path) -> set[str]:
-    """The steps that refined data is there for: one of text, dictionary and exam is enough to begin with."""
-    exam = {name for name in ("train", "dev", "test") if holds(paths.exam_split(refined, name))}
-    found = {"stage0"} if any(holds(shard) for shard in paths.text_shards(refined)) else set()
-    found |= {"stage1"} if (refined / paths.DICTIONARY).exists() else set()
-    found |= {"stage2"} if {"train", "dev"} <= exam else set()
-    return found | ({"eval"} if {"train", "dev", "test"} <= exam else set())
+def data_in(refined: Path) -> set[str]:
+    """The kinds of refined data that are there, as Stage.learns names them, and test; train is of no use without dev."""
+    found = {name for name in ("train", "test") if holds(paths.exam_split(refined, name)) and holds(paths.exam_split(refined, "dev"))}
+    found |= {"text"} if any(holds(shard) for shard in paths.text_shards(refined)) else set()
+    return found | ({"dictionary"} if (refined / paths.DICTIONARY).exists() else set())
 
 
 def holds(file: Path) -> bool:

@@ -28,7 +28,7 @@ def main(settings: Settings) -> None:
 
     started = time.time()
     console.print(f"[bold]report[/]  {settings.refined}, {settings.out} → {settings.out / paths.REPORT}")
-    begun = [settings.out / stage for stage in paths.STAGES] + [settings.out / "eval", settings.refined / paths.REFINE_RECORD]
+    begun = [settings.out / stage.folder for stage in paths.STAGES] + [settings.out / "eval", settings.refined / paths.REFINE_RECORD]
     if not any(path.exists() for path in begun):
         raise click.ClickException(
             f"neither {settings.refined} nor {settings.out} holds anything to report on.\n"
@@ -44,10 +44,9 @@ def main(settings: Settings) -> None:
 def defaults() -> dict[str, dict]:
     """The default of each setting of the stages, as a record would hold it."""
     from kmlite.runs import as_stored
-    from recipes import stage0, stage1, stage2
+    from recipes import of_stages
 
-    steps = {"stage0": stage0, "stage1": stage1, "stage2": stage2}
-    return {name: as_stored({field.name: field.default for field in fields(step.Settings)}) for name, step in steps.items()}
+    return {name: as_stored({field.name: field.default for field in fields(step.Settings)}) for name, step in of_stages().items()}
 
 
 command = recipe(Settings)(main)

@@ -44,7 +44,7 @@ class Settings(TrainingSettings):
 
 
 def main(settings: Settings) -> None:
-    console.print(f"[bold]stage 0[/]  Korean text → {settings.out / paths.STAGES[0]}")
+    console.print(f"[bold]stage 0[/]  Korean text → {settings.out / paths.STAGES[0].folder}")
 
     # ---- what there is to learn
     shards, replay = what_to_learn(settings)

@@ -27,7 +27,7 @@ def main(settings: Settings) -> None:
     from kmlite import records
     from kmlite.evaluation import dictionary
 
-    console.print(f"[bold]stage 1[/]  medical dictionary → {settings.out / paths.STAGES[1]}")
+    console.print(f"[bold]stage 1[/]  medical dictionary → {settings.out / paths.STAGES[1].folder}")
 
     # ---- what there is to learn
     entries = records.read_dictionary(settings.refined)

@@ -53,7 +53,7 @@ class Settings(TrainingSettings):
 def main(settings: Settings) -> None:
     from kmlite import records
 
-    console.print(f"[bold]stage 2[/]  exam questions → {settings.out / paths.STAGES[2]}")
+    console.print(f"[bold]stage 2[/]  exam questions → {settings.out / paths.STAGES[2].folder}")
 
     # ---- what there is to learn; dev steers, test is read for its stems alone, so that no train question stands in it
     check(settings)

@@ -93,7 +93,7 @@ def test_a_measured_rate_replaces_the_estimate(refined, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA GeForce RTX 4090")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (23 * memory.GIB, 24 * memory.GIB))
     record = {"device": "NVIDIA GeForce RTX 4090", "training": [{"tokens_per_second": 4321.0}]}
-    files.write_json(tmp_path / paths.STAGES[1] / paths.RECORD, record)
+    files.write_json(tmp_path / paths.STAGES[1].folder / paths.RECORD, record)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: True)
     said = run("--refined", refined, "--out", tmp_path, status=1)
     assert re.search(r"stage1 .* 4,321", said)

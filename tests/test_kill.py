@@ -68,7 +68,7 @@ def undisturbed(request, run, tmp_path_factory):
 
 
 def folder_of(stage: str, out: Path) -> Path:
-    return out / paths.STAGES[int(stage[-1])]
+    return out / paths.STAGES[int(stage[-1])].folder
 
 
 def same(stage: str, found: Path, expected: Path) -> None:

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from kmlite import paths
+from kmlite.training.settings import TrainingSettings
+from recipes import of_stages, pipeline
+
 ROOT = Path(__file__).parents[1]
 ODD = ["two words", "it's", 'a "b" c', "$HOME $(RAW) $$ ${x}", "`id` $(id)", "back\\slash", "한글 자료", "-x", "a;b&c|d>e*?#f"]
 
@@ -36,6 +40,13 @@ def test_a_variable_is_one_word_as_it_stands(tmp_path, value):
 def test_args_are_words_quoted_as_in_a_shell(tmp_path):
     [found] = arguments(tmp_path, "export", """ARGS=--base 'a $b' --push "you/it's" """)
     assert found[-4:] == ["--base", "a $b", "--push", "you/it's"]
+
+
+def test_every_stage_has_its_recipe_its_target_and_its_place_in_the_pipeline(tmp_path):
+    for stage, called in zip(paths.STAGES, arguments(tmp_path, *(stage.name for stage in paths.STAGES)), strict=True):
+        assert called[:2] == ["-m", f"recipes.{stage.name}"]
+        assert issubclass(of_stages()[stage.name].Settings, TrainingSettings)
+        assert hasattr(pipeline.Settings, f"{stage.name}_args")
 
 
 def test_what_is_not_given_is_not_passed_on(tmp_path):

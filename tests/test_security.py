@@ -116,7 +116,7 @@ def test_a_checkpoint_runs_no_code(base, refined, tmp_path, monkeypatch, name):
     with monkeypatch.context() as patch:
         patch.setattr(CallbackHandler, "on_step_end", stop)
         assert "Run the same command to go on" in CliRunner().invoke(stage1.command, arguments).output
-    checkpoint = out / paths.STAGES[1] / paths.CHECKPOINTS / "checkpoint-3"
+    checkpoint = out / paths.STAGES[1].folder / paths.CHECKPOINTS / "checkpoint-3"
     assert (checkpoint / name).exists()
     write_bomb(checkpoint / name, tmp_path / "mark")
     result = CliRunner().invoke(stage1.command, arguments)

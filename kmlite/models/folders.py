@@ -111,8 +111,9 @@ def again(folder: Path) -> str:
     if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
         name = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
         return f"Fetch what is missing or damaged: .venv/bin/hf download {name} --revision {folder.name}   (--force-download replaces all)"
-    if folder.parent.name in paths.STAGES:
-        return f"Make it anew: make stage{paths.STAGES.index(folder.parent.name)} OUT={folder.parent.parent} ARGS=--restart"
+    stage = paths.stage_number(folder.parent)
+    if stage is not None:
+        return f"Make it anew: make stage{stage} OUT={folder.parent.parent} ARGS=--restart"
     return f"Fetch or copy it anew, for example: .venv/bin/hf download google/medgemma-4b-it --local-dir {shlex.quote(str(folder))}"
 
 
@@ -330,10 +331,21 @@ def stand_in_note(folder: Path) -> str:
     return " (from the embedded base: its figures say nothing about MedGemma)" if is_stand_in(folder) else ""
 
 
+def finished(out: Path) -> list[int]:
+    """The stages in `out` that have a final model, the last first."""
+    there = [number for number, stage in enumerate(paths.STAGES) if (out / stage.folder / paths.RECORD).exists()]
+    return [number for number in reversed(there) if (out / paths.STAGES[number].folder / paths.FINAL).is_dir()]
+
+
+def last_stage(out: Path) -> int:
+    """The stage whose model eval and export take unasked: the last finished one; where none is, the last, for the error to name."""
+    return next(iter(finished(out)), len(paths.STAGES) - 1)
+
+
 def final_folder(out: Path, stage: int, hint: str) -> Path:
     """The finished model of a stage, or a click error with the command that makes it."""
-    folder = out / paths.STAGES[stage]
-    if not (folder / paths.RECORD).exists() or not (folder / paths.FINAL).is_dir():
+    folder = out / paths.STAGES[stage].folder
+    if stage not in finished(out):
         raise click.ClickException(f"{folder} holds no finished model.\n  {hint}")
     check(folder / paths.FINAL)
     return folder / paths.FINAL

@@ -45,13 +45,13 @@ class Speaker:
 
 
 def finished(out: Path) -> list[str]:
-    """The stages in `out` that have a final model, the last first."""
-    return [stage for stage in paths.STAGES[::-1] if (out / stage / paths.FINAL).is_dir() and (out / stage / paths.RECORD).exists()]
+    """The folders of the finished stages in `out`, the last first."""
+    return [paths.STAGES[number].folder for number in folders.finished(out)]
 
 
 def beginning(out: Path) -> str | None:
     """The model that stage 0 started from, a hub name or a folder, as its record gives it."""
-    record = files.read_record(out / paths.STAGES[0] / paths.RECORD)
+    record = files.read_record(out / paths.STAGES[0].folder / paths.RECORD)
     return record["plan"]["base"]["name"] if record else None
 
 

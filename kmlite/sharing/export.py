@@ -25,14 +25,11 @@ class Source(NamedTuple):
 
 def source(out: Path, stage: int) -> Source:
     """The finished model of a stage with the chain of records that led to it, or a click error."""
-    hint = f"Run first: make stage{stage} OUT={out}   (or export another stage: ARGS='--stage …')"
-    final = folders.final_folder(out, stage, hint)
+    final = folders.final_folder(out, stage, f"Run first: make stage{stage} OUT={out}   (or export another stage: ARGS='--stage …')")
     chain = [files.read_json(final.parent / paths.RECORD)]
-    while (name := chain[0]["plan"]["base"]["name"]) in [f"stage {n}" for n in range(stage)]:
-        before = files.read_record(out / paths.STAGES[int(name[-1])] / paths.RECORD)
-        if before is None:
-            break
-        chain.insert(0, before)
+    earlier = {f"stage {number}": out / before.folder / paths.RECORD for number, before in enumerate(paths.STAGES[:stage])}
+    while (name := chain[0]["plan"]["base"]["name"]) in earlier and (record := files.read_record(earlier[name])):
+        chain.insert(0, record)
     return Source(final.parent, final, chain, name, folders.is_stand_in(final))
 
 
@@ -78,8 +75,8 @@ def write_adapter(source: Source, target: Path, out: Path, base: str) -> tuple[P
     Raises:
         click.ClickException: a stage that keeps no adapter, no loop that was better, or a base that has changed since.
     """
-    merged = f"make export OUT={out} ARGS='--format merged --stage {paths.STAGES.index(source.folder.name)}'"
-    if source.folder.name != paths.STAGES[2]:
+    merged = f"make export OUT={out} ARGS='--format merged --stage {paths.stage_number(source.folder)}'"
+    if "best_loop" not in source.records[-1]:
         raise click.ClickException(
             f"{source.folder} holds no adapter: this stage's LoRA was merged into its model, {source.final}, and dropped.\n"
             f"  What there is, is that model: {merged}"

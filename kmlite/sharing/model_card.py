@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kmlite import files, paths, results
 from kmlite.evaluation import voting
+from kmlite.sharing.report import words
 
 HAI_DEF = "https://developers.google.com/health-ai-developer-foundations/terms"
 GEMMA = "https://ai.google.dev/gemma/terms"
@@ -17,7 +18,6 @@ WARNING = (
     "**Not for the care of patients.** This is a language model that was asked exam questions. It can be wrong in every sentence and sound "
     "sure. It was not tested in a clinic, and nobody has approved it as a medical device. Do not diagnose, treat or advise anyone by it."
 )
-STEPS = ("Korean text", "medical dictionary", "exam questions")
 USE = {
     "merged": """\
 ```python
@@ -69,10 +69,9 @@ def text(source, kind: str, checked: str, named: str) -> str:
     """
     # a stand-in says so in the first line; it never reaches the Hub, so it needs no front matter
     parts = [STAND_IN if source.stand_in else front_matter(source.base_name, kind)]
-    stage = paths.STAGES.index(source.folder.name)
     parts += [
         f"# {escaped(source.base_name)} trained on Korean medicine" if not source.stand_in else "# A stand-in, exported to try the steps",
-        f"Made by kmlite: stage {stage}, {STEPS[stage]}; {kind} format.",
+        f"Made by kmlite, {words.STEPS[source.records[-1]['plan']['step']][0]}; {kind} format.",
         WARNING,
         "## Use",
         USE[kind].replace("{named}", json.dumps(named, ensure_ascii=False)).replace("FOLDER", '"this/folder"'),
@@ -106,13 +105,13 @@ def training(source) -> str:
     lines = ["| step | started from | data (fingerprints) | LoRA | rate | rows × epochs | precision | kmlite |", "| --- " * 8 + "|"]
     for record in source.records:
         plan, trained = record["plan"], record["training"]
-        settings, step = plan["settings"], int(plan["step"][-1])
+        settings, step = plan["settings"], words.STEPS[plan["step"]][0]
         start = f"{escaped(plan['base']['name'])} ({plan['base'].get('commit') or plan['base']['fingerprint']})"
         used = {name: value for name, value in plan["data"].items() if name != "replay" or settings.get("replay")}
         data = ", ".join(f"{name} {value}" for name, value in used.items())
         lora = f"rank {settings['rank']}, alpha {settings['alpha']}"
         rows = f"{sum(part['rows'] for part in trained):,} in {len(trained)} runs" if len(trained) != 1 else f"{trained[0]['rows']:,}"
-        cells = (f"{step}, {STEPS[step]}", start, data, lora, f"{settings['learning_rate']:g}", f"{rows} × {settings['epochs']:g}")
+        cells = (step, start, data, lora, f"{settings['learning_rate']:g}", f"{rows} × {settings['epochs']:g}")
         lines.append("| " + " | ".join([*cells, record["precision"], str(record.get("commit"))]) + " |")
     if new_tokens := source.records[0].get("vocabulary", {}).get("new_tokens"):
         lines += ["", f"Stage 0 added {new_tokens:,} Korean tokens to the vocabulary; all older tokens keep their ids."]

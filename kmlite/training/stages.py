@@ -154,7 +154,7 @@ def open_stage(
     Raises:
         click.ClickException: no base, a folder that cannot be written, or a run of other deciding settings without `restart`.
     """
-    name, folder, started = f"stage{number}", settings.out / paths.STAGES[number], time.time()
+    name, folder, started = f"stage{number}", settings.out / paths.STAGES[number].folder, time.time()
     if settings.base:
         base = folders.resolve(settings.base)
     else:

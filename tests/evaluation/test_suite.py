@@ -77,7 +77,7 @@ def test_a_stage_that_made_it_worse_leaves_with_status_3_until_accepted(refined,
     assert "right definition of five (chance 20%): definitions, held out" not in first.output  # of 20 terms hardly one is held out
     assert first.exit_code == stages.WORSE, first.output
     assert "warning: stage1-worse" in first.output
-    assert (tmp_path / "out" / paths.STAGES[1] / paths.FINAL / "model.safetensors").exists()  # kept, to be looked at
+    assert (tmp_path / "out" / paths.STAGES[1].folder / paths.FINAL / "model.safetensors").exists()  # kept, to be looked at
     again = run()
     assert again.exit_code == stages.WORSE  # a second call does not slip past
     assert "nothing changed" in again.output

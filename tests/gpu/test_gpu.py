@@ -56,7 +56,7 @@ def run(stage: int, base: Path, refined: Path, out: Path, *more, status: int = 0
     arguments = ["--base", base, "--refined", refined, "--out", out, *settings, *more]
     result = CliRunner().invoke(recipe.command, [str(a) for a in arguments])
     assert result.exit_code == status, result.output + "".join(traceback.format_exception(*result.exc_info))
-    return files.read_json(out / paths.STAGES[stage] / paths.RECORD) if not status else {"said": result.output}
+    return files.read_json(out / paths.STAGES[stage].folder / paths.RECORD) if not status else {"said": result.output}
 
 
 def weights(folder: Path) -> dict:
@@ -83,7 +83,7 @@ def test_three_steps_and_what_they_changed(small, tiny_refined, tmp_path, stage,
     assert record["merge_difference"] <= merging.ROUNDING
     if CUDA:
         assert record["memory"]["measured_bytes"] > memory.CONTEXT
-    folder = tmp_path / paths.STAGES[stage]
+    folder = tmp_path / paths.STAGES[stage].folder
     if stage == 2 and not record["best_loop"]:
         return  # no loop was better on dev: the initial model is handed over
     before, after = weights(small), weights(folder / paths.FINAL)  # merged, written, and read again
@@ -97,11 +97,11 @@ def test_three_steps_and_what_they_changed(small, tiny_refined, tmp_path, stage,
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_new_rows_moved_and_old_rows_kept_their_bytes(small, tiny_refined, tmp_path, precision):
     run(0, small, tiny_refined, tmp_path, "--precision", precision)
-    before, after = weights(small), weights(tmp_path / paths.STAGES[0] / paths.FINAL)
+    before, after = weights(small), weights(tmp_path / paths.STAGES[0].folder / paths.FINAL)
     name = next(n for n in before if n.endswith("embed_tokens.weight"))
     start = len(json.loads((small / "tokenizer.json").read_text())["model"]["vocab"]) + 1  # behind the image token
     assert after[name][:start].equal(before[name][:start])
-    old, new = loading.load_tokenizer(small), loading.load_tokenizer(tmp_path / paths.STAGES[0] / paths.FINAL)
+    old, new = loading.load_tokenizer(small), loading.load_tokenizer(tmp_path / paths.STAGES[0].folder / paths.FINAL)
     for i in range(start, start + 40):
         pieces = old(new.decode([i]), add_special_tokens=False)["input_ids"]
         assert not after[name][i].equal(before[name][pieces].float().mean(0).to(torch.bfloat16))  # no longer where it began
@@ -123,7 +123,7 @@ def test_a_run_that_was_stopped_and_goes_on_ends_where_an_undisturbed_one_does(
         assert "after step 3 of 6, which is saved" in run(stage, small, tiny_refined, tmp_path / "stopped", *more, status=1)["said"]
     stopped = run(stage, small, tiny_refined, tmp_path / "stopped", *more)
     assert losses(stopped) == pytest.approx(losses(whole), abs=2e-3 if CUDA else 0)  # kernels on a card may add in another order
-    found, expected = (weights(tmp_path / name / paths.STAGES[stage] / paths.FINAL) for name in ("stopped", "whole"))
+    found, expected = (weights(tmp_path / name / paths.STAGES[stage].folder / paths.FINAL) for name in ("stopped", "whole"))
     for name, weight in expected.items():
         moved = (weight.float() - found[name].float()).abs().max()
         assert moved <= (0.01 * weight.float().abs().max() if CUDA else 0), name
@@ -142,7 +142,7 @@ def test_the_loss_is_that_of_the_cpu(small, tiny_refined, tmp_path, stage):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "UNSLOTH_FORCE_CPU": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=paths.ROOT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    there = files.read_json(tmp_path / "cpu" / paths.STAGES[stage] / paths.RECORD)
+    there = files.read_json(tmp_path / "cpu" / paths.STAGES[stage].folder / paths.RECORD)
     # the first step trains nothing yet: bfloat16 against float32 alone; then both took the same steps
     assert losses(here) == pytest.approx(losses(there), abs=0.05 if CUDA else 1e-3)
 

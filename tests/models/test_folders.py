@@ -470,7 +470,7 @@ def test_an_interrupted_download_is_not_at_hand_and_says_how_to_go_on(base, tmp_
 
 
 def test_a_broken_stage_names_the_command_that_makes_it(base, tmp_path):
-    final = linked(base, tmp_path / "out" / paths.STAGES[1] / paths.FINAL)
+    final = linked(base, tmp_path / "out" / paths.STAGES[1].folder / paths.FINAL)
     (final / weights.WEIGHTS).unlink()
     with pytest.raises(click.ClickException, match=f"make stage1 OUT={tmp_path}/out ARGS=--restart"):
         folders.check(final)

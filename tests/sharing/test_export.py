@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from kmlite import files, paths, prompts, results
 from kmlite.evaluation.scoring import score
 from kmlite.models import loading, merging, starts, vocabulary
-from kmlite.sharing import export, gguf, model_card
+from kmlite.sharing import chat, export, gguf, model_card
+from recipes import evaluate
 from recipes import export as recipe
 
 VERSIONS = dict.fromkeys(("torch", "transformers", "trl", "peft", "unsloth"), "1")
@@ -43,7 +44,7 @@ def out(base, texts, tokenizer, tmp_path_factory) -> Path:
     from transformers import AutoModelForCausalLM
 
     out = tmp_path_factory.mktemp("모델 out")
-    finals = [out / stage / paths.FINAL for stage in paths.STAGES]
+    finals = [out / stage.folder / paths.FINAL for stage in paths.STAGES]
     merges = vocabulary.choose_merges(vocabulary.count_words(texts), tokenizer, 60)
     old = next(w for name, w in load_file(base / "model.safetensors").items() if name.endswith("embed_tokens.weight"))
     vocabulary.extend_model(base, finals[0], merges, starts.fitted_rows(old, tokenizer, merges))
@@ -58,8 +59,8 @@ def out(base, texts, tokenizer, tmp_path_factory) -> Path:
     adapted = get_peft_model(
         plain, LoraConfig(r=4, target_modules=loading.TEXT_PROJECTIONS, init_lora_weights=False, task_type="CAUSAL_LM")
     )
-    adapted.save_pretrained(out / paths.STAGES[2] / "loop_1")
-    merging.merge(finals[1], out / paths.STAGES[2] / "loop_1", finals[2], texts[:2])
+    adapted.save_pretrained(out / paths.STAGES[2].folder / "loop_1")
+    merging.merge(finals[1], out / paths.STAGES[2].folder / "loop_1", finals[2], texts[:2])
     bits = results.result("bits_per_character", "korean", 5.0, 20)
     found = results.stamped([bits], "stage0", "before") + results.stamped([bits], "stage0", "after")
     chain = (
@@ -68,7 +69,7 @@ def out(base, texts, tokenizer, tmp_path_factory) -> Path:
         (finals[1], "stage 1", measured("stage2", "accuracy", "dev", 5, 9, 25), {"best_loop": 1}),
     )
     for step, (before, name, found, facts) in enumerate(chain):
-        files.write_json(out / paths.STAGES[step] / paths.RECORD, record(step, before, name, found, **facts))
+        files.write_json(out / paths.STAGES[step].folder / paths.RECORD, record(step, before, name, found, **facts))
     return out
 
 
@@ -88,13 +89,13 @@ def mine(short, out, tmp_path) -> Path:
 def real(mine) -> Path:
     """The same chain as if it descended from MedGemma: without the stand-in's name."""
     for stage in paths.STAGES:
-        path = mine / stage / paths.FINAL / "config.json"
+        path = mine / stage.folder / paths.FINAL / "config.json"
         config = files.read_json(path)
         del config["kmlite"]
         files.write_json(path, config)
-    path = mine / paths.STAGES[2] / paths.RECORD
+    path = mine / paths.STAGES[2].folder / paths.RECORD
     changed = files.read_json(path)
-    changed["plan"]["base"]["fingerprint"] = files.model_fingerprint(mine / paths.STAGES[1] / paths.FINAL)
+    changed["plan"]["base"]["fingerprint"] = files.model_fingerprint(mine / paths.STAGES[1].folder / paths.FINAL)
     files.write_json(path, changed)
     return mine
 
@@ -123,6 +124,20 @@ def plainly(plain):
         return said
 
     return run
+
+
+def test_the_last_finished_stage_is_what_eval_export_and_chat_take(mine, refined):
+    shutil.rmtree(mine / paths.STAGES[2].folder / paths.FINAL)
+    final = mine / paths.STAGES[1].folder / paths.FINAL
+    run(mine, refined)
+    assert (mine / "export/stage1-merged/model.safetensors").read_bytes() == (final / "model.safetensors").read_bytes()
+    assert evaluate.model_and_folder("", mine, "dev") == (final, final.parent / paths.ON_DEV)
+    assert chat.find("", mine) == ("01_trained", final)
+    for stage in paths.STAGES:
+        shutil.rmtree(mine / stage.folder)
+    for take in (lambda: evaluate.model_and_folder("", mine, "test"), lambda: export.source(mine, 2), lambda: chat.find("", mine)):
+        with pytest.raises(click.ClickException, match=r"no finished model.\n  .*make"):
+            take()
 
 
 # ---- merged
@@ -157,8 +172,8 @@ print(float((logits[0] - logits[1]).abs().max()), turn.shape[1] - given['input_i
 def test_weights_keep_their_bytes_old_tokens_their_ids_and_a_server_knows_where_to_stop(out, base, merged):
     from transformers import AutoTokenizer
 
-    assert (merged / "model.safetensors").read_bytes() == (out / paths.STAGES[2] / paths.FINAL / "model.safetensors").read_bytes()
-    before, after = load_file(out / paths.STAGES[0] / paths.FINAL / "model.safetensors"), load_file(merged / "model.safetensors")
+    assert (merged / "model.safetensors").read_bytes() == (out / paths.STAGES[2].folder / paths.FINAL / "model.safetensors").read_bytes()
+    before, after = load_file(out / paths.STAGES[0].folder / paths.FINAL / "model.safetensors"), load_file(merged / "model.safetensors")
     tower = [name for name in before if name.startswith(("vision_tower.vision_model.", "multi_modal_projector."))]
     assert len(tower) > 30
     assert all(before[name].equal(after[name]) for name in tower)
@@ -170,7 +185,7 @@ def test_weights_keep_their_bytes_old_tokens_their_ids_and_a_server_knows_where_
 
 
 def test_lengthened_stops_and_a_stale_vocabulary_do_not_travel(mine, refined):
-    final, to = mine / paths.STAGES[2] / paths.FINAL, mine / "export/stage2-merged"
+    final, to = mine / paths.STAGES[2].folder / paths.FINAL, mine / "export/stage2-merged"
     files.write_json(final / "generation_config.json", {"eos_token_id": [1, 1], "do_sample": True})
     (final / "tokenizer.model").write_text("stale")
     (final / "added_tokens.json").write_text('{"<mask>": 4}')
@@ -274,23 +289,23 @@ merged = AutoModelForCausalLM.from_pretrained(sys.argv[2], dtype=torch.float32)(
 print(float((after - before).std()), float((after - merged).std()), base)
 """,
         to,
-        out / paths.STAGES[2] / paths.FINAL,
+        out / paths.STAGES[2].folder / paths.FINAL,
     )
     effect, rounding, base = said.strip().splitlines()[-1].split(" ", 2)
     assert float(effect) > 10 * float(rounding)
-    assert Path(base) == (out / paths.STAGES[1] / paths.FINAL).resolve()
+    assert Path(base) == (out / paths.STAGES[1].folder / paths.FINAL).resolve()
 
 
 def test_where_there_is_no_adapter_it_says_what_there_is(mine, refined):
     said = run(mine, refined, "--format", "adapter", "--stage", 1, status=1)
     assert "merged into its model" in said
     assert "--format merged --stage 1" in said
-    path = mine / paths.STAGES[2] / paths.RECORD
+    path = mine / paths.STAGES[2].folder / paths.RECORD
     was = files.read_json(path)
     files.write_json(path, was | {"best_loop": 0})
     assert "there is no adapter" in run(mine, refined, "--format", "adapter", status=1)
     files.write_json(path, was)
-    config = mine / paths.STAGES[1] / paths.FINAL / "generation_config.json"
+    config = mine / paths.STAGES[1].folder / paths.FINAL / "generation_config.json"
     config.write_text(config.read_text() + "\n")
     assert "made anew since" in run(mine, refined, "--format", "adapter", status=1)
 
@@ -365,7 +380,7 @@ def test_gguf_files_with_the_right_vocabulary(mine, refined, llama):
     assert "PARAMETER stop <end_of_turn>\nPARAMETER temperature 0\n" in modelfile and "SYSTEM" not in modelfile
     fields = GGUFReader(to / "model-q8_0.gguf").fields
     tokens = fields["tokenizer.ggml.tokens"].contents()
-    vocab = files.read_json(mine / paths.STAGES[2] / paths.FINAL / "tokenizer.json")["model"]["vocab"]
+    vocab = files.read_json(mine / paths.STAGES[2].folder / paths.FINAL / "tokenizer.json")["model"]["vocab"]
     assert all(tokens[id] == (name if name != "▁▁" else "  ") for name, id in vocab.items())
     kinds = fields["tokenizer.ggml.token_type"].contents()
     assert [kinds[vocab[name]] for name in ("<mask>", "<unused7>", "<end_of_turn>")] == [gguf.CONTROL] * 3
@@ -479,7 +494,7 @@ def test_names_from_elsewhere_are_text_in_the_card():
     settings = {"rank": 1, "alpha": 1, "learning_rate": 1, "epochs": 1}
     plan = {"step": "stage0", "base": {"name": name, "commit": "1"}, "data": {}, "settings": settings}
     record = {"plan": plan, "training": [{"rows": 1}], "precision": "16bit", "results": [], "versions": VERSIONS}
-    source = SimpleNamespace(stand_in=False, base_name=name, folder=Path("out") / paths.STAGES[0], records=[record])
+    source = SimpleNamespace(stand_in=False, base_name=name, folder=Path("out") / paths.STAGES[0].folder, records=[record])
     text = model_card.text(source, "adapter", "", name)
     inside = text.split("```python")[1].split("```\n")[0]
     assert ast.literal_eval(inside.split("AutoTokenizer.from_pretrained(")[1].split(")\n")[0]) == name
@@ -493,13 +508,13 @@ def test_the_card_names_what_was_trained_on_what(real, refined):
     found = [results.of_score(score(n, 30), "accuracy", "test", **how) for n, how in ((7, {}), (5, {"subject": "a|b[c](d)"}))]
     record = {"plan": {"settings": {"split": "test", "scorer": "letter", "vote": 5}}, "prompt": {"name": "kmlite", "version": 1}}
     record |= {"results": results.stamped(found, "eval", "after"), "test_openings": 2}
-    files.write_json(real / paths.STAGES[2] / paths.EVALUATION, record)
+    files.write_json(real / paths.STAGES[2].folder / paths.EVALUATION, record)
     run(real, refined)
     text = (real / "export/stage2-merged/README.md").read_text(encoding="utf-8")
     head = text.split("---")[1]
     assert "base_model: google/medgemma-4b-it\n" in head
     assert "license_name: health-ai-developer-foundations\n" in head
-    assert "| 0, Korean text | google/medgemma-4b-it (" in text
+    assert "| stage 0: Korean text | google/medgemma-4b-it (" in text
     assert "| stage2 | accuracy: dev | 20.0% (8.9–39.1) | 36.0% (20.2–55.5) | 25 |" in text
     assert "| eval | accuracy: test | – | 23.3% (11.8–40.9) | 30 |" in text
     assert r"| accuracy: test: a\|b\[c\]\(d\) |" in text  # text from data is no markup

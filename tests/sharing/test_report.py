@@ -116,14 +116,14 @@ def finished_out(out: Path, refined: Path, *, test: int = 60, text: str | None =
         "memory": memory,
         "precision": "4bit",
     }
-    record(out / paths.STAGES[0], {"step": "stage0", **STAGE0, "data": {"text": "bb11"}}, found, [training(80, 3.0)], **facts)
+    record(out / paths.STAGES[0].folder, {"step": "stage0", **STAGE0, "data": {"text": "bb11"}}, found, [training(80, 3.0)], **facts)
     found = bits("stage1", before={"seen definitions": 4.9}, after={"seen definitions": 4.3})
     found += [choice("before", 11), choice("after", 33)]
     worse = ["bits per character, dictionary: cost more"]
     plan = {"step": "stage1", "settings": {"batch": 4, "accumulation": 1}}
-    record(out / paths.STAGES[1], plan, found, [training(60, 2.0)], worse=worse)
+    record(out / paths.STAGES[1].folder, plan, found, [training(60, 2.0)], worse=worse)
 
-    folder = out / paths.STAGES[2]
+    folder = out / paths.STAGES[2].folder
     dev = {when: predictions(exam["dev"], right) for when, right in (("before", set(range(8))), ("after", set(range(4, 20))))}
     files.write_lines(folder / paths.DEV_BEFORE, dev["before"])
     files.write_lines(folder / paths.DEV_AFTER, dev["after"])
@@ -244,7 +244,7 @@ def test_a_stand_in_is_said_first_and_only_of_a_stand_in(made, page, base, tmp_p
     assert "A stand-in, not MedGemma." not in page
     out = tmp_path / "out"
     shutil.copytree(made[1], out)
-    path = out / paths.STAGES[1] / paths.RECORD
+    path = out / paths.STAGES[1].folder / paths.RECORD
     marked = files.read_json(path)
     marked["stand_in"] = True
     files.write_json(path, marked)
@@ -252,7 +252,9 @@ def test_a_stand_in_is_said_first_and_only_of_a_stand_in(made, page, base, tmp_p
     assert body.lstrip().startswith('<div class="stand-in"')
     # nothing finished yet: the folder that stage 0 starts from says it
     begun = tmp_path / "begun"
-    files.write_json(begun / paths.STAGES[0] / paths.PLAN, {"step": "stage0", "settings": {}, "base": {"name": str(base)}, "data": {}})
+    files.write_json(
+        begun / paths.STAGES[0].folder / paths.PLAN, {"step": "stage0", "settings": {}, "base": {"name": str(base)}, "data": {}}
+    )
     assert "A stand-in, not MedGemma." in report.build(made[0], begun, "en", {})
 
 
@@ -290,8 +292,8 @@ def test_the_option_chosen_in_each_order_is_shown(made, tmp_path):
         {**p, "chosen_in": ["ABCDE"[i], "C"], "probabilities": [0.1, 0.2, 0.3, 0.4, 0.0]}
         for i, p in enumerate(predictions(asked, {0, 1, 2}))
     ]
-    evaluation(tmp_path / paths.STAGES[2], asked, {0, 1, 2})
-    files.write_lines(tmp_path / paths.STAGES[2] / paths.PREDICTIONS, voted)
+    evaluation(tmp_path / paths.STAGES[2].folder, asked, {0, 1, 2})
+    files.write_lines(tmp_path / paths.STAGES[2].folder / paths.PREDICTIONS, voted)
     found, _ = answers.found(tmp_path)
     shown = answers.browser(found, made[0])["sets"][0]["answers"]
     assert shown == [["ABCDE"[i], 1, [0.1, 0.2, 0.3, 0.4, 0.0], None, ["ABCDE"[i], "C"]] for i in range(3)]
@@ -308,8 +310,8 @@ def test_every_half_finished_folder_makes_a_page(made, tmp_path, make_checkpoint
 
     # a stage 0 that was killed: its plan, what it measured before, and a whole checkpoint behind a half written one
     half = tmp_path / "half"
-    kept = half / paths.STAGES[0] / paths.CHECKPOINTS
-    files.write_json(half / paths.STAGES[0] / paths.PLAN, {"step": "stage0", **STAGE0, "data": {}})
+    kept = half / paths.STAGES[0].folder / paths.CHECKPOINTS
+    files.write_json(half / paths.STAGES[0].folder / paths.PLAN, {"step": "stage0", **STAGE0, "data": {}})
     files.write_json(kept / "results.json", {"before": {"results": bits("stage0", before=suite(2.5))}})
     state = {"global_step": 40, "max_steps": 160, "log_history": curve(40, 3.0)}
     make_checkpoint(kept / "checkpoint-40", state)
@@ -321,12 +323,12 @@ def test_every_half_finished_folder_makes_a_page(made, tmp_path, make_checkpoint
     assert "make refine REFINED=" in text
 
     # a stage 2 in its second loop
-    folder = half / paths.STAGES[2]
+    folder = half / paths.STAGES[2].folder
     files.write_json(folder / paths.PLAN, {"step": "stage2", "settings": {"target": 90.0}, "data": {}})
-    found = files.read_json(out / paths.STAGES[2] / paths.RECORD)["results"]
+    found = files.read_json(out / paths.STAGES[2].folder / paths.RECORD)["results"]
     before = [one for one in found if one["when"] == "before"]
     files.write_json(folder / paths.CHECKPOINTS / "results.json", {"before": {"results": before}})
-    shutil.copytree(out / paths.STAGES[2] / "loop_1", folder / "loop_1")
+    shutil.copytree(out / paths.STAGES[2].folder / "loop_1", folder / "loop_1")
     make_checkpoint(folder / paths.CHECKPOINTS / "loop_2/checkpoint-10", {"global_step": 10, "log_history": curve(10, 1.0)})
     given = report.gather(refined, half)
     assert given["stages"][2]["loss"]["steps"] == 60
@@ -336,7 +338,7 @@ def test_every_half_finished_folder_makes_a_page(made, tmp_path, make_checkpoint
 
 def test_damaged_predictions_are_named_and_the_rest_goes_on(made, tmp_path):
     out = shutil.copytree(made[1], tmp_path / "out")
-    path = out / paths.STAGES[2] / paths.DEV_BEFORE
+    path = out / paths.STAGES[2].folder / paths.DEV_BEFORE
     path.write_text(path.read_text(encoding="utf-8")[:-40], encoding="utf-8")
     page = report.build(made[0], out, "en", {})
     assert "A file could not be read and is left out:" in page and paths.DEV_BEFORE in Elements(page).text()
@@ -382,7 +384,7 @@ def test_words_in_plots_are_escaped_and_never_reach_mathtext():
 
 def test_half_a_surrogate_and_a_number_that_is_none_do_no_harm(made, tmp_path):
     out = shutil.copytree(made[1], tmp_path / "out")
-    path = out / paths.STAGES[2] / paths.PREDICTIONS
+    path = out / paths.STAGES[2].folder / paths.PREDICTIONS
     lines = files.read_lines(path)
     lines[0] |= {"output": "\ud83d", "probabilities": [float("nan")] * 5}
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -432,7 +434,7 @@ def long_out(out: Path, refined: Path, n: int, wrote: int) -> None:
         made = question(i, f"{i}: " + "".join(chance.choices(syllables, k=150)))
         listed.append({**made, **{letter: "".join(chance.choices(syllables, k=18)) for letter in "ABCDE"}})
     files.write_lines(paths.exam_split(refined, "test"), listed)
-    for name, right in (("eval/google--medgemma-4b-it", range(0, n, 3)), (paths.STAGES[2], range(0, n, 2))):
+    for name, right in (("eval/google--medgemma-4b-it", range(0, n, 3)), (paths.STAGES[2].folder, range(0, n, 2))):
         evaluation(out / name, listed, set(right))
         given = files.read_lines(out / name / paths.PREDICTIONS)
         for line in given:

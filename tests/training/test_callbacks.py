@@ -39,7 +39,7 @@ def few(refined, tmp_path_factory):
 def undisturbed(base, few, tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed")
     stage(base, few, out)
-    return out / paths.STAGES[1]
+    return out / paths.STAGES[1].folder
 
 
 def trained(folder) -> dict:
@@ -76,7 +76,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on_with_the_same_rows(base, few
     at_batch(full_above(1, from_batch=7))  # the fourth step
     said = stage(base, few, tmp_path)
     assert "out of GPU memory: batch 2 → 1, accumulation 2 → 4, going on from step 3" in said
-    found, expected = trained(tmp_path / paths.STAGES[1]), trained(undisturbed)
+    found, expected = trained(tmp_path / paths.STAGES[1].folder), trained(undisturbed)
     assert (found["batch"], found["accumulation"], found["out_of_memory"]) == (1, 4, 1)
     assert found["steps"] == expected["steps"]
     for now, then in zip(found["curve"], expected["curve"], strict=True):
@@ -104,7 +104,7 @@ def test_a_signal_saves_the_step_and_the_same_command_ends_with_the_same_bytes(b
     said = stage(base, few, tmp_path)
     assert "going on from" in said
     assert len(seen) - before <= 11  # five steps of two batches, and one that is drawn ahead
-    final = paths.STAGES[1] + "/final/model.safetensors"
+    final = paths.STAGES[1].folder + "/final/model.safetensors"
     expected = load_file(undisturbed / "final/model.safetensors")
     assert all(weight.equal(expected[name]) for name, weight in load_file(tmp_path / final).items())
 
@@ -120,7 +120,7 @@ def test_no_room_for_a_checkpoint_stops_before_it_is_begun(base, few, tmp_path, 
     said = stage(base, few, tmp_path, status=1)
     assert "a checkpoint needs 0.0" in said
     assert "run the same command to go on" in said
-    assert not list((tmp_path / paths.STAGES[1] / paths.CHECKPOINTS).glob("checkpoint-*"))
+    assert not list((tmp_path / paths.STAGES[1].folder / paths.CHECKPOINTS).glob("checkpoint-*"))
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_two_processes_follow_the_curve_of_one(base, refined, tmp_path):
     assert alone.exit_code == 0, alone.output
     assert shared.returncode == 0, printed
     assert printed.count("written to") == 1
-    records = [files.read_json(out / paths.STAGES[0] / paths.RECORD) for out in (one, two)]
+    records = [files.read_json(out / paths.STAGES[0].folder / paths.RECORD) for out in (one, two)]
     assert [record["processes"] for record in records] == [1, 2]
     curves = [[e["loss"] for e in record["training"][0]["curve"] if "loss" in e] for record in records]
     assert len(curves[0]) == 4

@@ -14,7 +14,6 @@ from kmlite.files import read_lines, read_record
 from kmlite.results import Both
 
 WRITTEN, LEAST, MOST = 2_000_000, 50, 1000  # characters of all written answers in a page, which stays under 15 MB, and of each
-AFTER: Both = ("after stage 2", "2단계 뒤")
 SPECIAL = re.compile(r"<(?:end_of_turn|eos|pad)>")
 
 
@@ -29,14 +28,14 @@ class Answers(NamedTuple):
 
 def found(out: Path) -> tuple[list[Answers], list[str]]:
     """(all predictions below `out`, what could not be read and why). A list that repeats an earlier one is left out."""
-    stage2, usual = out / paths.STAGES[2], "generate, kmlite"
+    stage2, usual = out / paths.STAGES[2].folder, "generate, kmlite"
     listed = list(evaluations(out))
     sources: list[tuple[Both, str, str, Path]] = [(e["name"], e["split"], e["how"], e["predictions"]) for e in listed if not e["final"]]
     sources.append((("before stage 2", "2단계 전"), "dev", usual, stage2 / paths.DEV_BEFORE))
     for folder in sorted(stage2.glob("loop_*"), key=lambda path: (len(path.name), path.name)):
         number = folder.name.removeprefix("loop_")
         sources.append(((f"loop {number}", f"루프 {number}"), "dev", usual, folder / "dev_predictions.jsonl"))
-    sources.append((AFTER, "dev", usual, stage2 / paths.DEV_AFTER))
+    sources.append((after(2), "dev", usual, stage2 / paths.DEV_AFTER))
     sources += [(e["name"], e["split"], e["how"], e["predictions"]) for e in listed if e["final"]]
 
     kept: list[Answers] = []
@@ -55,30 +54,39 @@ def found(out: Path) -> tuple[list[Answers], list[str]]:
     return kept, problems
 
 
+def after(stage: int) -> Both:
+    return f"after stage {stage}", f"{stage}단계 뒤"
+
+
 def outcome(predictions: list[dict]) -> list[tuple]:
     return [(one["question"], one["answer"], one["right"]) for one in predictions]
 
 
 def evaluations(out: Path) -> Iterator[dict]:
-    """Each record of an evaluation below `out`, those of stage 2's final model first.
+    """Each record of an evaluation below `out`, those of the final model first: of the last stage that was begun.
 
     Yields:
-        {"name" (of the model), "final" (stage 2's), "record", "results", "split", "how" (it was asked, in words), "predictions" (their
+        {"name" (of the model), "final" (it is that one), "record", "results", "split", "how" (it was asked, in words), "predictions" (their
         file), "openings" of the model's test split}.
     """
-    final = out / paths.STAGES[2]
-    for folder in [final, final / paths.ON_DEV, *sorted(path for path in (out / "eval").rglob("*") if path.is_dir())]:
+    stages = [out / stage.folder for stage in reversed(paths.STAGES)]
+    final = next((stage for stage in stages if stage.is_dir()), None)
+    for folder in [
+        *(place for stage in stages for place in (stage, stage / paths.ON_DEV)),
+        *sorted(path for path in (out / "eval").rglob("*") if path.is_dir()),
+    ]:
         for file, predictions in ((paths.EVALUATION, paths.PREDICTIONS), (paths.HARNESS, paths.HARNESS_PREDICTIONS)):
             record = read_record(folder / file)
             if not record or not record.get("results"):
                 continue
             asked = next(one for one in record["results"] if one["measure"] == "accuracy")
             model = folder.parent if folder.name == paths.ON_DEV else folder
-            named = "" if model == final else str(model.relative_to(out / "eval")).replace("--", "/")
+            number = paths.stage_number(model) if model.parent == out else None
+            named = str(model.relative_to(out)).removeprefix("eval/").replace("--", "/")
             log = model / paths.TEST_LOG
             yield {
-                "name": (named, named) if named else AFTER,
-                "final": not named,
+                "name": (named, named) if number is None else after(number),
+                "final": model == final,
                 "record": record,
                 "results": record["results"],
                 "split": asked["data"],

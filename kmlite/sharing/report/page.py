@@ -62,7 +62,7 @@ def duration(seconds: float) -> str:
 
 def gather(refined: Path, out: Path) -> dict:
     """Everything that the template shows."""
-    stages = [stage(out, number) for number in range(3)]
+    stages = [stage(out, number) for number in range(len(paths.STAGES))]
     evaluations = list(answers.evaluations(out))
     own = [e for e in evaluations if e["final"]]
     funnel = read_record(refined / paths.REFINE_RECORD)
@@ -94,7 +94,7 @@ def gather(refined: Path, out: Path) -> dict:
 
 def stage(out: Path, number: int) -> dict:
     """What is known of a stage: its record if it is done, else its plan and what it has measured and trained so far."""
-    folder = out / paths.STAGES[number]
+    folder = out / paths.STAGES[number].folder
     record = read_record(folder / paths.RECORD) or {}
     plan = record.get("plan") or read_record(folder / paths.PLAN) or {}
     found = record or so_far(folder)

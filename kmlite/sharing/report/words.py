@@ -1,5 +1,6 @@
 """What the report calls things, in English and in Korean; kmlite/results.py names the measures, the template holds whole sentences."""
 
+from kmlite import paths
 from kmlite.evaluation import published
 from kmlite.results import Both, both
 
@@ -16,9 +17,7 @@ REMOVED: dict[str, Both] = {  # from within texts that were kept
 
 STEPS: dict[str, Both] = {
     "refine": ("refine", "정제"),
-    "stage0": ("stage 0: Korean text", "0단계: 한국어 텍스트"),
-    "stage1": ("stage 1: dictionary", "1단계: 의학 사전"),
-    "stage2": ("stage 2: exam", "2단계: 시험 문제"),
+    **{stage.name: (f"stage {n}: {stage.title[0]}", f"{n}단계: {stage.title[1]}") for n, stage in enumerate(paths.STAGES)},
     "eval": ("evaluation", "평가"),
 }
 
