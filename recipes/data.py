@@ -113,10 +113,13 @@ def main(settings: Settings) -> None:
                 for split in source.splits:
                     fetch(name, split, revision, settings)
             except (OSError, ConnectionError) as error:
-                which = f"{{{','.join(source.splits)}}}.jsonl (or .csv, .parquet)" if source.origin else "train.jsonl (or .parquet, .txt)"
+                names_there = (
+                    f"{{{','.join(source.splits)}}}.jsonl (or .csv, .parquet)" if source.origin else "train.jsonl (or .parquet, .txt)"
+                )
+                where = f"{settings.raw / source.folder}/{names_there}"
                 raise click.ClickException(
                     f"{source.repository} can't be reached ({str(error).splitlines()[0][:100]}). Without a network download it elsewhere\n"
-                    f"  and put it into {settings.raw / source.folder}/{which}; then: make refine RAW={settings.raw}"
+                    f"  and put it into {where}; then: make refine RAW={settings.raw}"
                 ) from error
     console.print(f"  next: make refine RAW={settings.raw}")
 
