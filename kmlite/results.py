@@ -64,21 +64,21 @@ def result(measure: str, data: str, value: float, n: int, low: float | None = No
 
 
 def of_score(score: dict, measure: str, data: str, **how: Any) -> dict:
-    """The result of a score with its interval, {"accuracy", "interval", "n"}; of several answers a question "n" counts questions."""
+    """The result of a score with its interval, {"accuracy", "interval", "n"}."""
     low, high = score["interval"]
-    return result(measure, data, score["accuracy"], score.get("questions", score["n"]), low, high, **how)
+    return result(measure, data, score["accuracy"], score["n"], low, high, **how)
 
 
 def of_answers(summary: dict, data: str, **how: Any) -> list[dict]:
     """The results of a summary of predictions: over all, by subject, and what else it holds."""
-    n = summary.get("questions", summary["n"])
+    n = summary["n"]
     found = [of_score(summary, "accuracy", data, **how)]
     if len(summary["by_subject"]) > 1:
         found.append(result("mean_of_subjects", data, summary["macro"], n, **how))
         found += [of_score(part, "accuracy", data, **how, subject=subject) for subject, part in summary["by_subject"].items()]
     if len(years := summary.get("by_year", {})) > 1:
         found += [of_score(part, "accuracy", data, **how, year=year) for year, part in years.items()]
-    found.append(result("unreadable", data, round(100 * summary["unreadable"] / max(1, summary["n"]), 2), n, **how))
+    found.append(result("unreadable", data, round(100 * summary["unreadable"] / max(1, n), 2), n, **how))
     for name, scale in (("calibration_error", 1), ("letter_mass", 100), ("consistency", 100)):
         if name in summary:
             found.append(result(name, data, round(scale * summary[name], 4), n, **how))

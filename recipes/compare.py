@@ -39,7 +39,7 @@ def main(settings: Settings) -> None:
         )
     result = statistics.paired(a, b)
     low, high = result["interval"]
-    console.print(f"[bold]compare[/]  {result['n']:,} questions" + (f", {len(a):,} answers" if len(a) > result["n"] else ""))
+    console.print(f"[bold]compare[/]  {result['n']:,} questions")
     for name, folder, answers in (("A", settings.a, a), ("B", settings.b, b)):
         console.print(f"  {name}  {scoring.in_words(scoring.score_of(answers))}  {folder}", markup=False)
     measured = [{**one, "when": name} for name, record in (("A", first), ("B", second)) for one in record["results"]]
@@ -50,7 +50,7 @@ def main(settings: Settings) -> None:
     difference, p = result["difference"], result["p"]
     console.print(f"  [bold]B − A: {difference:+.1f} percentage points, 95% interval {low:+.1f} to {high:+.1f}; exact test p = {p:.3g}[/]")
     console.print("  a significant difference (p < 0.05)" if p < 0.05 else "  no significant difference (p ≥ 0.05)")
-    before, after = ({p["number"]: p for p in reversed(answers)} for answers in (a, b))  # the question as it stands, of several orders
+    before, after = ({p["number"]: p for p in answers} for answers in (a, b))
     for name, numbers in (("gained (wrong in A, right in B)", result["gained"]), ("lost (right in A, wrong in B)", result["lost"])):
         console.print(f"  {localized(name)}: {len(numbers)}")
         for number in numbers[: settings.show]:
@@ -94,7 +94,7 @@ def how_in_words(record: dict) -> str:
 
 
 def asked_what(predictions: list[dict]) -> list[tuple]:
-    return [(p["number"], p.get("order", 0), p["question"], p["expected"]) for p in predictions]
+    return [(p["number"], p["question"], p["expected"]) for p in predictions]
 
 
 command = recipe(Settings)(main)

@@ -90,8 +90,8 @@ def letter_answers(model, tokenizer, asked: list[str], batch: int) -> list[dict]
                 "  Fetch the model again, or try another precision: ARGS='--precision 16bit'"
             )
         for i, five, mass, exact in zip(chosen, share.tolist(), whole.sum(-1).tolist(), logs.tolist(), strict=True):
-            best = max(range(5), key=lambda k: five[k])
-            out[i] = {"answer": prompts.LETTERS[best], "probabilities": rounded(five), "mass": round(mass, 6), "logs": exact}
+            best, shares = max(range(5), key=lambda k: five[k]), [round(share, 6) for share in five]
+            out[i] = {"answer": prompts.LETTERS[best], "probabilities": shares, "mass": round(mass, 6), "logs": exact}
 
     for size, groups in alike(heads, batch).items():
         begun = [heads[group[0]][: alike_to([heads[i] for i in group]) if size > 1 else None] for group in groups]
@@ -147,10 +147,6 @@ def behind(model, cache, mask, rests: list[list[int]], copies: int):
     return logits[torch.arange(len(rests)), torch.searchsorted(kept, last)]
 
 
-def rounded(probabilities: list[float]) -> list[float]:
-    return [round(share, 6) for share in probabilities]
-
-
 def rotated(question: dict, by: int) -> dict:
     """The question with its options moved up by `by` places, cyclically, and the answer's letter with them."""
     letters = prompts.LETTERS
@@ -159,21 +155,13 @@ def rotated(question: dict, by: int) -> dict:
 
 
 def score(right: int, n: int) -> dict:
-    """{"n", "right", "accuracy" and "interval" in percent}."""
-    return {"n": n, "right": right, **in_percent(right / max(1, n), statistics.wilson(right, n))}
+    """{"n", "right", "accuracy" and its 95% "interval" in percent}."""
+    interval = [round(100 * bound, 2) for bound in statistics.wilson(right, n)]
+    return {"n": n, "right": right, "accuracy": round(100 * right / max(1, n), 2), "interval": interval}
 
 
 def score_of(predictions: list[dict]) -> dict:
-    """The same of predictions, of which several may be of one question: "n" counts answers, "questions" what they are of."""
-    questions = list(statistics.by_question(predictions).values())
-    right = sum(map(sum, questions))
-    several = {"questions": len(questions)} if len(questions) < len(predictions) else {}
-    n = len(predictions)
-    return {"n": n, **several, "right": right, **in_percent(right / max(1, n), statistics.interval(questions))}
-
-
-def in_percent(share: float, interval: tuple[float, float]) -> dict:
-    return {"accuracy": round(100 * share, 2), "interval": [round(100 * bound, 2) for bound in interval]}
+    return score(sum(bool(one["right"]) for one in predictions), len(predictions))
 
 
 def summarise(predictions: list[dict]) -> dict:
@@ -220,9 +208,9 @@ def calibration_error(predictions: list[dict], bins: int = 10) -> float:
     return sum(gaps) / len(predictions)
 
 
-def pull(predictions: list[dict], answer: str = "answer") -> dict[str, float]:
+def pull(predictions: list[dict]) -> dict[str, float]:
     """By letter, how much more often it was answered than it was right, as a share of all answers."""
-    answered, right = (Counter(p.get(key) for p in predictions) for key in (answer, "expected"))
+    answered, right = (Counter(p.get(key) for p in predictions) for key in ("answer", "expected"))
     return {letter: round((answered[letter] - right[letter]) / max(1, len(predictions)), 4) for letter in prompts.LETTERS}
 
 

@@ -32,29 +32,22 @@ def answer(model, tokenizer, questions: list[dict], *, orders: int = 1, prior: l
     found = iter(scoring.answer_exam(model, tokenizer, [one for group in asked for one in group], **how))
     out = []
     for number, (question, group) in enumerate(zip(questions, asked, strict=True), 1):
-        answers = list(itertools.islice(found, len(group)))
+        first, *others = itertools.islice(found, len(group))
         if orders > 1:
-            out.append(voted(question, answers, number))
+            out.append(voted(question, [first, *others], number))
         else:
-            out.append(
-                {**answers[0], "single": answers[0]["answer"], **without(answers[0]["logs"], prior, question)} if prior else answers[0]
-            )
+            out.append({**first, "single": first["answer"], **without(first["logs"], prior, question)} if prior else first)
     return out
 
 
 def voted(question: dict, found: list[dict], number: int = 1) -> dict:
     """One prediction of those in the question's cyclic orders 0, 1 …"""
     chosen_in = [one["answer"] and LETTERS[(LETTERS.index(one["answer"]) + by) % ORDERS] for by, one in enumerate(found)]
-    out = {
-        **{k: v for k, v in found[0].items() if k != "unreadable"},
-        "number": number,
-        "single": found[0]["answer"],
-        "chosen_in": chosen_in,
-    }
+    out = {k: v for k, v in found[0].items() if k != "unreadable"}
+    out |= {"number": number, "single": found[0]["answer"], "chosen_in": chosen_in}
     if "logs" in found[0]:
-        out["logs"] = [
-            math.fsum(one["logs"][(place - by) % ORDERS] for by, one in enumerate(found)) / len(found) for place in range(ORDERS)
-        ]
+        sums = [math.fsum(one["logs"][(place - by) % ORDERS] for by, one in enumerate(found)) for place in range(ORDERS)]
+        out["logs"] = [total / len(found) for total in sums]
         out |= decided(out["logs"], question)
         out["mass"] = round(sum(one["mass"] for one in found) / len(found), 6)
     else:
@@ -69,7 +62,7 @@ def voted(question: dict, found: list[dict], number: int = 1) -> dict:
 def decided(logs: list[float], question: dict) -> dict:
     """{"answer", "probabilities" of the five, "right"} of log-probabilities up to a constant."""
     letter = best(logs, question)
-    return {"answer": letter, "probabilities": scoring.rounded(softmax(logs)), "right": letter == question["answer"]}
+    return {"answer": letter, "probabilities": [round(share, 6) for share in softmax(logs)], "right": letter == question["answer"]}
 
 
 def best(values: list[float], question: dict) -> str:
@@ -125,13 +118,6 @@ def side_by_side(ways: dict[str, list[dict]], passes: dict[str, float]) -> list[
         }
         for name, predictions in ways.items()
     ]
-
-
-def ask(model, tokenizer, question: dict, orders: int = 1) -> dict:
-    """One question by letter, for whoever shows it: {"answer", "probabilities", "mass", "way" in words}."""
-    [found] = answer(model, tokenizer, [question], orders=orders, scorer="letter", batch=orders)
-    asked = len(found.get("chosen_in", [None]))
-    return {**{key: found[key] for key in ("answer", "probabilities", "mass")}, "way": in_words(asked)}
 
 
 def single(predictions: list[dict]) -> list[dict]:

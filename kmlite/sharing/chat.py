@@ -13,7 +13,7 @@ import click
 
 from kmlite import files, paths, prompts, records
 from kmlite.cli import printable
-from kmlite.evaluation import generation, voting
+from kmlite.evaluation import generation, scoring, voting
 from kmlite.messages import localized
 from kmlite.models import folders, loading
 
@@ -244,14 +244,15 @@ def ask_exam(speaker: Speaker, question: dict) -> dict:
     """How likely each letter is as the answer to an exam question, asked by itself with kmlite's own prompt.
 
     Returns:
-        {"answer", "probabilities" (of A to E, together 1), "mass" (of the next token's probability that the five hold), "way" in words}.
+        As `scoring.answer_exam`: {"answer", "probabilities" (of A to E, together 1), "mass" (of the next token's that the five hold), …}.
 
     Raises:
         click.ClickException: the question is longer than the model's length.
     """
     asked = prompts.exam_prompt(question)
     fit(speaker.tokenizer, [{"role": "user", "content": asked}], speaker.length)
-    return voting.ask(speaker.model, speaker.tokenizer, question)
+    [found] = scoring.answer_exam(speaker.model, speaker.tokenizer, [question], scorer="letter", batch=1)
+    return found
 
 
 def exam_text(number: int, question: dict, found: dict) -> str:
@@ -264,6 +265,6 @@ def exam_text(number: int, question: dict, found: dict) -> str:
         drawn = "█" * full + ("", *"▏▎▍▌▋▊▉")[eighths]
         lines += [f"{letter}) {question[letter]}", f"{drawn:<20} {share:>6.1%}"]
     verdict = f"{found['answer']} is {'right ✓' if found['answer'] == truth else 'wrong ✗'}; right is {truth}: {question[truth]}"
-    mass = f"The five letters hold {found['mass']:.0%} of the next token's probability; {found['way']}."
+    mass = f"The five letters hold {found['mass']:.0%} of the next token's probability; {voting.in_words(1)}."
     lines += ["", localized(verdict), localized(mass)]
     return printable("\n".join(lines))

@@ -158,12 +158,3 @@ def test_ways_stand_side_by_side_with_paired_differences():
 @pytest.mark.parametrize(("orders", "prior", "said"), [(1, False, "as they stand"), (1, True, "prior divided out"), (5, False, "5 orders")])
 def test_the_way_is_said_in_words(orders, prior, said):
     assert said in voting.in_words(orders, prior)
-
-
-def test_one_question_is_asked_for_whoever_shows_it(loaded, questions):
-    plain = voting.ask(*loaded, questions[0])
-    [scored] = scoring.answer_exam(*loaded, questions[:1], scorer="letter", batch=1)
-    assert plain == {**{key: scored[key] for key in ("answer", "probabilities", "mass")}, "way": voting.in_words(1)}
-    moved = [voting.ask(*loaded, scoring.rotated(questions[0], by), orders=5) for by in (0, 3)]
-    assert {"5 orders" in found["way"] for found in moved} == {True}
-    assert questions[0][moved[0]["answer"]] == scoring.rotated(questions[0], 3)[moved[1]["answer"]]

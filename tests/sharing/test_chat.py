@@ -234,7 +234,7 @@ def test_exam_shows_probabilities_then_the_truth(session, capsys):
 )
 def test_bars_of_probabilities(share, drawn):
     question = {"question": "?", **dict.fromkeys("ABCDE", "x"), "answer": "A"}
-    found = {"answer": "A", "probabilities": [share, 0, 0, 0, 0], "mass": 1, "way": ""}
+    found = {"answer": "A", "probabilities": [share, 0, 0, 0, 0], "mass": 1}
     assert f"A) x\n{drawn} {share:>6.1%}\nB) x" in chat.exam_text(1, question, found)
 
 
@@ -244,8 +244,9 @@ def test_exam_asks_with_the_prompt_of_evaluation(session, speaker):
 
     question = records.read_exam(session.settings.refined, "dev")[0]
     [scored] = scoring.answer_exam(speaker.model, speaker.tokenizer, [question], scorer="letter", batch=1)
-    shown = {key: scored[key] for key in ("answer", "probabilities", "mass")}
-    assert chat.ask_exam(speaker, question) == shown | {"way": "options as they stand"}
+    found = chat.ask_exam(speaker, question)
+    assert found == scored
+    assert "options as they stand" in chat.exam_text(1, question, found)
 
 
 def test_exam_draws_any_question(refined):

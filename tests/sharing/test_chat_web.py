@@ -148,7 +148,7 @@ def test_a_second_model_answers_beside_the_first_and_each_hears_its_own_conversa
     monkeypatch.setattr(chat, "find", lambda name, out: (name, out))
     monkeypatch.setattr(chat, "load", lambda name, *_: SimpleNamespace(name=name))
     monkeypatch.setattr(chat, "answer", heard)
-    monkeypatch.setattr(chat, "ask_exam", lambda by, _: {"answer": "A", "probabilities": [0.2] * 5, "mass": 1, "way": by.name})
+    monkeypatch.setattr(chat, "ask_exam", lambda by, _: {"answer": "A", "probabilities": [0.2] * 5, "mass": 1})
     reply = web.replies(SimpleNamespace(name="first"), recipe.Settings(refined=refined))
     said = ("", [])
     history: list[dict] = []
