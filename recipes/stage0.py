@@ -6,6 +6,7 @@
 """
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -54,23 +55,21 @@ def main(settings: Settings) -> None:
     from kmlite.models import loading, vocabulary
     from kmlite.training import stages
 
-    data = {"text": shards, "replay": replay, "dictionary": [settings.refined / paths.DICTIONARY]}
-    data["train"] = [paths.exam_split(settings.refined, "train")]
-    tokens = text_tokens(shards, settings)
-    auto = settings.new_tokens == "auto"
+    tokens, auto = text_tokens(shards, settings), settings.new_tokens == "auto"
     most, because = vocabulary.affordable(tokens) if auto else vocabulary.Decision(int(settings.new_tokens), "as asked for")
     mode = "none" if settings.embeddings == "auto" and not most else settings.embeddings
-    stage = stages.open_stage(0, settings, data | stages.measured_data(settings.refined), embeddings=mode, new_rows=most)
+    data = {"text": shards, "replay": replay, "train": [paths.exam_split(settings.refined, "train")]}
+    stage = stages.open_stage(0, settings, data, embeddings=mode, new_rows=most)
     if not stage:
         return
-    if most and stage.fitted.embeddings == "none" and settings.embeddings == "auto":
+    trained = stage.fitted.embeddings
+    if most and trained == "none" and settings.embeddings == "auto":
         most, because = 0, "new rows do not fit into the memory"  # and rows that do not train would stay estimates
     measured_on = suite.prepare(settings.refined, texts=settings.heldout, entries=settings.entries, questions=settings.questions)
-    trained, rate = stage.fitted.embeddings, settings.embedding_learning_rate
     resolved: dict[str, object] = {
         "text": f"{counted(len(shards), 'file')}, {sum(shard.stat().st_size for shard in shards) / 1e6:.1f} MB",
         "suite": suite.in_words(measured_on),
-        "embeddings": f"{trained}, learning rate {rate:g}" if most or trained == "all" else "frozen",
+        "embeddings": f"{trained}, learning rate {settings.embedding_learning_rate:g}" if most or trained == "all" else "frozen",
         "new tokens": f"{most:,}; {because}",
         "replay": f"{settings.replay_share:.0%} of the sequences, from {counted(len(replay), 'file')}" if replay else NO_REPLAY,
     }
@@ -79,10 +78,13 @@ def main(settings: Settings) -> None:
         console.print(f"  [bold red]warning[/]      {costs}")
 
     # ---- measure the base, extend it, train
+    stage.measure("before", stage.base, measured_on)
+    loading.free()
+    extended = stage.folder / paths.EXTENDED
     ids = extend(stage, settings, most, tokens if auto else None, shards, measured_on)
-    model, tokenizer = stage.load(stage.folder / paths.EXTENDED, train=True)
+    model, tokenizer = stage.load(extended, train=True)
     if ids:
-        stage.measure("extended", partial(suite.measure, model, tokenizer, measured_on, settings.max_new_tokens))
+        stage.measure("extended", (model, tokenizer), measured_on)
     train(stage, settings, model, tokenizer, ids, shards, replay, measured_on)
     if runs.rank():
         return  # what is left is for one process
@@ -90,9 +92,8 @@ def main(settings: Settings) -> None:
     loading.free()
 
     # ---- merge, measure what is handed over
-    texts = (measured_on.korean or measured_on.english)[:3]
-    final, tokenizer = stage.hand_over(stage.folder / paths.EXTENDED, stage.checkpoints / "adapter", texts)
-    stage.measure("after", partial(suite.measure, final, tokenizer, measured_on, settings.max_new_tokens))
+    final = stage.merge(extended, stage.adapter(), (measured_on.korean or measured_on.english)[:3])
+    stage.measure("after", final, measured_on)
     stage.finish(trained_on={("bits_per_character", "korean"), ("accuracy", "dev")})
 
 
@@ -105,13 +106,11 @@ def what_to_learn(settings: Settings) -> tuple[list[Path], list[Path]]:
     refine = f"Run first: make refine RAW=… REFINED={settings.refined}"
     if not shards:
         raise click.ClickException(f"{settings.refined / paths.TEXT} holds no train*.jsonl.\n  {refine}")
-    if settings.heldout:
-        paths.require(heldout, refine)
-        if not next(records.read_texts([heldout]), None):
-            raise click.ClickException(
-                f"{heldout} is empty, so nothing could be measured.\n"
-                f"  Hold more out: make refine REFINED={settings.refined} ARGS='--heldout-share 0.1'   or measure none: --heldout 0"
-            )
+    if settings.heldout and not next(records.read_texts([paths.require(heldout, refine)]), None):
+        raise click.ClickException(
+            f"{heldout} is empty, so nothing could be measured.\n"
+            f"  Hold more out: make refine REFINED={settings.refined} ARGS='--heldout-share 0.1'   or measure none: --heldout 0"
+        )
     if settings.new_tokens != "auto" and not (settings.new_tokens.isdecimal() and int(settings.new_tokens) <= vocabulary.MOST):
         raise click.ClickException(f"--new-tokens {settings.new_tokens}: a number from 0 to {vocabulary.MOST}, or auto.")
     if not 0 <= settings.replay_share < 1:
@@ -129,117 +128,96 @@ def text_tokens(shards: list[Path], settings: Settings) -> float:
 
 
 def extend(stage, settings: Settings, most: int, tokens: float | None, shards: list[Path], measured_on) -> list[int]:
-    """Measure the base as it is, choose up to `most` new tokens and write the extended model; the ids of the new tokens.
+    """Write the model with up to `most` new tokens, say what they save on each kind of text, and note it; the ids of the new tokens.
 
     Args:
         tokens: of text, where what the new tokens save and cost decides whether they stay; None where their number was asked for.
     """
     from kmlite import files, prompts, results, runs
-    from kmlite.evaluation import suite
     from kmlite.models import loading, vocabulary
 
-    def measure_base() -> list[dict]:
-        model, tokenizer = stage.load(stage.base)
-        return suite.measure(model, tokenizer, measured_on, settings.max_new_tokens)
-
-    stage.measure("before", measure_base)
-    loading.free()
     note, extended = stage.checkpoints / "extension.json", stage.folder / paths.EXTENDED
-    kinds = {
-        "korean": measured_on.korean,
-        "dictionary": [answer for _, answer in measured_on.dictionary],
-        "exam": [prompts.exam_prompt(question) for question in measured_on.dev],
-    }
+    kinds = {"korean": measured_on.korean, "dictionary": [answer for _, answer in measured_on.dictionary]}
+    kinds["exam"] = [prompts.exam_prompt(question) for question in measured_on.dev]
     with runs.first_alone():
         if not note.exists():
-            tokenizer = loading.load_tokenizer(stage.base)
-            ids, costs = write_extended(stage, settings, most, tokens is not None, shards, kinds) if most else ([], {})
-            gain = vocabulary.gain(tokenizer, loading.load_tokenizer(extended) if ids else tokenizer, kinds, ids)
-            if tokens is not None and ids:
-                found = {name: (gain["by_text"][name]["saved"], after / before - 1) for name, (before, after) in costs.items()}
-                decision = vocabulary.worth_it(len(ids), tokens, found)
-                console.print(f"  new tokens   {decision.because}")
-                if not decision.rows:
-                    ids, gain = [], vocabulary.gain(tokenizer, tokenizer, kinds, [])
-            if not ids:
-                vocabulary.extend_model(stage.base, extended, [], None)
-            files.write_json(note, {"new_ids": ids, "gain": gain, "texts": {name: len(part) for name, part in kinds.items()}})
-    extension = files.read_json(note)
-    ids, gain = extension["new_ids"], extension["gain"]
+            ids = write_extended(stage, settings, most, tokens, shards, kinds)
+            before, after = (loading.load_tokenizer(folder) for folder in (stage.base, extended))
+            files.write_json(note, {"new_ids": ids, "gain": vocabulary.gain(before, after, kinds, ids)})
+    ids, gain = (files.read_json(note)[key] for key in ("new_ids", "gain"))
     stage.facts["vocabulary"] = {"new_tokens": len(ids), "used_share": gain["used_share"], "most_used": gain["most_used"]}
     for data, part in gain["by_text"].items():
         for when, count in (("before", part["tokens_before"]), ("extended", part["tokens_after"])):
-            cost = results.result("tokens_per_character", data, count / max(1, part["characters"]), extension["texts"][data])
+            cost = results.result("tokens_per_character", data, count / max(1, part["characters"]), part["texts"])
             stage.results += results.stamped([cost], stage.name, when)
     if ids:
-        show_gain(gain, len(ids))
+        saved = {name: part["saved"] for name, part in gain["by_text"].items()}
+        shares = ", ".join(f"{share:.1%} of {name}" for name, share in saved.items())
+        console.print(f"  new tokens   {len(ids):,} save of the tokens {shares}; {gain['used_share']:.0%} of them stand in these texts")
+        console.print(f"  most used    {' '.join(token for token, _ in gain['most_used'][:12])}", markup=False)
+        if saved and max(saved.values()) < vocabulary.WORTH:
+            little = f"under {vocabulary.WORTH:.0%} is little for {len(ids):,} rows that must be learned"
+            console.print(f"  verdict      {little}; --new-tokens 0 may serve you better")
     return ids
 
 
-def write_extended(
-    stage, settings: Settings, most: int, auto: bool, shards: list[Path], kinds: dict
-) -> tuple[list[int], dict[str, tuple[float, float]]]:
-    """Choose new tokens, teach their rows and write the model with them.
-
-    Returns:
-        (their ids, kind of text → bits per character before and after where `auto` has to decide).
-    """
+def write_extended(stage, settings: Settings, most: int, tokens: float | None, shards: list[Path], kinds: dict) -> list[int]:
+    """Choose new tokens, teach their rows and write the model with those that stay; `tokens` as of `extend`."""
     from kmlite import records
     from kmlite.evaluation import generation
     from kmlite.models import loading, starts, vocabulary
 
-    def cost(model, tokenizer) -> dict[str, float]:
-        found = {name: generation.bits_per_character(model, tokenizer, kinds[name], settings.length) for name in ("korean", "exam") if auto}
-        return {name: bits for name, bits in found.items() if bits is not None}
+    def bits(model, tokenizer) -> dict[str, float]:
+        found = {name: generation.bits_per_character(model, tokenizer, kinds[name], settings.length) for name in ("korean", "exam")}
+        return {name: cost for name, cost in found.items() if cost is not None}
 
-    domain, extended = domain_texts(settings.refined), stage.folder / paths.EXTENDED
+    def without() -> list[int]:
+        return vocabulary.extend_model(stage.base, extended, [], None)
+
+    extended = stage.folder / paths.EXTENDED
+    if not most:
+        return without()
+    domain = list(domain_texts(settings.refined))
     words = vocabulary.weighted_words(records.read_texts(shards), domain, DOMAIN_SHARE)
     model, tokenizer = stage.load(stage.base)
-    merges = vocabulary.choose_merges(words, tokenizer, most, flat=auto)
+    merges = vocabulary.choose_merges(words, tokenizer, most, flat=tokens is not None)
     if not merges:
-        return [], {}
+        return without()
     half = starts.TEXTS // 2
     sample = [*random.Random(settings.seed).sample(domain, min(half, len(domain))), *islice(records.read_texts(shards), half)]
-    rows, before = starts.trained_rows(model, tokenizer, merges, sample), cost(model, tokenizer)
+    rows = starts.trained_rows(model, tokenizer, merges, sample)
+    before = bits(model, tokenizer) if tokens is not None else {}
     del model
     loading.free()
     ids = vocabulary.extend_model(stage.base, extended, merges, rows)
-    after = cost(*stage.load(extended)) if auto else {}
+    if tokens is None:
+        return ids
+    model, after_tokenizer = stage.load(extended)
+    after, saved = bits(model, after_tokenizer), vocabulary.gain(tokenizer, after_tokenizer, kinds, ids)["by_text"]
+    del model
     loading.free()
-    return ids, {name: (before[name], after[name]) for name in before if name in after}
+    found = {name: (saved[name]["saved"], after[name] / was - 1) for name, was in before.items()}
+    decision = vocabulary.worth_it(len(ids), tokens, found)
+    console.print(f"  new tokens   {decision.because}")
+    return ids if decision.rows else without()
 
 
-def domain_texts(refined: Path) -> list[str]:
+def domain_texts(refined: Path) -> Iterator[str]:
     """What new tokens are to make shorter beside plain text: the exam questions that teach, and the dictionary."""
     from kmlite import prompts, records
 
-    texts = []
     if (refined / paths.DICTIONARY).exists():
-        texts += [f"{entry['term'].replace('/', ' ')} {entry['definition']}" for entry in records.read_dictionary(refined)]
+        for entry in records.read_dictionary(refined):
+            yield f"{entry['term'].replace('/', ' ')} {entry['definition']}"
     if paths.exam_split(refined, "train").exists():
-        texts += [" ".join([q["question"], *(q[letter] for letter in prompts.LETTERS)]) for q in records.read_exam(refined, "train")]
-    return texts
-
-
-def show_gain(gain: dict, count: int) -> None:
-    """What the new tokens save on each kind of text, and whether that is worth it."""
-    from kmlite.models.vocabulary import WORTH
-
-    saved = {name: part["saved"] for name, part in gain["by_text"].items()}
-    shares = ", ".join(f"{share:.1%} of {name}" for name, share in saved.items())
-    console.print(f"  new tokens   {count:,} save of the tokens {shares}; {gain['used_share']:.0%} of them stand in these texts")
-    console.print(f"  most used    {' '.join(token for token, _ in gain['most_used'][:12])}", markup=False)
-    if saved and max(saved.values()) < WORTH:
-        console.print(
-            f"  verdict      under {WORTH:.0%} is little for {count:,} rows that must be learned; --new-tokens 0 may serve you better"
-        )
+        for question in records.read_exam(refined, "train"):
+            yield " ".join(question[key] for key in ("question", *prompts.LETTERS))
 
 
 def train(stage, settings: Settings, model, tokenizer, ids: list[int], shards, replay, measured_on) -> None:
-    """Train a LoRA and the embedding rows on the packed text; the adapter is saved beside the checkpoints."""
+    """Train a LoRA and the embedding rows on the packed text."""
     from kmlite import runs
     from kmlite.evaluation import suite
-    from kmlite.models import loading
     from kmlite.training import examples
 
     cache = settings.out / ".cache"
@@ -256,17 +234,8 @@ def train(stage, settings: Settings, model, tokenizer, ids: list[int], shards, r
     console.print(f"  training     {len(rows):,} sequences, {len(rows) * settings.length:,} tokens; {weights}")
     if not apart:
         console.print("  attention    crosses the texts of a sequence: this backend has no mask for it")
-    stage.train(
-        adapted,
-        tokenizer,
-        rows,
-        embeddings=embeddings,
-        embedding_learning_rate=settings.embedding_learning_rate,
-        apart=apart,
-        every=partial(suite.bits, adapted, tokenizer, measured_on),
-    )
-    if not runs.rank():
-        loading.save_adapter(adapted, stage.checkpoints / "adapter")
+    task: dict = {"embeddings": embeddings, "embedding_learning_rate": settings.embedding_learning_rate, "apart": apart}
+    stage.train(adapted, tokenizer, rows, **task, every=partial(suite.bits, adapted, tokenizer, measured_on))
 
 
 command = recipe(Settings)(main)

@@ -30,8 +30,7 @@ def main(settings: Settings) -> None:
     console.print(f"[bold]stage 1[/]  medical dictionary → {settings.out / paths.STAGES[1].folder}")
 
     # ---- what there is to learn
-    entries = records.read_dictionary(settings.refined)
-    seen, heldout = dictionary.split(entries, settings.heldout_share)
+    seen, heldout = dictionary.split(records.read_dictionary(settings.refined), settings.heldout_share)
     if not seen:
         raise click.ClickException(f"{settings.refined / paths.DICTIONARY} holds no entry to teach.")
 
@@ -39,24 +38,18 @@ def main(settings: Settings) -> None:
     from kmlite.models import loading
     from kmlite.training import examples, stages
 
-    data = {"dictionary": [settings.refined / paths.DICTIONARY], **stages.measured_data(settings.refined)}
-    stage = stages.open_stage(1, settings, data)
+    stage = stages.open_stage(1, settings)
     if not stage:
         return
     measured_on = suite.prepare(settings.refined, texts=settings.heldout, entries=0, questions=settings.questions)
-    stage.describe(
-        "entries", {"dictionary": f"{len(seen):,} terms to teach, {len(heldout):,} held out", "suite": suite.in_words(measured_on)}
-    )
-
-    def measure(model, tokenizer) -> list[dict]:
-        found = dictionary.measure(
-            model, tokenizer, seen, heldout, entries=settings.entries, recalled=settings.recalled, length=settings.length
-        )
-        return found + suite.measure(model, tokenizer, measured_on, settings.max_new_tokens)
+    terms = f"{len(seen):,} terms to teach, {len(heldout):,} held out"
+    stage.describe("entries", {"dictionary": terms, "suite": suite.in_words(measured_on)})
+    how = {"entries": settings.entries, "recalled": settings.recalled, "length": settings.length}
+    definitions = partial(dictionary.measure, seen=seen, heldout=heldout, **how)
 
     # ---- measure, train
     model, tokenizer = stage.load(stage.base, train=True)
-    stage.measure("before", partial(measure, model, tokenizer))
+    stage.measure("before", (model, tokenizer), measured_on, definitions)
     rows, left_out = examples.conversation_rows(tokenizer, dictionary.pairs(seen), settings.length)
     if left_out:
         console.print(f"  {left_out:,} entries are longer than {settings.length} tokens and are left out")
@@ -64,14 +57,12 @@ def main(settings: Settings) -> None:
     watched, _ = examples.conversation_rows(tokenizer, dictionary.pairs(suite.sample_entries(heldout, settings.entries)), settings.length)
     adapted = stage.adapt(model)
     stage.train(adapted, tokenizer, rows, eval_rows=watched, order="group_by_length")
-    adapter = stage.checkpoints / "adapter"
-    loading.save_adapter(adapted, adapter)
     del model, adapted
     loading.free()
 
     # ---- merge, measure what is handed over
-    final, tokenizer = stage.hand_over(stage.base, adapter, [definition for _, definition in dictionary.pairs(seen[:3])])
-    stage.measure("after", partial(measure, final, tokenizer))
+    final = stage.merge(stage.base, stage.adapter(), [definition for _, definition in dictionary.pairs(seen[:3])])
+    stage.measure("after", final, measured_on, definitions)
     stage.finish(trained_on={("bits_per_character", "seen definitions")})
 
 

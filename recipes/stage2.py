@@ -66,29 +66,21 @@ def main(settings: Settings) -> None:
     from kmlite.models import folders, loading
     from kmlite.training import examples, stages
 
-    data = {**{name: [path] for name, path in splits.items()}, "dictionary": [settings.refined / paths.DICTIONARY]}
-    stage = stages.open_stage(2, settings, stages.measured_data(settings.refined) | data)
+    stage = stages.open_stage(2, settings, {name: [path] for name, path in splits.items()})
     if not stage:
         return
     questions, leaked = examples.without_leaks(exam["train"], *(listed for name, listed in exam.items() if name != "train"))
-    questions = chosen(settings, questions)
+    exam["train"] = chosen(settings, questions)
     measured_on = suite.prepare(settings.refined, texts=settings.heldout, entries=settings.entries, questions=0)
-    seen = suite.sample_questions(questions, settings.questions)
-    describe(stage, settings, questions, exam, leaked, suite.in_words(measured_on))
-
-    def measure(model, tokenizer, answers: str) -> list[dict]:
-        found, predictions = suite.accuracy(model, tokenizer, exam["dev"], "dev", settings.max_new_tokens)
-        files.write_lines(stage.folder / answers, predictions)
-        found += suite.accuracy(model, tokenizer, seen, "seen", settings.max_new_tokens)[0] if seen else []
-        return found + suite.bits(model, tokenizer, measured_on)
+    stage.describe("questions", resolved(settings, exam, leaked) | {"suite": suite.in_words(measured_on), "until": until(settings)})
+    before, after = (partial(ask, settings=settings, exam=exam, file=stage.folder / name) for name in (paths.DEV_BEFORE, paths.DEV_AFTER))
 
     # ---- measure, then loop: train, ask dev, keep the best
     model, tokenizer = stage.load(stage.base, train=True)
-    before = stage.measure("before", partial(measure, model, tokenizer, paths.DEV_BEFORE))
-    start = dev_accuracy(before, "before")
+    start = accuracy(stage.measure("before", (model, tokenizer), measured_on, before))
     console.print(f"  before       dev {start:.1f}%")
     adapted = stage.adapt(model)
-    done, reason = loops(stage, settings, start, adapted, tokenizer, questions, seen, exam)
+    done, reason = loops(stage, settings, start, adapted, tokenizer, exam)
     best = best_loop(done, start)
     console.print(f"  stopped: {reason}; the best is {f'loop {best}' if best else 'the initial model, no loop was better on dev'}")
     stage.training = [loop["training"] for loop in done]
@@ -97,16 +89,12 @@ def main(settings: Settings) -> None:
     loading.free()
 
     # ---- merge the best loop, measure what is handed over
-    adapter = stage.folder / f"loop_{best}" if best else None
-    final, tokenizer = stage.hand_over(stage.base, adapter, [question["question"] for question in exam["dev"][:3]])
-    after = stage.measure("after", partial(measure, final, tokenizer, paths.DEV_AFTER))
-    reached = dev_accuracy(after, "after") >= settings.target
+    final = stage.merge(stage.base, stage.adapter(best) if best else None, [question["question"] for question in exam["dev"][:3]])
+    ended = accuracy(stage.measure("after", final, measured_on, after))
+    reached = ended >= settings.target
     stage.facts |= {"best_loop": best, "stopped": reason, "target_reached": reached}
     console.print(f"  target of {settings.target:g}% on dev reached: {'yes' if reached else 'no'}")
-    if folders.is_stand_in(stage.base):
-        console.print(f"  {scoring.OF_THIS_SIZE}")
-    else:
-        console.print(f"  {published.beside(dev_accuracy(after, 'after'))}")
+    console.print(f"  {scoring.OF_THIS_SIZE if folders.is_stand_in(stage.base) else published.beside(ended)}")
     stage.finish(trained_on={("accuracy", "dev")})
 
 
@@ -138,93 +126,92 @@ def chosen(settings: Settings, questions: list[dict]) -> list[dict]:
     return [{**question, "cot": ""} if reason else question for question, reason in zip(questions, reasons, strict=True)]
 
 
-def describe(stage, settings: Settings, questions: list[dict], exam: dict[str, list[dict]], leaked: int, measured_on: str) -> None:
+def resolved(settings: Settings, exam: dict[str, list[dict]], leaked: int) -> dict[str, object]:
+    """What is taught and how, in words."""
     from kmlite.training import examples
 
-    pairs, reasoned = examples.turns(questions, settings.reasoned_share, settings.seed)
-    fixed = sum(examples.names_places(question) for question in questions)
-    guides = sum(bool(question.get("cot")) for question in exam.get("fewshot", []))
-    stage.describe(
-        "questions",
-        {
-            "questions": f"{len(questions):,} to teach ({reasoned} of {len(pairs):,} sequences reasoned), {len(exam['dev']):,} in dev",
-            "leakage": f"{leaked} train questions found in dev, test or few-shot" + (", left out" if leaked else ""),
-            "options": f"in a new order each epoch, but for {fixed} questions that name letters or places"
-            if settings.shuffle
-            else "in the given order",
-            "reasonings": f"of its own for {settings.reason_questions} questions before each loop, {guides} examples to choose from"
-            if settings.self_reason
-            else "from the data only",
-            "suite": measured_on,
-            "until": f"dev accuracy {settings.target:g}%; at most {counted(settings.loops, 'loop')}, patience {settings.patience}",
-        },
-    )
+    pairs, reasoned = examples.turns(exam["train"], settings.reasoned_share, settings.seed)
+    fixed = sum(map(examples.names_places, exam["train"]))
+    order = f"in a new order each epoch, but for {fixed} questions that name letters or places"
+    asked = f"of its own for {settings.reason_questions} questions before each loop, {len(guides(exam))} examples to choose from"
+    return {
+        "questions": f"{len(exam['train']):,} to teach ({reasoned} of {len(pairs):,} sequences reasoned), {len(exam['dev']):,} in dev",
+        "leakage": f"{leaked} train questions found in dev, test or few-shot" + (", left out" if leaked else ""),
+        "options": order if settings.shuffle else "in the given order",
+        "reasonings": asked if settings.self_reason else "from the data only",
+    }
 
 
-def loops(
-    stage, settings: Settings, start: float, model, tokenizer, questions: list[dict], seen: list[dict], exam: dict[str, list[dict]]
-) -> tuple[list[dict], str]:
-    """(the records of all loops, those of earlier runs among them, and why they ended); `start` is the dev accuracy before them."""
+def until(settings: Settings) -> str:
+    return f"dev accuracy {settings.target:g}%; at most {counted(settings.loops, 'loop')}, patience {settings.patience}"
+
+
+def guides(exam: dict[str, list[dict]]) -> list[dict]:
+    """The few-shot questions that show how a reasoning is written."""
+    return [question for question in exam.get("fewshot", []) if question.get("cot")]
+
+
+def ask(model, tokenizer, *, settings: Settings, exam: dict[str, list[dict]], file: Path) -> list[dict]:
+    """The results on dev, whose predictions go to `file`, and on some train questions: were they learned by heart?"""
+    from kmlite.evaluation import suite
+
+    found, predictions = suite.accuracy(model, tokenizer, exam["dev"], "dev", settings.max_new_tokens)
+    files.write_lines(file, predictions)
+    seen = suite.sample_questions(exam["train"], settings.questions)
+    return found + (suite.accuracy(model, tokenizer, seen, "seen", settings.max_new_tokens)[0] if seen else [])
+
+
+# ---- loops
+
+
+def loops(stage, settings: Settings, start: float, model, tokenizer, exam: dict[str, list[dict]]) -> tuple[list[dict], str]:
+    """(the records of all loops, those of earlier runs among them, and why they ended); `start` is the dev accuracy before them.
+
+    Of the adapters the best and the last are kept, and all records in a journal.
+    """
     from kmlite.models import loading
 
-    if done := finished(stage.folder):
-        loading.load_adapter(model, stage.folder / f"loop_{len(done)}")
+    journal = stage.checkpoints / "loops.json"
+    done: list[dict] = files.read_json(journal) if journal.exists() else []
+    while found := files.read_record(stage.adapter(len(done) + 1) / paths.RECORD):
+        done.append(found)
+    if done:
+        loading.load_adapter(model, stage.adapter(len(done)))
         console.print(f"  going on after loop {len(done)}")
     while not (reason := why_stop(done, start, settings)):
-        done.append(one_loop(stage, settings, len(done) + 1, model, tokenizer, questions, seen, exam))
-        prune(stage.folder, done, start)
+        done.append(one_loop(stage, settings, len(done) + 1, model, tokenizer, exam))
+        files.write_json(journal, done)
+        for number in set(range(1, len(done))) - {best_loop(done, start)}:
+            shutil.rmtree(stage.adapter(number), ignore_errors=True)
     return done, reason
 
 
-def one_loop(
-    stage, settings: Settings, number: int, model, tokenizer, questions: list[dict], seen: list[dict], exam: dict[str, list[dict]]
-) -> dict:
-    """Train on all questions, ask dev and `seen` (learned by heart?), keep the adapter and the record of the loop, written last."""
+def one_loop(stage, settings: Settings, number: int, model, tokenizer, exam: dict[str, list[dict]]) -> dict:
+    """Train on all questions and ask dev; the record of the loop, which is written last."""
     from kmlite.evaluation import suite
-    from kmlite.models import loading
     from kmlite.training import examples, self_training
 
-    folder, checkpoints = stage.folder / f"loop_{number}", stage.checkpoints / f"loop_{number}"
+    folder, checkpoints, questions = stage.adapter(number), stage.checkpoints / f"loop_{number}", exam["train"]
     asked: list[dict] = []
     if settings.self_reason:
-        asked = own_reasonings(stage, settings, number, model, tokenizer, questions, exam, checkpoints / paths.SELF_REASONS)
+        asked = own_reasonings(stage, settings, number, model, tokenizer, exam)
         questions = self_training.with_reasonings(questions, asked)
     # dropout's seed is the loop's own: the same masks in each loop would drop the same weights for the same batches
     on_card = replace(stage.on_card, epochs=1, seed=settings.seed + number)
-    rows, found = examples.rows_of_loop(
-        tokenizer,
-        questions,
-        epochs=settings.epochs,
-        shuffle=settings.shuffle,
-        reasoned_share=settings.reasoned_share,
-        length=settings.length,
-        batch=on_card.batch,
-        seed=f"{settings.seed} {number}",
-    )
+    how = {"shuffle": settings.shuffle, "reasoned_share": settings.reasoned_share, "length": settings.length, "batch": on_card.batch}
+    rows, found = examples.rows_of_loop(tokenizer, questions, epochs=settings.epochs, **how, seed=f"{settings.seed} {number}")
     if number == 1 and found["left_out"]:
         console.print(f"  left out     {found['left_out']} sequences of all epochs, longer than {settings.length} tokens")
     asked_often = examples.turns(suite.sample_questions(exam["dev"], WATCHED), 0, 0)[0]
     watched, _ = examples.conversation_rows(tokenizer, asked_often, settings.length)
-    trained = stage.train(
-        model,
-        tokenizer,
-        rows,
-        checkpoints,
-        on_card,
-        eval_rows=watched,
-        patience=settings.early_stop,
-        order="sequential",
-        answer_weight=settings.answer_weight,
-    )
-    measured, predictions = suite.accuracy(model, tokenizer, exam["dev"], "dev", settings.max_new_tokens)
-    learned = suite.accuracy(model, tokenizer, seen, "seen", settings.max_new_tokens)[0] if seen else []
-    loading.save_adapter(model, folder)
-    files.write_lines(folder / "dev_predictions.jsonl", predictions)
+    task: dict = {"patience": settings.early_stop, "order": "sequential", "answer_weight": settings.answer_weight}
+    trained = stage.train(model, tokenizer, rows, loop=number, settings=on_card, eval_rows=watched, **task)
+    measured = ask(model, tokenizer, settings=settings, exam=exam, file=folder / "dev_predictions.jsonl")
     training = {"loop": number, **found, **trained}
     if settings.self_reason:
         training["self_reasons"] = self_training.counts(asked)
         files.write_lines(folder / paths.SELF_REASONS, asked)
-    stamped = results.stamped(measured + learned, stage.name, f"loop {number}", precision=stage.fitted.precision)
+    stamped = results.stamped(measured, stage.name, f"loop {number}", precision=stage.fitted.precision)
     record = {"loop": number, "results": stamped, "training": training}
     files.write_json(folder / paths.RECORD, record)
     shutil.rmtree(checkpoints, ignore_errors=True)
@@ -234,67 +221,42 @@ def one_loop(
     return record
 
 
-def own_reasonings(
-    stage, settings: Settings, number: int, model, tokenizer, questions: list[dict], exam: dict[str, list[dict]], journal: Path
-) -> list[dict]:
+def own_reasonings(stage, settings: Settings, number: int, model, tokenizer, exam: dict[str, list[dict]]) -> list[dict]:
     """What `self_training.ask` makes of the questions before a loop."""
     from kmlite.models import folders
     from kmlite.training import self_training
 
-    guides = [question for question in exam.get("fewshot", []) if question.get("cot")]
+    journal = stage.checkpoints / f"loop_{number}" / paths.SELF_REASONS
     how: dict = {"count": settings.reason_questions, "max_new_tokens": settings.reason_tokens, "seed": f"{settings.seed} {number}"}
-    asked = self_training.ask(model, tokenizer, questions, guides, journal, **how)
+    asked = self_training.ask(model, tokenizer, exam["train"], guides(exam), journal, **how)
     console.print(f"  loop {number}       {self_training.in_words(self_training.counts(asked))}")
     if number == 1 and folders.is_stand_in(stage.base):
         console.print(f"  {self_training.OF_THIS_SIZE}")
     return asked
 
 
-# ---- loops: which are done, which is best, when to stop, what is kept on the disk
-
-
-def dev_accuracy(found: list[dict], when: str) -> float:
-    one = results.find(found, "accuracy", "dev", when)
-    assert one, f"dev was not measured {when}"
+def accuracy(found: list[dict]) -> float:
+    """The dev accuracy among the results of one moment, in percent."""
+    one = results.find(found, "accuracy", "dev", None)
+    assert one, "dev was not measured"
     return one["value"]
 
 
-def finished(folder: Path) -> list[dict]:
-    """The records of the loops that are done, in order."""
-    journal = folder / paths.CHECKPOINTS / "loops.json"
-    loops: list[dict] = files.read_json(journal) if journal.exists() else []
-    while found := files.read_record(folder / f"loop_{len(loops) + 1}" / paths.RECORD):
-        loops.append(found)
-    return loops
-
-
-def best_loop(loops: list[dict], start: float) -> int:
+def best_loop(done: list[dict], start: float) -> int:
     """The number of the first loop with the highest dev accuracy; 0 where none is above `start`, what the model came with."""
-    found, highest = 0, start
-    for loop in loops:
-        accuracy = dev_accuracy(loop["results"], f"loop {loop['loop']}")
-        if accuracy > highest:
-            found, highest = loop["loop"], accuracy
-    return found
+    found = [start, *(accuracy(loop["results"]) for loop in done)]
+    return found.index(max(found))
 
 
-def why_stop(loops: list[dict], start: float, settings: Settings) -> str | None:
-    """The reason to end the loops, or None to go on; `start` is the dev accuracy before them."""
-    if max([start, *(dev_accuracy(loop["results"], f"loop {loop['loop']}") for loop in loops)]) >= settings.target:
+def why_stop(done: list[dict], start: float, settings: Settings) -> str | None:
+    """The reason to end the loops, or None to go on."""
+    if max([start, *(accuracy(loop["results"]) for loop in done)]) >= settings.target:
         return f"dev reached {settings.target:g}%"
-    if len(loops) >= settings.loops:
+    if len(done) >= settings.loops:
         return f"{counted(settings.loops, 'loop')} done"
-    if loops and len(loops) - best_loop(loops, start) >= settings.patience:
+    if done and len(done) - best_loop(done, start) >= settings.patience:
         return f"{settings.patience} loops without a better dev accuracy"
     return None
-
-
-def prune(folder: Path, loops: list[dict], start: float) -> None:
-    """Drop the adapters of all loops but the best and the last; their records stay in the journal."""
-    files.write_json(folder / paths.CHECKPOINTS / "loops.json", loops)
-    for loop in loops:
-        if loop["loop"] not in (best_loop(loops, start), len(loops)):
-            shutil.rmtree(folder / f"loop_{loop['loop']}", ignore_errors=True)
 
 
 command = recipe(Settings)(main)

@@ -175,11 +175,6 @@ def parts(
     return out
 
 
-def size_of(settings: "TrainingSettings", precision: str, batch: int) -> dict[str, Any]:
-    """What `parts` takes of a stage's settings, at a precision and batch."""
-    return {"precision": precision, "batch": batch, "rank": settings.rank, "length": settings.length, "dropout": settings.dropout}
-
-
 @dataclass(frozen=True)
 class Plan:
     """The settings that a stage takes on a card, and what they cost. `fits` is False where nothing fitted: then it is the smallest."""
@@ -198,34 +193,37 @@ class Plan:
         return sum(self.parts.values())
 
 
-def choose(shape: Shape, room: float, settings: "TrainingSettings", *, embeddings: str = "none", new_rows: int = 0) -> Plan:
+def choose(
+    shape: Shape,
+    room: float,
+    settings: "TrainingSettings",
+    *,
+    embeddings: str = "none",
+    new_rows: int = 0,
+    gpu: bool = True,
+    half: bool = False,
+) -> Plan:
     """The first settings that fit into `room` bytes: a smaller batch gives way first, then precision, trained rows last. Where there
-    is room, up to four times the recipe's batch goes through at once: fewer passes over the weights.
+    is room, up to four times the recipe's batch goes through a card at once: fewer passes over the weights.
 
-    batch × accumulation, and with them what is learned from a step, stay as the recipe has them; so does the length.
-
-    Args:
-        settings: a stage's; what the user set (precision, batch) is never changed but for `auto` and a batch that is too large.
-        embeddings: "auto" may fall from the new rows to none; a mode that was asked for stays.
+    batch × accumulation, and with them what is learned from a step, stay as the recipe has them; so does the length. What the user set
+    (precision, batch, a mode of the embeddings) is never changed but for "auto" and a batch that is too large.
     """
     # 8-bit is left to those who ask for it: LLM.int8 is about half as fast as either of the others
     precisions = ("16bit", "4bit") if settings.precision == "auto" else (settings.precision,)
     modes = ("new", "none") if embeddings == "auto" else (embeddings,)
-    batches = [settings.batch * more for more in (4, 2) if settings.accumulation % more == 0] + [settings.batch]
+    batches = [settings.batch * more for more in (4, 2) if gpu and settings.accumulation % more == 0] + [settings.batch]
     while batches[-1] > 1 and batches[-1] % 2 == 0:
         batches.append(batches[-1] // 2)
+    recompute = settings.checkpointing == "on" or (gpu and settings.checkpointing == "auto")
     for mode, precision, batch in itertools.product(modes, precisions, batches):
-        size = size_of(settings, precision, batch)
-        found = parts(shape, **size, embeddings=mode, new_rows=new_rows, recompute=settings.checkpointing != "off")
-        reduced = []
-        if mode != modes[0]:
-            reduced.append("new tokens")
-        if precision != precisions[0]:
-            reduced.append(f"{precisions[0]} → {precision}")
-        if batch < settings.batch:
-            reduced.append(f"batch {settings.batch} → {batch}")
-        accumulation = settings.accumulation * settings.batch // batch
-        fits = sum(found.values()) <= room * (1 - ROOM)
+        size: dict[str, Any] = {"precision": precision, "batch": batch, "rank": settings.rank}
+        size |= {"length": settings.length, "dropout": settings.dropout}
+        found = parts(shape, **size, embeddings=mode, new_rows=new_rows, recompute=recompute, gpu=gpu, half=half)
+        given = {"new tokens": mode != modes[0], f"{precisions[0]} → {precision}": precision != precisions[0]}
+        given[f"batch {settings.batch} → {batch}"] = batch < settings.batch
+        accumulation, fits = settings.accumulation * settings.batch // batch, sum(found.values()) <= room * (1 - ROOM)
+        reduced = [what for what, was in given.items() if was]
         tried = Plan(precision, batch, accumulation, mode, settings.length, found, reduced, fits)
         if fits:
             break

@@ -268,7 +268,7 @@ def gain(before, after, texts: dict[str, list[str]], new_ids: list[int]) -> dict
     """What the new tokens save on each kind of text, and which of them are used.
 
     Returns:
-        {"by_text": {name: {"characters", "tokens_before", "tokens_after", "saved" (share)}},
+        {"by_text": {name: {"texts" (how many), "characters", "tokens_before", "tokens_after", "saved" (share)}},
         "used_share": of the new tokens in these texts, "most_used": 50 of them with their counts}.
     """
     used: Counter = Counter()
@@ -282,6 +282,7 @@ def gain(before, after, texts: dict[str, list[str]], new_ids: list[int]) -> dict
         new_count = sum(map(len, encoded))
         used.update(id for ids in encoded for id in ids if id in new)
         by_text[name] = {
+            "texts": len(listed),
             "characters": sum(map(len, listed)),
             "tokens_before": old_counts,
             "tokens_after": new_count,

@@ -1,7 +1,7 @@
 """The skeleton of a stage: resolve base and plan (skip, resume, refuse), measure, train, merge and check, measure, record.
 
-stage = stages.open_stage(1, settings, data)      None where it is done
-stage.measure("before", …)  stage.adapt(…)  stage.train(…)  stage.hand_over(…)  stage.measure("after", …)  stage.finish(…)
+stage = stages.open_stage(1, settings)      None where it is done
+stage.measure("before", …)  stage.adapt(…)  stage.train(…)  stage.merge(…)  stage.measure("after", …)  stage.finish(…)
 """
 
 import contextlib
@@ -20,11 +20,13 @@ import click
 
 from kmlite import files, paths, results, runs
 from kmlite.cli import check_writable, console, split_settings
+from kmlite.evaluation import suite
 from kmlite.models import folders, memory
 from kmlite.training.settings import TrainingSettings
 
 WORSE = 3  # exit status of a stage that ended worse than it began
 SIZES = ("heldout", "entries", "questions", "recalled")  # settings that say how much is measured
+Own = Callable[..., list[dict]]  # (model, tokenizer) → results
 
 
 @dataclasses.dataclass
@@ -53,10 +55,20 @@ class Stage:
 
     def describe(self, what: str, resolved: dict[str, object]) -> None:
         """Print what the stage is about to do, before it spends time on it; `what` names its sequences."""
-        settings = self.settings
-        learning = f"LoRA rank {settings.rank}, learning rate {rate_in_words(settings)}, epochs {settings.epochs:g}"
-        lines = {"base": f"{self.base}{folders.stand_in_note(self.base)}", **fitted_in_words(self.fitted, settings, what)}
-        for name, value in {**lines, "learning": learning, **resolved}.items():
+        from kmlite.models import loading
+
+        settings, plan, gpu = self.settings, self.fitted, loading.on_gpu()
+        lines: dict[str, object] = {"base": f"{self.base}{folders.stand_in_note(self.base)}"}
+        lines["device"] = f"{'GPU' if gpu else 'CPU'}, {plan.precision} weights"
+        if gpu:
+            reduced = f"; reduced: {', '.join(plan.reduced)}" if plan.reduced else ""
+            doubt = "" if plan.fits else "; more than is free, by this calculation: trying anyway"
+            lines["memory"] = f"{plan.total / memory.GIB:.1f} GiB planned{reduced}{doubt}"
+        lines["batch"] = f"{plan.batch} × {plan.accumulation} {what} of up to {settings.length} tokens"
+        plain = equivalent_rate(settings.learning_rate, settings.rank, settings.alpha)
+        rate = f"{settings.learning_rate:g} ({plain:.2g} in plain LoRA with alpha = rank)"
+        lines["learning"] = f"LoRA rank {settings.rank}, learning rate {rate}, epochs {settings.epochs:g}"
+        for name, value in (lines | resolved).items():
             console.print(f"  {name:<12} {value}")
 
     def load(self, folder: Path, *, train: bool = False):
@@ -66,10 +78,11 @@ class Stage:
         recompute = train and loading.recomputes(self.settings.checkpointing)
         return loading.load(folder, self.fitted.precision, self.settings.length, recompute)
 
-    def measure(self, when: str, work: Callable[[], list[dict]]) -> list[dict]:
-        """The results of `work()` at a moment, kept so that a run that goes on does not measure it again.
+    def measure(self, when: str, model, measured_on: suite.Suite, own: Own | None = None) -> list[dict]:
+        """The results of `own` and of the suite at a moment, kept so that a run that goes on does not measure it again.
 
         It does where another call asked for more or fewer texts or questions: two moments must have been measured on the same.
+        `model`: (model, tokenizer), or the folder to load where something is left to measure.
         """
         journal = self.checkpoints / "results.json"
         sizes = [getattr(self.settings, name, None) for name in SIZES]
@@ -77,8 +90,10 @@ class Stage:
         with contextlib.nullcontext() if when == "after" else runs.first_alone():
             kept = files.read_record(journal) or {}
             if kept.get(when, {}).get("sizes") != sizes:
-                found = results.stamped(work(), self.name, when, precision=self.fitted.precision)
-                kept[when] = {"sizes": sizes, "results": found}
+                network, tokenizer = self.load(model) if isinstance(model, Path) else model
+                found = own(network, tokenizer) if own else []
+                found += suite.measure(network, tokenizer, measured_on, self.settings.max_new_tokens)
+                kept[when] = {"sizes": sizes, "results": results.stamped(found, self.name, when, precision=self.fitted.precision)}
                 files.write_json(journal, kept)
         self.results += kept[when]["results"]
         return kept[when]["results"]
@@ -87,47 +102,46 @@ class Stage:
         """The model with a LoRA by the settings; `embeddings` as `loading.add_lora` takes them."""
         from kmlite.models import loading
 
-        settings = self.settings
-        adapted = loading.add_lora(
-            model,
-            r=settings.rank,
-            alpha=settings.alpha,
-            dropout=settings.dropout,
-            seed=settings.seed,
-            recompute=loading.recomputes(settings.checkpointing),
-            **embeddings,
-        )
+        settings, recompute = self.settings, loading.recomputes(self.settings.checkpointing)
+        how: dict = {"r": settings.rank, "alpha": settings.alpha, "dropout": settings.dropout, "seed": settings.seed}
+        adapted = loading.add_lora(model, **how, recompute=recompute, **embeddings)
         self.facts["trainable"] = loading.trainable_summary(adapted)
         return adapted
 
-    def train(self, model, tokenizer, rows, folder: Path | None = None, settings: TrainingSettings | None = None, **how) -> dict:
-        """Train an adapted model on `rows` as `trainer.train` does; what it measured on the way goes to the results."""
+    def adapter(self, loop: int = 0) -> Path:
+        """Where the trained adapter lies until it is merged; that of a loop stays."""
+        return self.folder / f"loop_{loop}" if loop else self.checkpoints / "adapter"
+
+    def train(self, model, tokenizer, rows, *, loop: int = 0, settings: TrainingSettings | None = None, **how) -> dict:
+        """Train an adapted model as `trainer.train` does and keep its adapter; what was measured on the way goes to the results."""
+        from kmlite.models import loading
         from kmlite.training import trainer
 
-        trained = trainer.train(model, tokenizer, rows, folder or self.checkpoints, settings or self.on_card, trainer.Task(**how))
+        folder = self.checkpoints / f"loop_{loop}" if loop else self.checkpoints
+        trained = trainer.train(model, tokenizer, rows, folder, settings or self.on_card, trainer.Task(**how))
         for step, found in trained.pop("measured").items():
             self.results += results.stamped(found, self.name, f"step {step}", precision=self.fitted.precision)
         self.training.append(trained)
+        if not runs.rank():
+            loading.save_adapter(model, self.adapter(loop))
         return trained
 
-    def hand_over(self, source: Path, adapter: Path | None, texts: list[str]):
-        """Merge an adapter into `source` (None: copy it), put the stage's final model in place and load it: (model, tokenizer)."""
+    def merge(self, source: Path, adapter: Path | None, texts: list[str]) -> Path:
+        """Write the stage's final model, `source` with an adapter merged in (None: as it is), checked on `texts`; its folder."""
         from kmlite.models import merging
 
         final = self.folder / paths.FINAL
-        peaks = [part["peak_bytes"] for part in self.training if part["peak_bytes"]]
-        self.facts["memory"] = memory_record(self.fitted, max(peaks, default=None))
+        self.facts["memory"] = memory_record(self.fitted, max((part["peak_bytes"] or 0 for part in self.training), default=0))
+        self.facts["merge_difference"] = 0.0
         if adapter:
-            difference = merging.merge(source, adapter, final, texts)
+            self.facts["merge_difference"] = difference = merging.merge(source, adapter, final, texts)
             console.print(f"  merge        the logits differ from the adapter's by {difference:.4f} standard deviations at most")
         else:
             partial = final.with_name(final.name + ".partial")
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(source, partial)
             files.put_in_place(partial, final)
-            difference = 0.0
-        self.facts["merge_difference"] = difference
-        return self.load(final)
+        return final
 
     def finish(self, trained_on: set[tuple[str, str]]) -> None:
         """Write run.json, show before and after, and say what got worse; `trained_on`: (measure, data) that the stage is there for."""
@@ -143,12 +157,12 @@ class Stage:
 
 
 def open_stage(
-    number: int, settings: TrainingSettings, data: dict[str, list[Path]], *, embeddings: str = "none", new_rows: int = 0
+    number: int, settings: TrainingSettings, data: dict[str, list[Path]] | None = None, *, embeddings: str = "none", new_rows: int = 0
 ) -> Stage | None:
     """The stage ready to begin or to go on, or None where it is done and nothing that decides its result changed.
 
     Args:
-        data: files by name that the result depends on; those that are not there are left out.
+        data: files by name that its result depends on, beside those that every stage is measured on.
         embeddings, new_rows: rows of the embedding that are to train, for the memory plan.
 
     Raises:
@@ -161,13 +175,14 @@ def open_stage(
         hint = f"Run first: make stage{number - 1} OUT={settings.out}   (or name another model as BASE=…)"
         base = folders.final_folder(settings.out, number - 1, hint)
     check_writable(folder)
-    plan = plan_of(name, settings, base, settings.base or f"stage {number - 1}", data)
+    plan = plan_of(name, settings, base, settings.base or f"stage {number - 1}", data or {})
     runs.hold(folder, name)
     if not runs.rank():
         runs.tidy_after_kill(folder)
     if not settings.restart and runs.is_done(folder, plan):
-        report_done(folder, plan)
-        verdict(files.read_json(folder / paths.RECORD)["worse"], name, settings)
+        record = files.read_json(folder / paths.RECORD)
+        report_done(folder, plan, record["plan"].get(runs.COSMETIC, {}))
+        verdict(record["worse"], name, settings)
         return None
     if settings.report_to != "none" and not importlib.util.find_spec(settings.report_to):
         raise click.ClickException(
@@ -181,15 +196,9 @@ def open_stage(
     return Stage(name, settings, base, folder, plan, fitted, started)
 
 
-def measured_data(refined: Path) -> dict[str, list[Path]]:
-    """The files that the suite measures on: a run measures before and after on the same."""
-    return {"heldout": [paths.heldout_text(refined)], "dev": [paths.exam_split(refined, "dev")]}
-
-
-def report_done(folder: Path, plan: dict) -> None:
-    """Say that a stage is done, and which settings differ from its run's without a bearing on its weights."""
+def report_done(folder: Path, plan: dict, stored: dict) -> None:
+    """Say that a stage is done, and which settings differ from the `stored` ones of its run without a bearing on its weights."""
     console.print(f"  done before, nothing changed: {folder / paths.FINAL}   (ARGS=--restart runs it again)")
-    stored = files.read_json(folder / paths.RECORD)["plan"].get(runs.COSMETIC, {})
     ignored = ("accept_regression", "restart", "base", "refined", "out")
     unlike = {key: value for key, value in runs.as_stored(plan)[runs.COSMETIC].items() if key not in ignored}
     for line in runs.differences({key: stored.get(key) for key in unlike}, unlike):
@@ -197,89 +206,70 @@ def report_done(folder: Path, plan: dict) -> None:
 
 
 def plan_of(step: str, settings: TrainingSettings, base: Path, base_name: str, data: dict[str, list[Path]]) -> dict:
-    """What decides a stage's result: settings, the model it starts from, its data; and beside it the settings that do not."""
-    commit = {"commit": folders.commit_of(base)} if folders.commit_of(base) else {}
+    """What decides a stage's result: settings, the model it starts from, its data (where it is there) and what it is measured on; and
+    beside it the settings that do not."""
+    refined, commit = settings.refined, folders.commit_of(base)
+    data = {"heldout": [paths.heldout_text(refined)], "dev": [paths.exam_split(refined, "dev")], **data}
+    data["dictionary"] = [refined / paths.DICTIONARY]
     there = {name: [path for path in listed if path.exists()] for name, listed in data.items()}
     deciding, cosmetic = split_settings(settings)
     return {
         "step": step,
         "settings": deciding,
-        "base": {"name": base_name, "fingerprint": files.model_fingerprint(base), **commit},
+        "base": {"name": base_name, "fingerprint": files.model_fingerprint(base), **({"commit": commit} if commit else {})},
         "data": {name: files.fingerprint(*listed) for name, listed in there.items() if listed},
         runs.COSMETIC: cosmetic,
     }
 
 
 def fit(settings: TrainingSettings, base: Path, checkpoints: Path, *, embeddings: str = "none", new_rows: int = 0) -> memory.Plan:
-    """The precision, batch, accumulation and trained rows for this machine; a run that goes on keeps what it began with.
-
-    A CPU takes what the recipe says, in 16-bit (computed in float32) where `auto` leaves it open.
-    """
-    note = checkpoints / "memory.json"
+    """The precision, batch, accumulation and trained rows for this machine; a run that goes on keeps what it began with."""
+    note, names = checkpoints / "memory.json", [item.name for item in dataclasses.fields(memory.Plan)]
     with runs.first_alone():
-        stored = files.read_record(note, *(item.name for item in dataclasses.fields(memory.Plan)))
+        stored = files.read_record(note, *names)
         if not stored:
-            stored = dataclasses.asdict(fresh_fit(settings, base, checkpoints, embeddings, new_rows))
+            stored = dataclasses.asdict(fresh_fit(settings, base, checkpoints.parent, embeddings, new_rows))
             files.write_json(note, stored)
-    return memory.Plan(**{item.name: stored[item.name] for item in dataclasses.fields(memory.Plan)})
+    return memory.Plan(**{name: stored[name] for name in names})
 
 
-def fresh_fit(settings: TrainingSettings, base: Path, checkpoints: Path, embeddings: str, new_rows: int) -> memory.Plan:
+def fresh_fit(settings: TrainingSettings, base: Path, folder: Path, embeddings: str, new_rows: int) -> memory.Plan:
     import torch
 
     from kmlite.models import loading
 
     shape = memory.shape_of(base)
     need = sum(memory.disk(shape, settings.rank, new_rows=new_rows, extends=bool(new_rows)).values())
-    free = files.free_bytes(checkpoints.parent)
+    free = files.free_bytes(folder)
     if free < need:
         raise click.ClickException(
-            f"this stage writes up to {need / 1e9:.1f} GB below {checkpoints.parent}, and {free / 1e9:.1f} GB are free.\n"
+            f"this stage writes up to {need / 1e9:.1f} GB below {folder}, and {free / 1e9:.1f} GB are free.\n"
             "  Free some space, or name another place: OUT=…"
         )
+    rows: dict = {"embeddings": embeddings, "new_rows": new_rows}
     if loading.on_gpu():
-        return memory.choose(shape, torch.cuda.mem_get_info()[0], settings, embeddings=embeddings, new_rows=new_rows)
+        return memory.choose(shape, torch.cuda.mem_get_info()[0], settings, **rows)
     precision = "16bit" if settings.precision == "auto" else settings.precision
-    mode = "new" if embeddings == "auto" else embeddings
-    recompute = loading.recomputes(settings.checkpointing)
-    size = memory.size_of(settings, precision, settings.batch)
-    half = loading.cpu_dtype(base, precision) == torch.bfloat16
-    parts = memory.parts(shape, **size, embeddings=mode, new_rows=new_rows, recompute=recompute, gpu=False, half=half)
-    return memory.Plan(precision, settings.batch, settings.accumulation, mode, settings.length, parts, [], True)
+    return memory.choose(shape, math.inf, settings, **rows, gpu=False, half=loading.cpu_dtype(base, precision) == torch.bfloat16)
 
 
-def fitted_in_words(plan: memory.Plan, settings: TrainingSettings, what: str) -> dict[str, str]:
-    """The lines of `describe` that a plan decides."""
-    from kmlite.models import loading
-
-    lines = {"device": f"{'GPU' if loading.on_gpu() else 'CPU'}, {plan.precision} weights"}
-    if loading.on_gpu():
-        given = f"; reduced: {', '.join(plan.reduced)}" if plan.reduced else ""
-        doubt = "" if plan.fits else "; more than is free, by this calculation: trying anyway"
-        lines["memory"] = f"{plan.total / memory.GIB:.1f} GiB planned{given}{doubt}"
-    return {**lines, "batch": f"{plan.batch} × {plan.accumulation} {what} of up to {settings.length} tokens"}
-
-
-def memory_record(plan: memory.Plan, measured: int | None) -> dict:
-    """What was planned, and the bytes that tensors held at the most on the card, for the record and said in one line.
+def memory_record(plan: memory.Plan, measured: int) -> dict:
+    """What was planned, and the bytes that tensors held at the most on the card (0: none was used), for the record and in one line.
 
     On a CPU the process's own peak stands beside the plan: of a model that was loaded before it too, and of shorter sequences.
     """
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    record = {**dataclasses.asdict(plan), "planned_bytes": plan.total, "measured_bytes": None, "process_peak_bytes": process}
+    planned = f"  memory       {plan.total / memory.GIB:.2f} GiB planned"
     if measured:
         measured += round(memory.CONTEXT)
-        record["measured_bytes"] = measured
         off = plan.total / measured - 1
-        console.print(f"  memory       {plan.total / memory.GIB:.2f} GiB planned, {measured / memory.GIB:.2f} GiB measured ({off:+.0%})")
+        console.print(f"{planned}, {measured / memory.GIB:.2f} GiB measured ({off:+.0%})")
         if abs(off) > memory.TOLERANCE:
             console.print("               more than 15% off is a defect of kmlite/models/memory.py: please report it with the run.json")
     else:
-        console.print(
-            f"  memory       {plan.total / memory.GIB:.2f} GiB planned for sequences of {plan.length} tokens; "
-            f"this process took {process / memory.GIB:.2f} GiB at its peak"
-        )
-    return record
+        console.print(f"{planned} for sequences of {plan.length} tokens; this process took {process / memory.GIB:.2f} GiB at its peak")
+    own = {"planned_bytes": plan.total, "measured_bytes": measured or None, "process_peak_bytes": process}
+    return {**dataclasses.asdict(plan), **own}
 
 
 def equivalent_rate(rate: float, rank: int, alpha: int) -> float:
@@ -289,11 +279,6 @@ def equivalent_rate(rate: float, rank: int, alpha: int) -> float:
     LoRA and alpha / √rank in rank-stabilised (arXiv 2312.03732). So 2e-5 with rank 64 and alpha 128, scale 16, is 3.2e-4.
     """
     return rate * alpha / math.sqrt(rank)
-
-
-def rate_in_words(settings: TrainingSettings) -> str:
-    same = equivalent_rate(settings.learning_rate, settings.rank, settings.alpha)
-    return f"{settings.learning_rate:g} ({same:.2g} in plain LoRA with alpha = rank)"
 
 
 def verdict(worse: list[str], step: str, settings: TrainingSettings) -> None:
