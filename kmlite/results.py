@@ -76,7 +76,7 @@ def of_answers(summary: dict, data: str, **how: Any) -> list[dict]:
     if len(summary["by_subject"]) > 1:
         found.append(result("mean_of_subjects", data, summary["macro"], n, **how))
         found += [of_score(part, "accuracy", data, **how, subject=subject) for subject, part in summary["by_subject"].items()]
-    if len(years := summary.get("by_year", {})) > 1:
+    if len(years := summary["by_year"]) > 1:
         found += [of_score(part, "accuracy", data, **how, year=year) for year, part in years.items()]
     found.append(result("unreadable", data, round(100 * summary["unreadable"] / max(1, n), 2), n, **how))
     for name, scale in (("calibration_error", 1), ("letter_mass", 100), ("consistency", 100)):

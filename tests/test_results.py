@@ -40,7 +40,16 @@ def test_what_was_measured_once_is_no_loss():
 
 
 def test_find_takes_the_result_over_all_subjects():
-    summary = {"n": 3, "accuracy": 33.3, "interval": [6.1, 79.2], "macro": 25.0, "unreadable": 1, "consistency": 0.5, "by_subject": {}}
+    summary = {
+        "n": 3,
+        "accuracy": 33.3,
+        "interval": [6.1, 79.2],
+        "macro": 25.0,
+        "unreadable": 1,
+        "consistency": 0.5,
+        "by_subject": {},
+        "by_year": {},
+    }
     one = {"n": 2, "accuracy": 50.0, "interval": [9.5, 90.5]}
     other = {"n": 1, "accuracy": 0.0, "interval": [0.0, 79.3]}
     summary["by_subject"] = {"doctor": one, "nurse": other}

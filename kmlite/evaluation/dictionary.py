@@ -17,8 +17,10 @@ def split(entries: list[dict], share: float) -> tuple[list[dict], list[dict]]:
     """(seen, held-out) entries, by a hash of the term: stable as the dictionary grows."""
     import xxhash
 
-    chosen = [xxhash.xxh3_64_intdigest(entry["term"].encode()) < share * 2**64 for entry in entries]
-    return [e for e, out in zip(entries, chosen, strict=True) if not out], [e for e, out in zip(entries, chosen, strict=True) if out]
+    parts: tuple[list[dict], list[dict]] = ([], [])
+    for entry in entries:
+        parts[xxhash.xxh3_64_intdigest(entry["term"].encode()) < share * 2**64].append(entry)
+    return parts
 
 
 def character_f1(found: str, expected: str) -> float:
@@ -31,9 +33,8 @@ def character_f1(found: str, expected: str) -> float:
 def recall(model, tokenizer, entries: list[dict], *, batch: int, max_new_tokens: int = 128) -> dict | None:
     """How near the definitions that the model writes for the terms of `entries` come to theirs; None where there are none.
 
-    Returns:
-        {"n", "f1": mean character F1, 0 to 1, "chrf": chrF of all together (Popović, WMT 2015; sacrebleu's, character n-grams up
-        to 6, beta 2), 0 to 100}. The first disregards order, the second does not: words in disorder are high in one alone.
+    {"n", "f1": mean character F1, 0 to 1, "chrf": of all together (Popović, WMT 2015; sacrebleu's, character n-grams up to 6, beta 2),
+    0 to 100}. The first disregards order, the second does not: words in disorder are high in one alone.
     """
     from sacrebleu.metrics import CHRF
 

@@ -28,31 +28,26 @@ def batches(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> Iterat
 
     pad = tokenizer.pad_token_id
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
-    chosen: list[int] = []
+    multiple = 64 if on_gpu() else 1  # few shapes, so that few kernels are compiled
     with progress("measuring", len(rows), "sequences") as done:
-        for position, i in enumerate(order):
-            chosen.append(i)
-            following = order[position + 1] if position + 1 < len(order) else None
-            if following is not None and (len(chosen) + 1) * len(rows[following][0]) <= TOKENS_A_PASS:
-                continue
+        while order:
+            fits = next((n for n in range(1, len(order)) if (n + 1) * len(rows[order[n]][0]) > TOKENS_A_PASS), len(order))
+            chosen, order = order[:fits], order[fits:]
             batch = [rows[k] for k in chosen]
-            multiple = 64 if on_gpu() else 1  # few shapes, so that few kernels are compiled
-            longest = -(-max(len(ids) for ids, _ in batch) // multiple) * multiple
+            longest = -(-len(batch[-1][0]) // multiple) * multiple
             ids = [row + [pad] * (longest - len(row)) for row, _ in batch]
             mask = [[1] * len(row) + [0] * (longest - len(row)) for row, _ in batch]
             labels = [row + [prompts.IGNORED] * (longest - len(row)) for _, row in batch]
             named = {"input_ids": ids, "attention_mask": mask, "labels": labels}
             yield chosen, {name: torch.tensor(values, device=model.device) for name, values in named.items()}
-            chosen = []
-            done(position + 1)
+            done(len(rows) - len(order))
 
 
 def total_loss(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> float:
     """The summed loss in nats of rows of (ids, labels), in batches of similar length."""
     import torch
 
-    head = head_of(model)
-    if tiled_is_faster(head[0]):
+    if tiled_is_faster(head_of(model)[0]):
         return sum(row_losses(model, tokenizer, rows))
     for_inference(model, tokenizer)
     total = 0.0
@@ -103,30 +98,23 @@ def row_losses(model, tokenizer, rows: list[tuple[list[int], list[int]]]) -> lis
 def bits_per_character(model, tokenizer, texts: list[str], length: int) -> float | None:
     """Bits per character of plain texts, comparable between tokenizers where perplexity is not; None where there is no character.
 
-    Texts longer than `length` tokens are measured in windows, each with its own <bos>. Counts every token of the text and
-    not the <eos> behind it.
+    Texts longer than `length` tokens are measured in windows, each with its own <bos>. The <eos> behind a text is not counted.
     """
     rows = []
-    room = length - 1
     for ids in prompts.text_ids(tokenizer, texts):
-        for start in range(0, len(ids), room):
-            window = [tokenizer.bos_token_id, *ids[start : start + room]]
-            rows.append((window, [prompts.IGNORED, *window[1:]]))
+        for start in range(0, len(ids), length - 1):
+            window = ids[start : start + length - 1]
+            rows.append(([tokenizer.bos_token_id, *window], [prompts.IGNORED, *window]))
     return total_loss(model, tokenizer, rows) / math.log(2) / sum(map(len, texts)) if any(texts) else None
 
 
 def answer_bits(model, tokenizer, pairs: list[tuple[str, str]], length: int) -> float | None:
-    """Bits per character of the answers in (prompt, answer) pairs, <end_of_turn> included; None where no pair fits `length` tokens.
-
-    A pair that is longer is left out.
-    """
-    rows, characters = [], 0
-    for prompt, answer in pairs:
-        ids, labels = prompts.conversation_ids(tokenizer, prompt, answer)
-        if len(ids) <= length:
-            rows.append((ids, labels))
-            characters += len(answer)
-    return total_loss(model, tokenizer, rows) / math.log(2) / characters if characters else None
+    """Bits per character of the answers in (prompt, answer) pairs, <end_of_turn> included, of those that fit `length` tokens; None if
+    none does."""
+    encoded = [(prompts.conversation_ids(tokenizer, prompt, answer), len(answer)) for prompt, answer in pairs]
+    fitting = [(row, characters) for row, characters in encoded if len(row[0]) <= length]
+    characters = sum(n for _, n in fitting)
+    return total_loss(model, tokenizer, [row for row, _ in fitting]) / math.log(2) / characters if characters else None
 
 
 def left_padded(
@@ -140,11 +128,8 @@ def left_padded(
 ) -> None:
     """Call `work(indices, ids, attention mask)` for batches of prompts of similar length, padded on the left.
 
-    The longest come first, so that a batch too large for the memory fails at once: it is halved and tried again.
-
-    Args:
-        least: share of a batch's longest prompt that each of it has at least. Where nothing is written, padding is what a batch wastes:
-            with 0.75 the prompts of 24 exam questions are 1.08 times their tokens instead of 2.6, of 200 1.10 instead of 1.22.
+    The longest come first, so that a batch too large for the memory fails at once: it is halved and tried again. Each prompt has at least
+    the share `least` of its batch's longest: with 0.75 the prompts of 24 exam questions are 1.08 times their tokens instead of 2.6.
     """
     import torch
 
@@ -171,10 +156,7 @@ def left_padded(
 def generate(
     model, tokenizer, asked: list[str], *, max_new_tokens: int, batch: int, settled: Callable[[str], bool] | None = None
 ) -> list[str]:
-    """The model's greedy turn for each prompt, in batches of similar length padded on the left.
-
-    Special tokens stay in the text, so that a reader sees where a turn ended; padding is cut off. `settled` as of `continued_ids`.
-    """
+    """The model's greedy turn for each prompt, with the special token that ended it; `settled` as of `continued_ids`."""
     heads = [prompts.conversation_ids(tokenizer, prompt)[0] for prompt in asked]
     return continued(model, tokenizer, heads, max_new_tokens=max_new_tokens, batch=batch, settled=settled)
 
@@ -205,25 +187,16 @@ def continued_ids(
     import torch
 
     for_inference(model, tokenizer)
-    how = {"do_sample": temperature > 0, "temperature": temperature or None}
-    pad = tokenizer.pad_token_id
-    thinks = prompts.thought_ids(tokenizer)
+    pad, thinks = tokenizer.pad_token_id, prompts.thought_ids(tokenizer)
+    how: dict = {"do_sample": temperature > 0, "temperature": temperature or None, "top_p": None, "top_k": None}
+    how |= {"max_new_tokens": max_new_tokens + (THOUGHT_MOST if thinks else 0), "eos_token_id": ends, "pad_token_id": pad}
+    how |= {"cache_implementation": None}  # not the static one of Gemma's generation_config
     out: list[list[int]] = [[]] * len(heads)
 
     def work(chosen: list[int], ids, mask) -> None:
+        stops = [until(tokenizer, ids.shape, max_new_tokens, thinks, settled)]
         with torch.no_grad(), computing(model):
-            turns = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens + (THOUGHT_MOST if thinks else 0),
-                **how,
-                top_p=None,
-                top_k=None,
-                eos_token_id=ends,
-                pad_token_id=pad,
-                stopping_criteria=[until(tokenizer, ids.shape, max_new_tokens, thinks, settled)],
-                cache_implementation=None,  # not the static one of Gemma's generation_config
-            )
+            turns = model.generate(input_ids=ids, attention_mask=mask, stopping_criteria=stops, **how)
         for i, turn in zip(chosen, turns[:, ids.shape[1] :].tolist(), strict=True):
             out[i] = [token for token in turn if token != pad]
 
@@ -232,11 +205,8 @@ def continued_ids(
 
 
 def until(tokenizer, shape, most: int, thinks: list[int], settled: Callable[[str], bool] | None) -> Callable:
-    """A stopping criterion for a batch of prompts of `shape`: a row ends with `most` tokens outside of thoughts, or as it is settled.
-
-    Args:
-        thinks: the ids that begin and end a thought, or none.
-    """
+    """A stopping criterion for a batch of prompts of `shape`: a row ends with `most` tokens outside of thoughts (`thinks`: the ids that
+    begin and end one, or none), or as it is settled."""
     import torch
 
     rows, width = shape
@@ -245,11 +215,10 @@ def until(tokenizer, shape, most: int, thinks: list[int], settled: Callable[[str
     def ended(so_far, scores, **_):
         done = []
         for row, token in enumerate(so_far[:, -1].tolist()):
-            if thinks and token == thinks[0]:
-                inside[row] = True
-            written[row] += not inside[row] and not (thinks and token == thinks[1])
-            if thinks and token == thinks[1]:
-                inside[row] = False
+            if token in thinks:
+                inside[row] = token == thinks[0]
+            else:
+                written[row] += not inside[row]
             full = written[row] >= most
             short = settled and not inside[row] and not full and so_far.shape[1] - width <= SETTLED_LATEST
             done.append(full or bool(short and settled and settled(tokenizer.decode(so_far[row, width:]))))

@@ -86,13 +86,8 @@ def run(
 ) -> tuple[list[dict], dict]:
     """Have lm-eval ask a model folder, as `lm_eval --model hf` does, in 16-bit on a GPU and in float32 on a CPU.
 
-    Args:
-        work: an empty folder for its tasks and its copy of the data.
-        questions: refined questions; None: the task's own data set, from the hub.
-        batch: questions at once; 0 chooses by device and free memory.
-
-    Returns:
-        (predictions as of `scoring.answer_exam`, lm-eval's own results without its samples).
+    `work`: an empty folder for its tasks and its copy of the data; `questions`: refined ones, None for the task's own data set, from the
+    hub. Returns (predictions as of `scoring.answer_exam`, lm-eval's own results without its samples).
     """
     if questions is not None:
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # all that is needed lies here

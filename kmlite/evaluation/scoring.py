@@ -19,14 +19,7 @@ OF_THIS_SIZE = (  # said wherever the embedded base is scored
 
 
 def answer_exam(
-    model,
-    tokenizer,
-    questions: list[dict],
-    *,
-    scorer: str = "generate",
-    max_new_tokens: int = 32,
-    batch: int,
-    prompt: str = "kmlite",
+    model, tokenizer, questions: list[dict], *, scorer: str = "generate", max_new_tokens: int = 32, batch: int, prompt: str = "kmlite"
 ) -> list[dict]:
     """One prediction a question: {"number", "question", "subject", "expected", "answer" (None where unreadable), "right", …}.
 
@@ -58,8 +51,8 @@ def answer_exam(
 
 def read(turn: str) -> dict:
     """{"answer", "output"} of a written turn, and "unreadable" with the reason where no option is chosen."""
-    answer = prompts.read_answer(turn)
-    return {"answer": answer, "output": turn, **({} if answer else {"unreadable": prompts.why_unreadable(turn)})}
+    found = {"answer": prompts.read_answer(turn), "output": turn}
+    return found if found["answer"] else {**found, "unreadable": prompts.why_unreadable(turn)}
 
 
 def subject_of(question: dict) -> str:
@@ -176,7 +169,7 @@ def summarise(predictions: list[dict]) -> dict:
         **score_of(predictions),
         "macro": round(sum(part["accuracy"] for part in by_subject.values()) / max(1, len(by_subject)), 2),
         "by_subject": by_subject,
-        **({"by_year": scores_by(predictions, "year")} if any("year" in p for p in predictions) else {}),
+        "by_year": scores_by(predictions, "year") if any("year" in p for p in predictions) else {},
         "unreadable": letters["unreadable"],
         "unreadable_because": dict(Counter(p["unreadable"] for p in predictions if "unreadable" in p).most_common()),
         "letters": {letter: letters[letter] for letter in prompts.LETTERS},
@@ -187,7 +180,7 @@ def summarise(predictions: list[dict]) -> dict:
         summary["letter_mass"] = round(sum(p["mass"] for p in predictions) / len(predictions), 4)
     if predictions and "chosen_in" in predictions[0]:
         same = sum(len(set(p["chosen_in"])) == 1 and None not in p["chosen_in"] for p in predictions)
-        summary |= {"orders": max(len(p["chosen_in"]) for p in predictions), "consistency": round(same / len(predictions), 4)}
+        summary["consistency"] = round(same / len(predictions), 4)
     return summary
 
 

@@ -100,12 +100,8 @@ def prior_of(logs: list[list[list[float]]]) -> list[float]:
 
 
 def side_by_side(ways: dict[str, list[dict]], passes: dict[str, float]) -> list[dict]:
-    """Each way of answering the same questions: its score, the pull of each letter, and the paired difference to the first way.
-
-    Args:
-        ways: predictions of the same questions by the name of the way.
-        passes: of a question through the model, by the same names.
-    """
+    """Each way of answering the same questions (predictions by its name): its score, the pull of each letter, the `passes` of a question
+    through the model, and the paired difference to the first way."""
     first = next(iter(ways.values()))
     return [
         {

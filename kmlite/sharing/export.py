@@ -64,16 +64,10 @@ def write_merged(source: Source, target: Path) -> None:
 
 
 def write_adapter(source: Source, target: Path, out: Path, base: str) -> tuple[Path, Path, str]:
-    """Write the best loop's LoRA as a peft folder whose adapter_config.json names its base.
+    """Write the best loop's LoRA as a peft folder whose adapter_config.json names its base: by `base` its Hub name, else its folder.
 
-    Args:
-        base: the Hub name under which others find that base; empty: the folder on this machine.
-
-    Returns:
-        (the adapter's folder in `out`, the local folder it stands on, the base's name in adapter_config.json).
-
-    Raises:
-        click.ClickException: a stage that keeps no adapter, no loop that was better, or a base that has changed since.
+    Returns (the adapter's folder in `out`, the local folder it stands on, the name). A click error where the stage keeps no adapter, no
+    loop was better, or the base has changed since.
     """
     merged = f"make export OUT={out} ARGS='--format merged --stage {paths.stage_number(source.folder)}'"
     if "best_loop" not in source.records[-1]:
@@ -131,21 +125,14 @@ def answers(folder: Path, asked: list[str], adapter: Path | None = None) -> list
     encoded = [prompts.conversation_ids(tokenizer, prompt)[0] for prompt in asked]
     batch = tokenizer.pad({"input_ids": encoded}, padding_side="left", return_tensors="pt").to(device)
     with torch.no_grad():
-        turns = model.generate(
-            **batch,
-            max_new_tokens=gguf.MAX_NEW_TOKENS,
-            do_sample=False,
-            top_p=None,
-            top_k=None,
-            eos_token_id=prompts.stop_ids(tokenizer),
-            pad_token_id=tokenizer.pad_token_id,
-            cache_implementation=None,
-        )
+        ends = {"eos_token_id": prompts.stop_ids(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        greedy = {"do_sample": False, "top_p": None, "top_k": None, "cache_implementation": None}
+        turns = model.generate(**batch, max_new_tokens=gguf.MAX_NEW_TOKENS, **ends, **greedy)
     return [tokenizer.decode(turn).split("<pad>")[0] for turn in turns[:, batch["input_ids"].shape[1] :]]
 
 
 def compare(expected: list[str], found: list[str], asked: list[str]) -> None:
-    """Raise a click error where an answer of the written model differs from its source's."""
+    """A click error where an answer of the written model differs from its source's."""
     for question, a, b in zip(asked, expected, found, strict=True):
         if a != b:
             raise click.ClickException(
@@ -160,10 +147,8 @@ def compare(expected: list[str], found: list[str], asked: list[str]) -> None:
 def push(folder: Path, repository: str) -> str:
     """Upload a folder to a private model repository of the Hub; returns its address.
 
-    huggingface_hub finds the token by itself (HF_TOKEN or `hf auth login`); it is not read here.
-
-    Raises:
-        click.ClickException: no token, no permission, no network, or a repository that is public.
+    huggingface_hub finds the token by itself (HF_TOKEN or `hf auth login`); it is not read here. A click error where it may not, there
+    is no network, or the repository is public.
     """
     from httpx import HTTPError
     from huggingface_hub import HfApi

@@ -51,15 +51,11 @@ TEMPLATE = """\
 
 
 def pieces(tokenizer: dict) -> list[tuple[str, float, int]]:
-    """(text, score, type) of each id of a Gemma tokenizer.json, in order of the ids.
+    """(text, score, type) of each id of a Gemma tokenizer.json, in order of the ids; a click error where ids are missing.
 
-    A SentencePiece BPE joins the neighbours whose joint piece scores highest; tokenizer.json's joins those whose merge has the
-    lowest rank. So a piece's score is the negative rank of its first merge. A piece may be joined from other halves than its
-    merge names, but a learned BPE never has these halves side by side: 24,460 lines of Korean web text, reviews and exam questions
-    came out the same under two vocabularies with 5,000 and 15,000 new tokens, and `write_vocabulary` looks again at each export.
-
-    Raises:
-        click.ClickException: ids are missing, so that no SentencePiece model can hold them.
+    A SentencePiece BPE joins the neighbours whose joint piece scores highest, tokenizer.json's those whose merge has the lowest rank:
+    a piece's score is the negative rank of its first merge. It may be joined from other halves than its merge names, which a learned
+    BPE never has side by side: 24,460 lines of Korean came out the same under two vocabularies with 5,000 and 15,000 new tokens.
     """
     model = tokenizer["model"]
     special = {token["content"]: token["special"] for token in tokenizer["added_tokens"]}
@@ -84,11 +80,8 @@ def pieces(tokenizer: dict) -> list[tuple[str, float, int]]:
 
 
 def sentencepiece_model(tokenizer: dict) -> bytes:
-    """A tokenizer.model (SentencePiece's ModelProto) that cuts text as the given tokenizer.json does.
-
-    Written as protobuf's wire format by hand: fifteen lines instead of a package. Numbers of the fields are those of
-    sentencepiece_model.proto: 1 pieces, 2 trainer_spec, 3 normalizer_spec.
-    """
+    """A tokenizer.model that cuts text as the given tokenizer.json does: SentencePiece's ModelProto in protobuf's wire format, by hand
+    in fifteen lines instead of a package. Numbers of fields as in sentencepiece_model.proto: 1 pieces, 2 trainer, 3 normalizer."""
     listed = pieces(tokenizer)
     names = [name for name, _, _ in listed]
     out = b"".join(field(1, field(1, name.encode()) + field(2, score) + field(3, kind)) for name, score, kind in listed)
@@ -101,11 +94,9 @@ def sentencepiece_model(tokenizer: dict) -> bytes:
 
 def field(number: int, value: int | float | bytes) -> bytes:
     """One field of a protobuf message: an integer, a float32 or bytes."""
-    if isinstance(value, float):
-        return varint(number << 3 | 5) + struct.pack("<f", value)
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
+    if isinstance(value, bytes):
+        return varint(number << 3 | 2) + varint(len(value)) + value
+    return varint(number << 3) + varint(value) if isinstance(value, int) else varint(number << 3 | 5) + struct.pack("<f", value)
 
 
 def varint(n: int) -> bytes:
@@ -117,12 +108,9 @@ def varint(n: int) -> bytes:
 
 
 def write_vocabulary(folder: Path, texts: list[str]) -> None:
-    """Write tokenizer.model beside a folder's tokenizer.json and compare the two on `texts`.
+    """Write tokenizer.model beside a folder's tokenizer.json; a click error where the two cut one of `texts` differently.
 
     A text in which a control token is spelled out is passed over: SentencePiece never reads one from text, tokenizer.json does.
-
-    Raises:
-        click.ClickException: they cut a text differently: llama.cpp and Ollama would read prompts wrong.
     """
     from sentencepiece import SentencePieceProcessor
     from tokenizers import Tokenizer
@@ -171,10 +159,7 @@ def run(*command: object) -> str:
 def write(model: Path, target: Path, out: Path, texts: list[str], notice: str, asked: list[str], expected: list[str]) -> str:
     """Convert a folder of `export.write_merged`, ask the files what it was asked, write the Modelfile; returns what was found, in words.
 
-    Args:
-        texts: on which the vocabulary that the converter reads is compared with the model's.
-        notice: the terms, for the Modelfile.
-        asked: prompts, and `expected` the model's greedy turns behind them.
+    `texts`: on which the two vocabularies are compared; `asked`: prompts, and `expected` the model's greedy turns behind them.
     """
     from transformers import AutoTokenizer
 
@@ -201,15 +186,9 @@ def write(model: Path, target: Path, out: Path, texts: list[str], notice: str, a
 def convert(model: Path, target: Path, out: Path) -> tuple[list[Path], bool]:
     """Write q8_0 and, where llama-quantize is found, q4_k_m, and the vision tower's file for a model that has one.
 
-    The vocabulary of the first file is checked before the others are made.
-
-    Args:
-        model: a full 16-bit folder with the tokenizer.model of `write_vocabulary`. Its tokenizer_config.json is written anew: the
-            converter takes the kind of an added token from added_tokens_decoder there, which transformers 5 no longer writes;
-            without it `<end_of_turn>` would be an ordinary piece.
-
-    Returns:
-        (the language model's files, the smallest first; whether there is one of a vision tower).
+    The model's tokenizer_config.json is written anew: the converter takes the kind of an added token from added_tokens_decoder there,
+    which transformers 5 no longer writes; without it `<end_of_turn>` would be an ordinary piece. The first file's vocabulary is checked
+    before the others are made. Returns (the language model's files, the smallest first; whether there is one of a vision tower).
     """
     script, quantize = (sys.executable, require(CONVERTER, out), model), find("llama-quantize")
     config, tokenizer, side = (read_json(model / name) for name in ("config.json", "tokenizer.json", "tokenizer_config.json"))
@@ -231,12 +210,9 @@ def convert(model: Path, target: Path, out: Path) -> tuple[list[Path], bool]:
 
 
 def check_vocabulary(file: Path, tokenizer: dict, config: dict) -> None:
-    """Compare a GGUF file's vocabulary with a tokenizer.json, id by id: text, score and kind.
+    """Compare a GGUF file's vocabulary with a tokenizer.json, id by id: text, score and kind; a click error where one differs.
 
     A text-only Gemma's tokenizer has an image token behind its last embedding row; the converter leaves out ids without a row.
-
-    Raises:
-        click.ClickException: an id differs; the file is not to be used.
     """
     from gguf import GGUFReader
 
@@ -257,11 +233,7 @@ def check_vocabulary(file: Path, tokenizer: dict, config: dict) -> None:
 
 
 def answers(program: Path, file: Path, heads: list[str]) -> list[str]:
-    """llama.cpp's greedy turn of up to MAX_NEW_TOKENS behind each prompt text, one run of the program each.
-
-    Args:
-        heads: prompts in the chat template without <bos>, which the program adds.
-    """
+    """llama.cpp's greedy turn behind each prompt in the chat template (without <bos>, which it adds), one run of the program each."""
     options = ("--temp", 0, "-n", MAX_NEW_TOKENS, "-c", 4096, "-no-cnv", "--no-display-prompt", "--no-escape")
     said = []
     with progress(file.name, len(heads), "answers") as done:
