@@ -38,7 +38,7 @@ def verdicts(rows: list[dict], name: str) -> list[tuple[str, str]]:
     import numpy as np
 
     from kmlite.refine.duplicates import REASONS, find_duplicates
-    from kmlite.refine.worker import Piece, Task, refine_shard
+    from kmlite.refine.worker import KEYS, Piece, Task, refine_shard
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
@@ -49,9 +49,9 @@ def verdicts(rows: list[dict], name: str) -> list[tuple[str, str]]:
         for line in (out / "s.rejected.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             found[row["line"] - 1] = (row["reason"], "")
-        drops = find_duplicates([np.load(out / "s.0.keys.npy")], out / "work").tolist()
-        kept = (out / "s.0.jsonl").read_text(encoding="utf-8").split("\n")
-        for (_, number), line, drop in zip(np.load(out / "s.0.places.npy").tolist(), kept, drops, strict=False):
+        keys = np.fromfile(out / "s.keys", np.uint64).reshape(-1, KEYS)
+        kept = (out / "s.jsonl").read_text(encoding="utf-8").split("\n")
+        for number, line, drop in zip(keys[:, -1].tolist(), kept, find_duplicates([keys], out / "work").tolist(), strict=False):
             found[number - 1] = (REASONS.get(drop, "keep"), json.loads(line)["text"])
     return found
 

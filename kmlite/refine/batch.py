@@ -186,6 +186,11 @@ def counts(batch: Batch) -> list[Counts]:
     return [Counts(*row) for row in zip(*(values.tolist() for values in columns), strict=True)]
 
 
+def keys(batch: Batch) -> np.ndarray:
+    """(n, 1 + BANDS) uint64: exact hash and signature of each text."""
+    return np.column_stack([batch.exact, *signatures(batch)])
+
+
 def signatures(batch: Batch) -> np.ndarray:
     """(BANDS, n) uint64: eight minima, a byte each, in every one.
 

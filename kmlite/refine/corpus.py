@@ -1,6 +1,5 @@
 """From refined shards to the corpus: duplicates found over all of them, held-out texts chosen, train files and rejected/ written."""
 
-import heapq
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,20 +11,20 @@ import orjson
 import xxhash
 
 from kmlite import paths
-from kmlite.files import write_lines
+from kmlite.files import read_lines, write_lines
 from kmlite.refine.cleaning import clean
 from kmlite.refine.duplicates import KEPT, REASONS, find_duplicates
 from kmlite.refine.outputs import Tally, ranked
 from kmlite.refine.readers import REJECTED_CHARACTERS, path_name
-from kmlite.refine.worker import Task, joined_columns, put
+from kmlite.refine.worker import KEYS, Task, joined_columns, writing
 
 TRAIN, HELDOUT = 0, 255  # besides the reasons of dedup, what becomes of a text
 
 
 class Part(NamedTuple):
-    """A file of kept texts and what is to become of each."""
+    """A finished shard and what is to become of each of its texts."""
 
-    stem: str
+    task: Task
     fates: np.ndarray  # (n,) uint8: TRAIN, HELDOUT, or why it is dropped
     shown: np.ndarray  # rows of dropped texts to be shown in rejected/
     train: str  # the file to write
@@ -38,112 +37,92 @@ def assemble(tasks: list[Task], summaries: list[dict], out: Path, heldout_most: 
         tasks, summaries: of `worker.refine_shard`, in input order.
         run: `engine.run` with its workers chosen: (function, tasks) → (number, result) pairs.
     """
-    stems = [f"{task.out}.{number}" for task, summary in zip(tasks, summaries, strict=True) for number in range(len(summary["parts"]))]
-    verdicts = find_duplicates([np.load(f"{stem}.keys.npy", mmap_mode="r") for stem in stems], out / "dedup")
-    bounds = np.cumsum([0, *(n for summary in summaries for n in summary["parts"])]).tolist()
-    heldout = choose_heldout(stems, bounds, verdicts, heldout_most)
-    most = tasks[0].rejected_most
+    most, tally, removed = tasks[0].rejected_most, Tally(tasks[0].rejected_most), Counter[str]()
+    for summary in summaries:
+        tally.add(summary)
+        removed.update(summary["removed"])
+    bounds = np.cumsum([0, *(summary["kept"] for summary in summaries)])
+    verdicts = find_duplicates([keys_of(task) for task in tasks], out / "dedup")
+    tally.kept = int(np.count_nonzero(verdicts == KEPT))
+    tally.reasons.update({reason: n for code, reason in REASONS.items() if (n := int(np.count_nonzero(verdicts == code)))})
     shown = np.sort(np.concatenate([np.flatnonzero(verdicts == code)[:most] for code in REASONS]))
-    fates = verdicts
-    fates[heldout] = HELDOUT
+    heldout = choose_heldout(tasks, bounds, verdicts, heldout_most)
+    verdicts[heldout] = HELDOUT
     folder = out / paths.TEXT
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():  # of a run that was killed here
         old.unlink()
     parts = []
-    for number, (stem, low, high) in enumerate(zip(stems, bounds[:-1], bounds[1:], strict=True)):
-        rows = shown[np.searchsorted(shown, low) : np.searchsorted(shown, high)] - low
-        name = "train.jsonl" if len(stems) == 1 else f"train-{number:05d}.jsonl"
-        parts.append(Part(stem, fates[low:high], rows, str(folder / name)))
+    for number, (task, low, high) in enumerate(zip(tasks, bounds[:-1], bounds[1:], strict=True)):
+        name = "train.jsonl" if len(tasks) == 1 else f"train-{number:05d}.jsonl"
+        parts.append(Part(task, verdicts[low:high], shown[(low <= shown) & (shown < high)] - low, str(folder / name)))
     written = dict(run(write_part, parts))
-    held: dict[int, bytes] = {}
-    for number, result in written.items():
-        places = np.flatnonzero(parts[number].fates == HELDOUT) + bounds[number]
-        held.update(zip(places.tolist(), result["heldout"], strict=True))
-    with open(folder / "heldout.jsonl.partial", "wb") as file:
-        file.writelines(held[place] for place in heldout.tolist())
-        put(file, str(folder / "heldout.jsonl"))
-    write_rejected(tasks, summaries, [written[number]["shown"] for number in range(len(parts))], out / paths.REJECTED, most)
-    tally = Tally(most)
-    for summary in summaries:
-        tally.add(summary)
-    tally.kept = int(np.count_nonzero((fates == TRAIN) | (fates == HELDOUT)))
+    lines = [line for number in range(len(parts)) for line in written[number]["heldout"]]
+    with writing(str(folder / "heldout.jsonl")) as file:
+        file.writelines(lines[i] for i in np.argsort(np.argsort(heldout)).tolist())
+    (out / paths.REJECTED).mkdir(exist_ok=True)
+    with writing(str(out / paths.REJECTED / "text.jsonl")) as file:
+        for row in rejected_rows(tasks, summaries, [written[number]["shown"] for number in range(len(parts))], most):
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
     tally.characters -= sum(result["dropped"] for result in written.values())
-    tally.reasons.update({reason: n for code, reason in REASONS.items() if (n := int(np.count_nonzero(verdicts == code)))})
-    removed = sum((Counter(summary["removed"]) for summary in summaries), Counter())
     return tally.counts(5) | {"removed": ranked(removed), "heldout": len(heldout)}
 
 
-def choose_heldout(stems: list[str], bounds: list[int], verdicts: np.ndarray, most: int) -> np.ndarray:
+def keys_of(task: Task) -> np.ndarray:
+    file = Path(f"{task.out}.keys")
+    return (np.memmap(file, np.uint64, "r") if file.stat().st_size else np.empty(0, np.uint64)).reshape(-1, KEYS)
+
+
+def choose_heldout(tasks: list[Task], bounds: np.ndarray, verdicts: np.ndarray, most: int) -> np.ndarray:
     """Places of the kept texts with the lowest hashes, lowest first.
 
     As data grows, an old text may move from held-out to train, never the other way: no model has seen one.
     """
-    lowest: list[tuple[int, int]] = []  # (-hash, -place)
-    for stem, start in zip(stems, bounds, strict=False):
-        chosen = np.load(f"{stem}.chosen.npy")
-        chosen = chosen[verdicts[start + chosen[:, 0].astype(np.int64)] == KEPT]
-        for row, hashed in chosen.tolist():
-            heapq.heappush(lowest, (-hashed, -(start + row)))
-            if len(lowest) > most:
-                heapq.heappop(lowest)
-    return np.array([-place for _, place in sorted(lowest, reverse=True)], dtype=np.int64)
+    chosen = [np.fromfile(f"{task.out}.chosen", np.uint64).reshape(-1, 2) for task in tasks]
+    places = np.concatenate([start + rows[:, 0].astype(np.int64) for start, rows in zip(bounds, chosen, strict=False)])
+    hashes = np.concatenate(chosen)[:, 1]
+    kept = verdicts[places] == KEPT
+    return places[kept][np.argsort(hashes[kept], kind="stable")[:most]]
 
 
 def write_part(part: Part) -> dict:
     """Write a part's train file. Returns the characters that are dropped, held-out lines, and the texts to be shown."""
     heldout: list[bytes] = []
-    shown: list[tuple[int, int, str, int]] = []
+    shown: list[dict] = []
     wanted = set(part.shown.tolist())
-    places = np.load(f"{part.stem}.places.npy")
+    places = keys_of(part.task)[:, -1]
     dropped = 0
-    with open(f"{part.stem}.jsonl", "rb", 1 << 20) as source, open(f"{part.train}.partial", "wb", 1 << 20) as train:
+    with open(f"{part.task.out}.jsonl", "rb", 1 << 20) as source, writing(part.train) as train:
         for row, (line, fate) in enumerate(zip(source, part.fates.tolist(), strict=True)):
             if fate == TRAIN:
                 train.write(line)
-                continue
-            if fate == HELDOUT:
+            elif fate == HELDOUT:
                 heldout.append(line)
-                continue
-            text = orjson.loads(line)["text"]
-            dropped += len(text)
-            if row in wanted:
-                piece, number = places[row].tolist()
-                shown.append((piece, number, REASONS[fate], text[:REJECTED_CHARACTERS]))
-        put(train, part.train)
+            else:
+                text = orjson.loads(line)["text"]
+                dropped += len(text)
+                if row in wanted:
+                    piece, number = divmod(int(places[row]), 1 << 32)
+                    source_name = path_name(part.task.pieces[piece].file)
+                    record = text[:REJECTED_CHARACTERS]
+                    shown.append({"reason": REASONS[fate], "source": source_name, "line": number, "record": record, "piece": piece})
     return {"dropped": dropped, "heldout": heldout, "shown": shown}
 
 
-def write_rejected(tasks: list[Task], summaries: list[dict], duplicates: list[list[tuple]], folder: Path, most: int) -> None:
-    """Write rejected/text.jsonl: of each reason the first `most` records in input order."""
+def rejected_rows(tasks: list[Task], summaries: list[dict], duplicates: list[list[dict]], most: int) -> Iterator[dict]:
+    """Of each reason the first `most` records that were set aside, in input order."""
     written: Counter = Counter()
     lines_before: dict[str, int] = {}  # of the file that the last shard ended in
-    of_parts = iter(duplicates)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "text.jsonl.partial", "w", encoding="utf-8") as file:
-        for task, summary in zip(tasks, summaries, strict=True):
-            rows = [
-                {"reason": reason, "source": path_name(task.pieces[piece].file), "line": line, "record": record, "piece": piece}
-                for _ in summary["parts"]
-                for piece, line, reason, record in next(of_parts)
-            ]
-            rows += rejected_rows(task, summary, written, most)
-            before = [lines_before.get(piece.file, 0) if piece.start else 0 for piece in task.pieces]
-            for row in sorted(rows, key=lambda row: (row["piece"], row["line"])):
-                row["line"] += before[row.pop("piece")]
-                if written[row["reason"]] < most:
-                    written[row["reason"]] += 1
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            last = task.pieces[-1]
-            lines_before = {last.file: before[-1] + summary["lines"][-1]}
-        put(file, str(folder / "text.jsonl"))
-
-
-def rejected_rows(task: Task, summary: dict, written: Counter, most: int) -> Iterator[dict]:
-    """What the worker set aside of a shard, unless there is enough of all its reasons already."""
-    if any(written[reason] < most for reason in summary["rejected"]):
-        with open(f"{task.out}.rejected.jsonl", encoding="utf-8") as file:
-            yield from map(json.loads, file)
+    for task, summary, rows in zip(tasks, summaries, duplicates, strict=True):
+        if any(written[reason] < most for reason in summary["rejected"]):
+            rows += read_lines(Path(f"{task.out}.rejected.jsonl"))
+        before = [lines_before.get(piece.file, 0) if piece.start else 0 for piece in task.pieces]
+        for row in sorted(rows, key=lambda row: (row["piece"], row["line"])):
+            row["line"] += before[row.pop("piece")]
+            if written[row["reason"]] < most:
+                written[row["reason"]] += 1
+                yield row
+        lines_before = {task.pieces[-1].file: before[-1] + summary["lines"][-1]}
 
 
 def refine_replay(files: list[Path], raw_folder: Path, out: Path, columns: list[str], min_length: int, most: int) -> dict:

@@ -26,10 +26,10 @@ def find_duplicates(parts: list[np.ndarray], work: Path) -> np.ndarray:
     """(n,) uint8 for the n texts of all parts in order: KEPT, DUPLICATE or NEAR_DUPLICATE.
 
     Args:
-        parts: of each part (1 + BANDS, texts) uint64, as `worker.refine_shard` writes them; memory maps will do.
+        parts: of each part (texts, 1 + BANDS or more) uint64, as `worker.refine_shard` writes them; memory maps will do.
         work: a folder for files as large as the hashes themselves.
     """
-    n = sum(part.shape[1] for part in parts)
+    n = sum(map(len, parts))
     if n == 0:
         return np.zeros(0, dtype=np.uint8)
     work.mkdir(parents=True, exist_ok=True)
@@ -55,9 +55,9 @@ def find_duplicates(parts: list[np.ndarray], work: Path) -> np.ndarray:
 
 
 def shared(
-    parts: list[np.ndarray], row: int, n: int, first: np.ndarray | None = None
+    parts: list[np.ndarray], column: int, n: int, first: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(places, starts, sizes) of all hashes in `row` that several texts share: each run of `places` is one hash, in order.
+    """(places, starts, sizes) of all hashes in `column` that several texts share: each run of `places` is one hash, in order.
 
     With `first`, texts that repeat an earlier one exactly take no part. Hashes are sorted in slices of their range, so that a
     slice fits into memory.
@@ -68,7 +68,7 @@ def shared(
         found_keys, found_places = [], []
         start = 0
         for part in parts:
-            keys = part[row]
+            keys = part[:, column]
             chosen = np.flatnonzero((keys >= np.uint64(low)) & (keys <= np.uint64(high))) if slices > 1 else np.arange(len(keys))
             if first is not None:
                 chosen = chosen[first[start + chosen] == start + chosen]
@@ -92,11 +92,11 @@ def near_duplicates(parts: list[np.ndarray], leaders: np.ndarray, verdicts: np.n
         leaders: (BANDS, n) uint32: of each text the first of those that share its hash in that band, itself perhaps; NONE where
             nobody does. The first one's own entry, once its turn is over, holds the bucket's first kept text, or NONE so far.
     """
-    bounds = np.cumsum([0, *(part.shape[1] for part in parts)])
+    bounds = np.cumsum([0, *map(len, parts)])
 
     def signature(place: int) -> np.ndarray:
         part = int(np.searchsorted(bounds, place, side="right")) - 1
-        return np.ascontiguousarray(parts[part][1:, place - bounds[part]]).view(np.uint8)
+        return parts[part][place - bounds[part], 1 : 1 + batch.BANDS].view(np.uint8)
 
     for lo in range(0, len(verdicts), BLOCK):
         mine = np.array(leaders[:, lo : lo + BLOCK])

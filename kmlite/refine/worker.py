@@ -3,15 +3,16 @@
 A shard is what one worker refines at a time, here or in a cluster, and what a killed run keeps.
 """
 
+import contextlib
 import functools
 import hashlib
 import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import orjson
@@ -27,7 +28,7 @@ from kmlite.refine.readers import ARROW, LINES, PARQUET, TEXTS, Raw, kind_of, re
 from kmlite.refine.tables import arrow_batches
 
 BATCH = 150_000  # characters cleaned and measured at once: their arrays stay in the cache of a core
-PART = 64 << 20  # bytes of kept text in one file: a shard that can't be cut (a .gz of 30 GB) is written in several
+KEYS = 2 + batch.BANDS
 TEXT_MOST = 2_000_000  # characters: a longer one is no document, and the counts of a batch have 21 bits
 
 # ---- which pieces of which files
@@ -122,118 +123,72 @@ class Row(NamedTuple):
 def refine_shard(task: Task) -> dict:
     """Refine one shard and return its summary, or the one that an earlier run left.
 
-    Writes `{out}.PART.jsonl` (kept texts), `.keys.npy` ((1 + BANDS, n) uint64: exact hash and signature), `.places.npy`
-    ((n, 2) uint32: piece and line), `.chosen.npy` ((m, 2) uint64: row and hash of texts that may be held out), then
-    `{out}.rejected.jsonl`, and last `{out}.json`, the summary: where it stands, the shard is done.
+    Writes `{out}.jsonl` (kept texts), `.keys` (n × KEYS uint64: exact hash, signature, piece and line), `.chosen` (m × 2 uint64: row
+    and hash of texts that may be held out), `.rejected.jsonl`, and last `.json`, the summary: where it stands, the shard is done.
     """
-    done = Path(f"{task.out}.json")
-    if summary := files.read_record(done):
+    if summary := files.read_record(Path(f"{task.out}.json")):
         return summary
-    work = Work(task)
-    waiting: list[Row] = []
-    size = 0
-    for row in work.rows():
-        waiting.append(row)
-        size += len(row.text)
-        if size > BATCH:
-            work.refine(waiting)
-            waiting, size = [], 0
-    if waiting:
-        work.refine(waiting)
-    summary = work.finish()
-    files.write_json(done, summary)
+    tally, removed, exam = Tally(task.rejected_most), Counter[str](), stems_of(task.stems)
+    lines: list[int] = []  # of each piece, so that later pieces of its file know their first line
+    chosen: list[tuple[int, int]] = []
+    with writing(f"{task.out}.jsonl") as texts, writing(f"{task.out}.keys") as keys:
+        for rows in batches(texts_of(task, tally, lines)):
+            cleaned = clean_all([row.text for row in rows], removed)
+            measured = batch.measure(cleaned)
+            suspects, kept = exam.suspects(measured), []
+            for i, (row, found, counts) in enumerate(zip(rows, cleaned, batch.counts(measured), strict=True)):
+                reason = judging.judge(found, task.min_length, counts)
+                if not reason and suspects[i] and exam.stands_in(found):
+                    reason = "exam_leak"
+                if reason:
+                    tally.reject(reason, Raw(row.source, row.line, row.text, None), piece=row.piece)
+                    continue
+                hashed = xxhash.xxh3_64_intdigest(found.encode())
+                if hashed < task.heldout_share * 2**64:
+                    chosen.append((tally.kept, hashed))
+                texts.writelines((b'{"text": ', orjson.dumps(found), b"}\n"))
+                tally.keep(len(found))
+                kept.append(i)
+            places = np.array([rows[i].piece << 32 | rows[i].line for i in kept], dtype=np.uint64)
+            keys.write(np.column_stack([batch.keys(measured)[kept], places]).tobytes())
+    with writing(f"{task.out}.chosen") as file:
+        file.write(np.array(chosen, dtype=np.uint64).tobytes())
+    with writing(f"{task.out}.rejected.jsonl") as file:
+        file.write(tally.set_aside())
+    summary = tally.counts() | {"lines": lines, "removed": dict(removed)}
+    files.write_json(Path(f"{task.out}.json"), summary)
     return summary
 
 
-class Work:
-    """The open files and counts of a shard that is being refined."""
-
-    def __init__(self, task: Task) -> None:
-        self.task, self.tally = task, Tally(task.rejected_most)
-        self.lines: list[int] = []  # of each piece, so that later pieces of its file know their first line
-        self.removed: Counter = Counter()
-        self.parts: list[int] = []
-        self.open_part()
-
-    def open_part(self) -> None:
-        self.keys: list[np.ndarray] = []
-        self.places: list[tuple[int, int]] = []
-        self.chosen: list[tuple[int, int]] = []
-        self.part_bytes = 0
-        self.file = open(f"{self.task.out}.{len(self.parts)}.jsonl.partial", "wb", 1 << 20)  # noqa: SIM115 -- closed by `close_part`
-
-    def rows(self) -> Iterator[Row]:
-        """The texts of a shard; a record without one is set aside on the way."""
-        root = Path(self.task.raw)
-        for number, piece in enumerate(self.task.pieces):
-            raw: Raw | None = None
-            columns = ["text"] if kind_of(piece.file) in TEXTS else self.task.columns
-            for raw in read_raw(root / piece.file, root, piece.start, piece.stop):
-                self.tally.read += 1
-                found = None if raw.problem else joined_columns(raw.value, columns)
-                if found is None:
-                    self.tally.reject(raw.problem or "missing_field", raw, piece=number)
-                elif len(found) > TEXT_MOST:
-                    self.tally.reject("too_long", raw._replace(value=found), piece=number)
-                else:
-                    yield Row(number, raw.source, raw.line, found)
-            self.lines.append(raw.line if raw else 0)
-
-    def refine(self, rows: list[Row]) -> None:
-        """Clean and measure texts together, judge each, and keep or set it aside."""
-        cleaned = clean_all([row.text for row in rows], self.removed)
-        measured = batch.measure(cleaned)
-        exam = stems_of(self.task.stems)
-        suspects = exam.suspects(measured)
-        keys = np.concatenate([measured.exact[None], batch.signatures(measured)])
-        for i, (row, found, counts) in enumerate(zip(rows, cleaned, batch.counts(measured), strict=True)):
-            reason = judging.judge(found, self.task.min_length, counts)
-            if not reason and suspects[i] and exam.stands_in(found):
-                reason = "exam_leak"
-            if reason:
-                self.tally.reject(reason, Raw(row.source, row.line, row.text, None), piece=row.piece)
+def texts_of(task: Task, tally: Tally, lines: list[int]) -> Iterator[Row]:
+    """The texts of a shard; a record without one is set aside on the way."""
+    root = Path(task.raw)
+    for number, piece in enumerate(task.pieces):
+        raw: Raw | None = None
+        columns = ["text"] if kind_of(piece.file) in TEXTS else task.columns
+        for raw in read_raw(root / piece.file, root, piece.start, piece.stop):
+            tally.read += 1
+            found = None if raw.problem else joined_columns(raw.value, columns)
+            if found is None:
+                tally.reject(raw.problem or "missing_field", raw, piece=number)
+            elif len(found) > TEXT_MOST:
+                tally.reject("too_long", raw._replace(value=found), piece=number)
             else:
-                self.keep(row, found, keys[:, i])
-        if self.part_bytes > PART:
-            self.close_part()
-            self.open_part()
+                yield Row(number, raw.source, raw.line, found)
+        lines.append(raw.line if raw else 0)
 
-    def keep(self, row: Row, cleaned: str, keys: np.ndarray) -> None:
-        encoded = orjson.dumps(cleaned)
-        hashed = xxhash.xxh3_64_intdigest(cleaned.encode())
-        if hashed < self.task.heldout_share * 2**64:
-            self.chosen.append((len(self.places), hashed))
-        self.file.writelines((b'{"text": ', encoded, b"}\n"))
-        self.places.append((row.piece, row.line))
-        self.keys.append(keys)
-        self.tally.keep(len(cleaned))
-        self.part_bytes += len(encoded) + 11
 
-    def close_part(self) -> None:
-        stem = f"{self.task.out}.{len(self.parts)}"
-        keys = np.stack(self.keys, axis=1) if self.keys else np.empty((1 + batch.BANDS, 0), dtype=np.uint64)
-        for name, values in (
-            ("keys", keys),
-            ("places", np.array(self.places, dtype=np.uint32).reshape(-1, 2)),
-            ("chosen", np.array(self.chosen, dtype=np.uint64).reshape(-1, 2)),
-        ):
-            with open(f"{stem}.{name}.npy.partial", "wb") as file:
-                np.save(file, values)
-                put(file, f"{stem}.{name}.npy")
-        with self.file as file:
-            put(file, f"{stem}.jsonl")
-        self.parts.append(len(self.places))
-
-    def finish(self) -> dict:
-        if self.places or not self.parts:
-            self.close_part()
-        else:
-            self.file.close()
-            os.unlink(self.file.name)
-        with open(f"{self.task.out}.rejected.jsonl.partial", "wb") as file:
-            file.write(self.tally.set_aside())
-            put(file, f"{self.task.out}.rejected.jsonl")
-        return self.tally.counts() | {"lines": self.lines, "parts": self.parts, "removed": dict(self.removed)}
+def batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    some: list[Row] = []
+    size = 0
+    for row in rows:
+        some.append(row)
+        size += len(row.text)
+        if size > BATCH:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
 
 
 def joined_columns(record: dict, columns: list[str]) -> str | None:
@@ -247,8 +202,11 @@ def stems_of(path: str) -> ExamStems:
     return ExamStems(files.read_json(Path(path)))
 
 
-def put(file, final: str) -> None:
-    """Give a written file its final name once its bytes have reached the disk."""
-    file.flush()
-    os.fsync(file.fileno())
-    os.replace(file.name, final)
+@contextlib.contextmanager
+def writing(final: str) -> Iterator[IO[bytes]]:
+    """A file that gets its name once it is whole and its bytes have reached the disk."""
+    with open(f"{final}.partial", "wb", 1 << 20) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f"{final}.partial", final)

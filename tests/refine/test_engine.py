@@ -248,7 +248,7 @@ def test_finished_shards_are_not_done_again(large, undisturbed, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr("kmlite.refine.corpus.assemble", stopped)
         assert invoke(large, tmp_path, *ONE).exit_code
-    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / ".partial/shards").glob("*.npy")}
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / ".partial/shards").glob("*.keys")}
     assert before
     monkeypatch.setattr("kmlite.refine.worker.clean_all", stopped)  # nothing may be cleaned again
     run(large, tmp_path, *ONE)
