@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -149,7 +150,9 @@ def require(name: str, out: Path) -> Path:
 
 def run(*command: object) -> str:
     """Run one of llama.cpp's programs; returns what it wrote to stdout, or raises a click error with its last words."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    # FIT: newer ones load a model twice to see what fits on a card, a third of a short answer's time
+    how: dict = {"stdin": subprocess.DEVNULL, "env": {"LLAMA_ARG_FIT": "off", **os.environ}}
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **how)
     if done.returncode:
         last = "\n  ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-5:])
         raise click.ClickException(f"{' '.join(Path(str(part)).name for part in command[:2])} failed:\n  {last}")
@@ -187,26 +190,27 @@ def convert(model: Path, target: Path, out: Path) -> tuple[list[Path], bool]:
     """Write q8_0 and, where llama-quantize is found, q4_k_m, and the vision tower's file for a model that has one.
 
     The model's tokenizer_config.json is written anew: the converter takes the kind of an added token from added_tokens_decoder there,
-    which transformers 5 no longer writes; without it `<end_of_turn>` would be an ordinary piece. The first file's vocabulary is checked
-    before the others are made. Returns (the language model's files, the smallest first; whether there is one of a vision tower).
+    which transformers 5 no longer writes; without it `<end_of_turn>` would be an ordinary piece. It runs once for the
+    language model, which takes longest; the vocabulary is checked while the other files are made. Returns (the language model's files, the smallest first; whether there is one of a vision tower).
     """
     script, quantize = (sys.executable, require(CONVERTER, out), model), find("llama-quantize")
     config, tokenizer, side = (read_json(model / name) for name in ("config.json", "tokenizer.json", "tokenizer_config.json"))
     side["added_tokens_decoder"] = {str(t["id"]): {"content": t["content"], "special": t["special"]} for t in tokenizer["added_tokens"]}
     write_json(model / "tokenizer_config.json", side)
-    written = [target / "model-q8_0.gguf"]
-    console.print(f"  converting   to {written[0].name}; minutes for a model of 4B", markup=False)
-    run(*script, "--outtype", "q8_0", "--outfile", written[0])
-    check_vocabulary(written[0], tokenizer, config)
-    if quantize:
-        written.insert(0, target / "model-q4_k_m.gguf")
-        console.print(f"  converting   to {written[0].name}", markup=False)
-        run(*script, "--outtype", "bf16", "--outfile", model / "model-bf16.gguf")
-        run(quantize, model / "model-bf16.gguf", written[0], "Q4_K_M")
+    first, kind = (model / "model-bf16.gguf", "bf16") if quantize else (target / "model-q8_0.gguf", "q8_0")
+    console.print(f"  converting   to {kind}; minutes for a model of 4B", markup=False)
+    run(*script, "--outtype", kind, "--outfile", first)
+    others: list[tuple] = (
+        [(quantize, first, target / f"model-{kind}.gguf", kind.upper()) for kind in ("q4_k_m", "q8_0")] if quantize else []
+    )
     vision = "vision_config" in config
     if vision:
-        run(*script, "--mmproj", "--outtype", "f16", "--outfile", target / "mmproj-f16.gguf")
-    return written, vision
+        others.append((*script, "--mmproj", "--outtype", "f16", "--outfile", target / "mmproj-f16.gguf"))
+    with ThreadPoolExecutor(1) as beside:
+        made = beside.submit(lambda: [run(*command) for command in others])
+        check_vocabulary(first, tokenizer, config)
+        made.result()
+    return sorted(target.glob("model-*.gguf")), vision
 
 
 def check_vocabulary(file: Path, tokenizer: dict, config: dict) -> None:
