@@ -190,8 +190,11 @@ def convert(model: Path, target: Path, out: Path) -> tuple[list[Path], bool]:
     """Write q8_0 and, where llama-quantize is found, q4_k_m, and the vision tower's file for a model that has one.
 
     The model's tokenizer_config.json is written anew: the converter takes the kind of an added token from added_tokens_decoder there,
-    which transformers 5 no longer writes; without it `<end_of_turn>` would be an ordinary piece. It runs once for the
-    language model, which takes longest; the vocabulary is checked while the other files are made. Returns (the language model's files, the smallest first; whether there is one of a vision tower).
+    which transformers 5 no longer writes; without it `<end_of_turn>` would be an ordinary piece. It runs once for the language model,
+    which takes longest; the vocabulary is checked while the other files are made.
+
+    Returns:
+        (the language model's files, the smallest first; whether there is one of a vision tower).
     """
     script, quantize = (sys.executable, require(CONVERTER, out), model), find("llama-quantize")
     config, tokenizer, side = (read_json(model / name) for name in ("config.json", "tokenizer.json", "tokenizer_config.json"))
