@@ -152,30 +152,35 @@ def change(before: dict, after: dict) -> tuple[str, int]:
     return told.replace("-", "−"), measure.better * ((difference > 0) - (difference < 0))
 
 
-def show(results: list[dict], title: str, parts: bool = False) -> None:
-    """One table: a row for each measure, a column for each moment; of several stages their names in front.
+def table(results: list[dict]) -> tuple[list[str], list[dict]]:
+    """(the moments, a row for each measure: {"stage", "name" in both languages, "better", "part" (subject or year, or empty), "cells" by
+    moment, "change" in words and its "sign", "n"}): what the terminal, the report and the card show."""
+    columns, out = moments(results), []
+    for (stage, measure, data, how), at in rows(results).items():
+        shown = [at[when] for when in columns if when in at]
+        if shown:
+            told, sign = change(shown[0], shown[-1]) if len(shown) > 1 else ("", 0)
+            row = {"stage": stage, "name": label(measure, data, how), "better": MEASURES[measure].better, "part": part_of(dict(how))}
+            cells = [in_words(at.get(when)) for when in columns]
+            out.append({**row, "cells": cells, "change": told, "sign": sign, "n": shown[-1]["n"]})
+    return columns, out
 
-    Args:
-        parts: also a row for each subject and year.
-    """
-    from kmlite.cli import console, table
+
+def show(results: list[dict], title: str, parts: bool = False) -> None:
+    """The table in the terminal; of several stages their names in front; `parts`: with the rows of each subject and year."""
+    from kmlite import cli
     from kmlite.messages import language
 
-    columns, several = moments(results), len({one["stage"] for one in results}) > 1
+    (columns, found), several = table(results), len({one["stage"] for one in results}) > 1
     compared = len(columns) > 1
-    lines = table(*["stage"] * several, "", *(columns if compared else ["value"]), *["change"] * compared, "n", title=title)
+    lines = cli.table(*["stage"] * several, "", *(columns if compared else ["value"]), *["change"] * compared, "n", title=title)
     last = ""
-    for (stage, measure, data, how), found in rows(results).items():
-        if part_of(dict(how)) and not parts:
-            continue
-        shown = [found[when] for when in columns if when in found]
-        if not shown:
-            continue
-        told, n = [change(shown[0], shown[-1])[0] if len(shown) > 1 else ""] * compared, shown[-1]["n"]
-        named = [stage if stage != last else ""] * several
-        lines.add_row(*named, label(measure, data, how)[language() == "ko"], *(in_words(found.get(w)) for w in columns), *told, f"{n:,}")
-        last = stage
-    console.print(lines)
+    for row in found:
+        if parts or not row["part"]:
+            named = [row["stage"] if row["stage"] != last else ""] * several
+            lines.add_row(*named, row["name"][language() == "ko"], *row["cells"], *[row["change"]] * compared, f"{row['n']:,}")
+            last = row["stage"]
+    cli.console.print(lines)
 
 
 def losses(results: list[dict], trained_on: set[tuple[str, str]]) -> tuple[list[str], list[str]]:

@@ -303,7 +303,7 @@ def show_published(record: dict) -> None:
     if settings["split"] != "test" or summary["n"] < published.LEAST:
         return
     row = published.nearest(summary["accuracy"])
-    console.print(f"  nearest published on KorMedMCQA test: {row['model']} {row['accuracy']:.1f}% ({published.in_words(row)})")
+    console.print(f"  nearest published on KorMedMCQA test: {row['model'][0]} {row['accuracy']:.1f}% ({published.in_words(row)})")
     console.print(
         f"  this one: {in_words(record['prompt'])}, scorer {settings['scorer']}; figures with another prompt or scorer are not comparable"
     )

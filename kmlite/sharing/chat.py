@@ -62,11 +62,7 @@ def others(out: Path, name: str) -> list[str]:
 
 def find(name: str, out: Path) -> tuple[str, Path]:
     """(short name, folder) of a model: a stage in `out`, its final, any model folder, "base" for the one that stage 0 started
-    from, or a hub name; "" is the last finished stage in `out`.
-
-    Raises:
-        click.ClickException: no such model, or one that can't be loaded.
-    """
+    from, or a hub name; "" is the last finished stage in `out`. A click error where there is none that can be loaded."""
     if not name:
         stages = finished(out)
         if not stages:
@@ -93,11 +89,7 @@ def find(name: str, out: Path) -> tuple[str, Path]:
 
 
 def load(name: str, folder: Path, precision: str) -> Speaker:
-    """Load a model to talk to, in conversations of LENGTH tokens or as many as it was built for.
-
-    Raises:
-        click.ClickException: the card has no room for it.
-    """
+    """Load a model to talk to, in conversations of LENGTH tokens or as many as it was built for; a click error if the card has no room."""
     import torch
 
     config = files.read_json(folder / "config.json")
@@ -146,11 +138,8 @@ def so_far(tokenizer, ids: list[int], dropped: int, seconds: float) -> Turn:
 
 
 def fit(tokenizer, messages: list[dict], room: int) -> tuple[list[int], int]:
-    """(ids, turns dropped): the longest end of a conversation that fits into `room` tokens.
-
-    Raises:
-        click.ClickException: not even the last message fits.
-    """
+    """(ids, turns dropped): the longest end of a conversation that fits into `room` tokens; a click error where its last message does
+    not."""
     start = len(messages) - 1
     ids = prompts.dialogue_ids(tokenizer, messages[start:])
     if len(ids) > room:
@@ -164,13 +153,9 @@ def fit(tokenizer, messages: list[dict], room: int) -> tuple[list[int], int]:
 def answer(speaker: Speaker, messages: list[dict], max_new_tokens: int, temperature: float) -> Generator[Turn, None, None]:
     """The model's next turn in a conversation, longer each time; the model stops where the iterator is closed.
 
-    Args:
-        max_new_tokens: of what is shown; a thought may take generation.THOUGHT_MOST beside them, as far as the length allows.
-        temperature: 0 takes the likeliest token each time; above it draws, with top-k and top-p as the model's own
-            generation_config.json gives them.
-
-    Raises:
-        click.ClickException: the conversation does not fit into the model's length, or into the card's memory.
+    `max_new_tokens`: of what is shown; a thought may take generation.THOUGHT_MOST beside them. `temperature`: 0 takes the likeliest token
+    each time; above it draws, with top-k and top-p as the model's own generation_config.json gives them. A click error where the
+    conversation does not fit into the model's length, or into the card's memory.
     """
     ids, dropped = fit(speaker.tokenizer, messages, speaker.length - max_new_tokens)
     written: SimpleQueue = SimpleQueue()  # the answer's tokens so far, again and again; then what ended the work: an exception or None
@@ -195,10 +180,14 @@ def write(speaker: Speaker, ids: list[int], most: int, temperature: float, writt
     """Generate into the queue, in a thread of its own; what goes wrong is raised where the queue is read."""
     import torch
 
-    thinks = prompts.thought_ids(speaker.tokenizer)
-    full = generation.until(speaker.tokenizer, (1, len(ids)), most, thinks, None)
-    drawn = {"do_sample": True, "temperature": temperature}
+    tokenizer = speaker.tokenizer
+    thinks = prompts.thought_ids(tokenizer)
+    full = generation.until(tokenizer, (1, len(ids)), most, thinks, None)
     greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    how: dict = {"do_sample": True, "temperature": temperature} if temperature else greedy
+    how |= {"eos_token_id": prompts.stop_ids(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    how |= {"max_new_tokens": min(most + (generation.THOUGHT_MOST if thinks else 0), speaker.length - len(ids))}
+    how |= {"cache_implementation": None}  # not the static one of Gemma's generation_config
 
     def heard(tokens, scores, **_):
         written.put(tokens[0, len(ids) :].tolist())
@@ -206,19 +195,10 @@ def write(speaker: Speaker, ids: list[int], most: int, temperature: float, writt
 
     ended: BaseException | None = None
     try:
-        loading.for_inference(speaker.model, speaker.tokenizer)
+        loading.for_inference(speaker.model, tokenizer)
         prompt = torch.tensor([ids], device=speaker.model.device)
         with torch.no_grad():
-            speaker.model.generate(
-                input_ids=prompt,
-                attention_mask=torch.ones_like(prompt),
-                max_new_tokens=min(most + (generation.THOUGHT_MOST if thinks else 0), speaker.length - len(ids)),
-                **(drawn if temperature else greedy),
-                eos_token_id=prompts.stop_ids(speaker.tokenizer),
-                pad_token_id=speaker.tokenizer.pad_token_id,
-                cache_implementation=None,  # not the static one of Gemma's generation_config
-                stopping_criteria=[heard],
-            )
+            speaker.model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), stopping_criteria=[heard], **how)
     except torch.OutOfMemoryError:
         ended = click.ClickException(f"the card has no room for a conversation of {len(ids):,} tokens. /reset starts anew.")
     except BaseException as error:
@@ -241,16 +221,9 @@ def exam_question(refined: Path, argument: str) -> tuple[int, dict]:
 
 
 def ask_exam(speaker: Speaker, question: dict) -> dict:
-    """How likely each letter is as the answer to an exam question, asked by itself with kmlite's own prompt.
-
-    Returns:
-        As `scoring.answer_exam`: {"answer", "probabilities" (of A to E, together 1), "mass" (of the next token's that the five hold), …}.
-
-    Raises:
-        click.ClickException: the question is longer than the model's length.
-    """
-    asked = prompts.exam_prompt(question)
-    fit(speaker.tokenizer, [{"role": "user", "content": asked}], speaker.length)
+    """An exam question asked by itself with kmlite's own prompt, as `scoring.answer_exam` by letter; a click error where it is longer than
+    the model's length."""
+    fit(speaker.tokenizer, [{"role": "user", "content": prompts.exam_prompt(question)}], speaker.length)
     [found] = scoring.answer_exam(speaker.model, speaker.tokenizer, [question], scorer="letter", batch=1)
     return found
 
@@ -261,9 +234,7 @@ def exam_text(number: int, question: dict, found: dict) -> str:
     subject = f" · {question['subject']}" if question.get("subject") else ""
     lines = [localized(f"dev question {number}") + subject, question["question"], ""]
     for letter, share in zip(prompts.LETTERS, found["probabilities"], strict=True):
-        full, eighths = divmod(round(share * 160), 8)
-        drawn = "█" * full + ("", *"▏▎▍▌▋▊▉")[eighths]
-        lines += [f"{letter}) {question[letter]}", f"{drawn:<20} {share:>6.1%}"]
+        lines += [f"{letter}) {question[letter]}", f"{'█' * round(20 * share):<20} {share:>6.1%}"]
     verdict = f"{found['answer']} is {'right ✓' if found['answer'] == truth else 'wrong ✗'}; right is {truth}: {question[truth]}"
     mass = f"The five letters hold {found['mass']:.0%} of the next token's probability; {voting.in_words(1)}."
     lines += ["", localized(verdict), localized(mass)]

@@ -143,12 +143,12 @@ def figures(source) -> str:
 
 
 def table(found: list[dict]) -> list[str]:
-    """A row of a Markdown table for each measure: where it was taken, before, after, n."""
-    lines = ["| stage | measure | before | after | n |", "| --- | --- | --- | --- | --- |"]
-    for (stage, measure, data, how), at in results.rows(found).items():
-        if shown := at.get("after") or at.get("extended"):
-            name = escaped(results.label(measure, data, how)[0]) + (("", "", " (less is better)")[results.MEASURES[measure].better])
-            lines.append(f"| {stage} | {name} | {results.in_words(at.get('before'))} | {results.in_words(shown)} | {shown['n']:,} |")
+    """The results as a Markdown table: a row for each measure, a column for each moment."""
+    columns, rows = results.table(found)
+    lines = [f"| stage | measure | {' | '.join(columns)} | n |", "| --- " * (3 + len(columns)) + "|"]
+    for row in rows:
+        name = escaped(row["name"][0]) + ("", "", " (less is better)")[row["better"]]
+        lines.append(f"| {row['stage']} | {name} | {' | '.join(row['cells'])} | {row['n']:,} |")
     return lines
 
 

@@ -300,7 +300,7 @@ def test_the_nearest_published_figure_is_said_of_the_whole_test(capsys, monkeypa
 
 @pytest.mark.parametrize(("accuracy", "model"), [(47.0, "Qwen3-8B"), (0.0, "always answering D"), (100.0, "Qwen3-8B with a LoRA")])
 def test_the_nearest_published_figure(accuracy, model):
-    assert published.nearest(accuracy)["model"] == model
+    assert published.nearest(accuracy)["model"][0] == model
 
 
 def test_every_published_figure_has_all_that_it_depends_on():

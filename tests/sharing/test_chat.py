@@ -225,13 +225,11 @@ def test_exam_shows_probabilities_then_the_truth(session, capsys):
     for letter, share in zip(prompts.LETTERS, found["probabilities"], strict=True):
         row = lines.index(f"{letter}) {question[letter]}")
         assert row + 1 < truth
-        assert re.fullmatch(rf"█.* {share:.1%}", lines[row + 1])
+        assert re.fullmatch(rf"█* +{share:.1%}", lines[row + 1])
     assert session.messages == []
 
 
-@pytest.mark.parametrize(
-    ("share", "drawn"), [(0, " " * 20), (1, "█" * 20), (0.5, "█" * 10 + " " * 10), (0.03125, "▋" + " " * 19), (0.999, "█" * 20)]
-)
+@pytest.mark.parametrize(("share", "drawn"), [(0, " " * 20), (1, "█" * 20), (0.5, "█" * 10 + " " * 10)])
 def test_bars_of_probabilities(share, drawn):
     question = {"question": "?", **dict.fromkeys("ABCDE", "x"), "answer": "A"}
     found = {"answer": "A", "probabilities": [share, 0, 0, 0, 0], "mass": 1}

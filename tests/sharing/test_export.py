@@ -516,7 +516,7 @@ def test_the_card_names_what_was_trained_on_what(real, refined):
     assert "license_name: health-ai-developer-foundations\n" in head
     assert "| stage 0: Korean text | google/medgemma-4b-it (" in text
     assert "| stage2 | accuracy: dev | 20.0% (8.9–39.1) | 36.0% (20.2–55.5) | 25 |" in text
-    assert "| eval | accuracy: test | – | 23.3% (11.8–40.9) | 30 |" in text
+    assert "| eval | accuracy: test | 23.3% (11.8–40.9) | 30 |" in text
     assert r"| accuracy: test: a\|b\[c\]\(d\) |" in text  # text from data is no markup
     assert "Test had been scored 2×" in text
     assert "prompt kmlite version 1, scorer letter, voted over 5 orders of the options" in text

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from kmlite import files, paths, results
 from kmlite.evaluation import published, scoring
-from kmlite.sharing.report import answers, plots, words
+from kmlite.sharing.report import answers, plots
 from kmlite.sharing.report import page as report
 from recipes import report as recipe
 
@@ -415,11 +415,6 @@ def test_all_words_are_in_both_languages(page):
         assert english.strip() and korean.strip()
         assert not re.search("[가-힣]", english), english
         assert re.search("[가-힣]", korean), korean
-
-
-def test_every_published_word_is_known():
-    used = {row[key] for row in published.PUBLISHED for key in ("prompt", "scorer", "source")}
-    assert used - {"KorMedMCQA test"} <= set(words.PUBLISHED)
 
 
 # ---- many questions

@@ -81,7 +81,7 @@ def gather(refined: Path, out: Path) -> dict:
         "vocabulary": stages[0]["record"].get("vocabulary"),
         "loops": plots.by_loop(stages[2]["results"], stages[2]["settings"].get("target")),
         "subjects": plots.by_subject([*found, *evaluated]),
-        "evaluations": [{**e, "table": table(e["results"])} for e in evaluations],
+        "evaluations": [{**e, "table": results.table(e["results"])} for e in evaluations],
         "published": beside_published(evaluations),
         "comparisons": answers.comparisons(given),
         "browser": answers.browser(given, refined),
@@ -108,7 +108,7 @@ def stage(out: Path, number: int) -> dict:
         "results": measured,
         "training": training,
         "reached": found.get("reached"),
-        "table": table(measured),
+        "table": results.table(measured),
         "lost": [in_both(reason) for reason in record.get("worse", []) + record.get("also_worse", [])],
         "loss": plots.loss(f"loss{number}", training),
         "measured": plots.measured(f"measured{number}", measured, sum(part.get("steps", 0) for part in training)),
@@ -145,20 +145,6 @@ def so_far(folder: Path) -> dict:
     }
 
 
-def table(found: list[dict]) -> dict:
-    """Results as the rows of a table: {"columns": moments in words, "rows": [{"name", "cells", "change", "sign", "n"}]}."""
-    columns = results.moments(found)
-    rows = []
-    for (_, measure, data, how), at in results.rows(found).items():
-        shown = [at[when] for when in columns if when in at]
-        if not shown:
-            continue
-        change, sign = results.change(shown[0], shown[-1]) if len(shown) > 1 else ("", 0)
-        told = {"cells": [results.in_words(at.get(when)) for when in columns], "change": change, "sign": sign, "n": shown[-1]["n"]}
-        rows.append({"name": results.label(measure, data, how), **told, "by": bool(results.part_of(dict(how)))})
-    return {"columns": [words.both(words.MOMENTS, when) for when in columns], "rows": rows}
-
-
 def cards(found: list[dict], evaluated: list[dict]) -> Iterator[dict]:
     """The headlines, from before the first stage that measured it to after the last one: {"name", "value", "before", "interval",
     "change", "sign", "n"} of each that was measured."""
@@ -191,7 +177,7 @@ def beside_published(evaluations: list[dict]) -> list[dict]:
         one = results.find(e["results"], "accuracy", "test")
         if one and one["n"] >= published.LEAST:
             ours.append({"name": e["name"], "accuracy": one["value"], "interval": f"{one['low']:.1f}–{one['high']:.1f}", "how": e["how"]})
-    others = [{**row, "how": "", "name": words.both(words.PUBLISHED, row["model"])} for row in published.PUBLISHED]
+    others = [{**row, "how": "", "name": row["model"]} for row in published.PUBLISHED]
     return sorted([*ours, *others], key=lambda row: -row["accuracy"]) if ours else []
 
 
@@ -216,11 +202,8 @@ def rejected(refined: Path, kind: str) -> dict[str, list[dict]]:
         return shown
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
-            try:
-                row = json.loads(line)
-                reason, record = row["reason"], row["record"]
-            except (ValueError, KeyError, TypeError):
-                continue  # half a line of a folder that was copied while it was written
+            row = json.loads(line)
+            reason, record = row["reason"], row["record"]
             if len(shown[reason]) < EXAMPLES:
                 text = record if isinstance(record, str) else json.dumps(record, ensure_ascii=False, indent=1) if record else ""
                 cut = text[:SHOWN] + "…" if len(text) > SHOWN else text

@@ -1,7 +1,6 @@
 """What the report calls things, in English and in Korean; kmlite/results.py names the measures, the template holds whole sentences."""
 
 from kmlite import paths
-from kmlite.evaluation import published
 from kmlite.results import Both, both
 
 __all__ = ["both"]  # for the template
@@ -37,14 +36,3 @@ HEADLINES = (  # (measure, data) of the cards, where they were measured
     ("definition_choice", "held-out definitions"),
     ("tokens_per_character", "korean"),
 )
-
-PUBLISHED: dict[str, Both] = {  # model, how and source of kmlite/evaluation/published.py
-    "Qwen3-8B with a LoRA": ("Qwen3-8B with a LoRA", "LoRA를 더한 Qwen3-8B"),
-    "always answering D": ("always answering D", "늘 D라고 답하기"),
-    published.LORA_CARD: (published.LORA_CARD, "dhkim0324/WeIN_bio_Qwen3-8B의 모델 카드"),
-    published.OWN_PROMPT: (published.OWN_PROMPT, "자체 프롬프트, 바로 답하기"),
-    published.READ: (published.READ, "쓴 답에서 글자를 읽음"),
-    "none": ("none", "없음"),
-    "counted": ("counted", "직접 계산"),
-    "KorMedMCQA test": ("KorMedMCQA test", "KorMedMCQA test"),
-}
