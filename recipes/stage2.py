@@ -127,7 +127,7 @@ def chosen(settings: Settings, questions: list[dict]) -> list[dict]:
 
 
 def resolved(settings: Settings, exam: dict[str, list[dict]], leaked: int) -> dict[str, object]:
-    """What is taught and how, in words."""
+    """What the stage trains on and how, in words."""
     from kmlite.training import examples
 
     pairs, reasoned = examples.turns(exam["train"], settings.reasoned_share, settings.seed)

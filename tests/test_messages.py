@@ -33,11 +33,11 @@ def said() -> set[str]:
 
 def test_every_template_is_one_that_the_code_has():
     there = said()
-    assert not {template for template in messages.MESSAGES if without_fields(template) not in there}
+    assert not {template for template in messages.table() if without_fields(template) not in there}
 
 
 def test_both_languages_have_the_same_fields():
-    for english, korean in messages.MESSAGES.items():
+    for english, korean in messages.table().items():
         assert set(re.findall(r"\{(\w+)", english)) >= set(re.findall(r"\{(\w+)", korean)), english
         assert re.search("[가-힣]", korean), korean
 
