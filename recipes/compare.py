@@ -19,7 +19,7 @@ from kmlite.messages import localized
 class Settings:
     a: Path = setting(Path("model/eval/google--medgemma-4b-it"), "folder with the evaluation of the first model (the one before)")
     b: Path = setting(Path("model/02_trained"), "folder with the evaluation of the second")
-    harness: bool = setting(False, "compare lm-eval's evaluations; without it kmlite's own, where both folders hold one")
+    harness: bool = setting(False, "compare lm-eval's evaluations in place of kmlite's own")
     show: int = setting(5, "flipped questions to print in each direction")
 
 
@@ -60,16 +60,14 @@ def main(settings: Settings) -> None:
 
 
 def read(a: Path, b: Path, harness: bool) -> list[tuple[dict, list[dict]]]:
-    """The record of an evaluation and its predictions in each folder: kmlite's; lm-eval's by `harness`, or where both hold only that."""
+    """The record of an evaluation and its predictions in each folder: kmlite's, or lm-eval's."""
     from kmlite import files
 
-    evaluated = [{name for name in (paths.EVALUATION, paths.HARNESS) if (folder / name).exists()} for folder in (a, b)]
-    by_lm_eval = harness or evaluated[0] & evaluated[1] == {paths.HARNESS}
+    names = (paths.HARNESS, paths.HARNESS_PREDICTIONS) if harness else (paths.EVALUATION, paths.PREDICTIONS)
     hint = (
-        f"It is written by: make eval{' HARNESS=1' if by_lm_eval else ''} (B), and with BASE=google/medgemma-4b-it (A).\n"
-        "  Other folders: make compare A=… B=…"
+        f"It is written by: make eval{' HARNESS=1' if harness else ''} (B), and with BASE=google/medgemma-4b-it (A).\n"
+        "  Other folders: make compare A=… B=…   Evaluations by lm-eval: HARNESS=1"
     )
-    names = (paths.HARNESS, paths.HARNESS_PREDICTIONS) if by_lm_eval else (paths.EVALUATION, paths.PREDICTIONS)
     found = [[paths.require(folder / name, hint) for name in names] for folder in (a, b)]
     return [(files.read_json(record), files.read_lines(answers)) for record, answers in found]
 

@@ -59,13 +59,9 @@ def notice(base_name: str) -> str:
 
 
 def text(source, kind: str, checked: str, named: str) -> str:
-    """The README.md of an export.
+    """The README.md of an export of an `export.Source` as "merged", "adapter" or "gguf".
 
-    Args:
-        source: `export.Source`.
-        kind: "merged", "adapter" or "gguf".
-        checked: what was compared after writing, in words.
-        named: of an adapter the base in its adapter_config.json.
+    `checked`: what was compared after writing, in words; `named`: of an adapter the base in its adapter_config.json.
     """
     # a stand-in says so in the first line; it never reaches the Hub, so it needs no front matter
     parts = [STAND_IN if source.stand_in else front_matter(source.base_name, kind)]

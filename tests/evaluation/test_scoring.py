@@ -129,62 +129,47 @@ def evaluation(folder, *, changed: dict | None = None, questions: int = 6, right
     return folder
 
 
-OTHERWISE = {
-    "precision": "4bit, bfloat16",
-    "plan.prompt.version": 2,
-    "plan.prompt.name": "kmlite-reasoned",
-    "plan.settings.scorer": "letter",
-    "plan.settings.max_new_tokens": 64,
-    "plan.settings.shots": 5,
-    "plan.settings.split": "test",
-    "plan.data": "4567",
-    "plan.fewshot": "89",
+def compared(a: Path, b: Path, *more: str):
+    return CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(b), *more])
+
+
+OTHERWISE: dict[str, dict] = {
+    "precision": {"changed": {"precision": "4bit, bfloat16"}},
+    "version": {"changed": {"plan.prompt.version": 2}},
+    "name": {"changed": {"plan.prompt.name": "kmlite-reasoned"}},
+    "scorer": {"changed": {"plan.settings.scorer": "letter"}},
+    "max_new_tokens": {"changed": {"plan.settings.max_new_tokens": 64}},
+    "shots": {"changed": {"plan.settings.shots": 5}},
+    "split": {"changed": {"plan.settings.split": "test"}},
+    "data": {"changed": {"plan.data": "4567"}},
+    "fewshot": {"changed": {"plan.fewshot": "89"}},
+    "the questions": {"questions": 5},
+    "right answers": {"right": "C"},
 }
 
 
-@pytest.mark.parametrize("path", OTHERWISE)
-def test_evaluations_made_in_different_ways_are_not_compared(path, tmp_path):
-    a, b = evaluation(tmp_path / "a"), evaluation(tmp_path / "b", changed={path: OTHERWISE[path]})
-    done = CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(b)])
+@pytest.mark.parametrize("named", OTHERWISE)
+def test_evaluations_made_in_different_ways_or_of_other_questions_are_not_compared(named, tmp_path):
+    a, b = evaluation(tmp_path / "a"), evaluation(tmp_path / "b", **OTHERWISE[named])
+    done = compared(a, b)
     assert done.exit_code == 1
-    assert "not comparable" in done.output and path.split(".")[-1] in done.output and "Traceback" not in done.output
+    assert "not comparable" in done.output and named in done.output and "Traceback" not in done.output
+    assert compared(a, a).exit_code == 0
 
 
-@pytest.mark.parametrize("other", [{"questions": 5}, {"right": "C"}])
-def test_evaluations_of_other_questions_are_not_compared(other, tmp_path):
-    a, b = evaluation(tmp_path / "a"), evaluation(tmp_path / "b", **other)
-    done = CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(b)])
-    assert done.exit_code == 1
-    assert "not comparable" in done.output
-    assert CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(a)]).exit_code == 0
-
-
-def test_two_of_lm_evals_figures_are_compared_and_never_with_one_of_ours(tmp_path):
-    ours, a, b = (evaluation(tmp_path / name) for name in ("ours", "a", "b"))
+def test_lm_evals_figures_are_compared_by_harness_and_never_with_one_of_ours(tmp_path):
+    told = {"name": "lm-eval", "package": "lm-eval 0.4.13", "task": "kormedmcqa", "version": "3.0", "shots": 5, "chat_template": False}
+    a, b = (evaluation(tmp_path / name, changed={"plan.prompt": told}) for name in "ab")
     for folder in (a, b):
         (folder / paths.EVALUATION).rename(folder / paths.HARNESS)
         (folder / paths.PREDICTIONS).rename(folder / paths.HARNESS_PREDICTIONS)
-    assert CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(b)]).exit_code == 0
-    for pair in ((a, ours), (ours, b)):
-        done = CliRunner().invoke(compare.command, ["--a", str(pair[0]), "--b", str(pair[1])])
-        assert done.exit_code == 1 and "eval.json does not exist" in done.output
-
-
-def test_where_folders_hold_both_kinds_harness_chooses(tmp_path):
-    a, b = (evaluation(tmp_path / name) for name in "ab")
-    for folder in (a, b):
-        record = files.read_json(folder / paths.EVALUATION)
-        record["plan"]["prompt"] = {"name": "lm-eval", "package": "lm-eval 0.4.13", "task": "kormedmcqa", "version": "3.0"}
-        record["plan"]["prompt"] |= {"shots": 5, "chat_template": False}
-        files.write_json(folder / paths.HARNESS, record)
-        (folder / paths.HARNESS_PREDICTIONS).write_bytes((folder / paths.PREDICTIONS).read_bytes())
-    ours = CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(b)])
-    assert ours.exit_code == 0 and "lm-eval" not in ours.output
-    theirs = CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(b), "--harness"])
+    theirs = compared(a, b, "--harness")
     assert theirs.exit_code == 0 and "lm-eval 0.4.13, kormedmcqa version 3.0, 5 shots, no chat template" in theirs.output
-    (a / paths.HARNESS).unlink()
-    missing = CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(b), "--harness"])
-    assert missing.exit_code == 1 and "harness.json does not exist" in missing.output and "HARNESS=1" in missing.output
+    evaluation(a)
+    ours = compared(a, a)
+    assert ours.exit_code == 0 and "lm-eval" not in ours.output
+    missing = compared(a, b)
+    assert missing.exit_code == 1 and "eval.json does not exist" in missing.output and "HARNESS=1" in missing.output
 
 
 def test_probabilities_that_are_not_numbers_are_no_answer(loaded, questions):

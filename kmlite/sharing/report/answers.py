@@ -63,11 +63,10 @@ def outcome(predictions: list[dict]) -> list[tuple]:
 
 
 def evaluations(out: Path) -> Iterator[dict]:
-    """Each record of an evaluation below `out`, those of the final model first: of the last stage that was begun.
+    """Each evaluation below `out`, those of the final model first: of the last stage that was begun.
 
-    Yields:
-        {"name" (of the model), "final" (it is that one), "record", "results", "split", "how" (it was asked, in words), "predictions" (their
-        file), "openings" of the model's test split}.
+    {"name" of the model, "final" (it is that one), "record", "results", "split", "how" it was asked in words, the file of "predictions",
+    "openings" of the model's test split}.
     """
     stages = [out / stage.folder for stage in reversed(paths.STAGES)]
     final = next((stage for stage in stages if stage.is_dir()), None)
@@ -131,13 +130,8 @@ def comparisons(answers: list[Answers]) -> list[dict]:
 
 
 def browser(answers: list[Answers], refined: Path) -> dict:
-    """What the page's browser of questions reads.
-
-    Returns:
-        {"splits": {name: [[question, subject, right letter, options or null], …]}, "sets": [{"split", "name", "answers":
-        [[letter or null, 1 if right, five probabilities or null, what it wrote or null, letters in all orders or null] or
-        null where it was not asked, …]}]}.
-    """
+    """What the page's browser of questions reads: {"splits": {name: [[question, subject, right letter, options or null], …]}, "sets":
+    [{"split", "name", "answers": [`one`, or null where it was not asked, …]}]}."""
     splits: dict[str, dict[tuple[str, int], list]] = {}
     options = {split: options_of(refined, split) for split in {a.split for a in answers}}
     for given in answers:
@@ -161,6 +155,7 @@ def options_of(refined: Path, split: str) -> dict[str, list[str]]:
 
 
 def one(prediction: dict, cut: int) -> list:
+    """[letter or null, 1 if right, five probabilities or null, what it wrote or null, letters in all orders or null]."""
     letter = prediction["answer"]
     wrote = SPECIAL.sub("", str(prediction.get("output", ""))).strip()
     wrote = wrote[:cut] + "…" if len(wrote) > cut else wrote
@@ -175,10 +170,8 @@ def one(prediction: dict, cut: int) -> list:
 
 
 def as_json(value: object) -> str:
-    """JSON that can stand inside a script element: nothing in it ends the element, opens a comment or breaks a line.
-
-    Half a surrogate pair, which a model may write and UTF-8 can't hold, becomes a question mark.
-    """
+    """JSON that can stand inside a script element: nothing in it ends the element, opens a comment or breaks a line; half a surrogate
+    pair, which a model may write and UTF-8 can't hold, becomes a question mark."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace").decode()
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

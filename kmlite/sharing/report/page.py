@@ -21,12 +21,7 @@ EXAMPLES, SHOWN = 3, 400  # rejected records shown of each reason, and character
 
 
 def build(refined: Path, out: Path, language: str, defaults: dict[str, dict]) -> str:
-    """The page as HTML.
-
-    Args:
-        language: "en" or "ko", which of the two shows first.
-        defaults: by step ("stage0" …) the default of each setting, to mark what differs.
-    """
+    """The page as HTML; `language`: "en" or "ko", which shows first; `defaults`: of each setting by step, to mark what differs."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -168,10 +163,8 @@ def is_stand_in(stages: list[dict], evaluations: list[dict]) -> bool:
 
 
 def beside_published(evaluations: list[dict]) -> list[dict]:
-    """The models of OUT that answered the whole of test and the published figures, best first; none where no model did.
-
-    A row is {"name", "accuracy", "how"}, of a model of OUT with its "interval", else without "how" and as in `published.PUBLISHED`.
-    """
+    """The models of OUT that answered the whole of test (with "how" and "interval") and `published.PUBLISHED`, best first; none where
+    no model did."""
     ours = []
     for e in evaluations:
         one = results.find(e["results"], "accuracy", "test")

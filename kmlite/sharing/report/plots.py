@@ -23,15 +23,12 @@ WIDTH, HEIGHT = 5.4, 3.0  # inches of 72 units; the page stretches it
 Points = Sequence[tuple[float, float]]
 
 
-class Words:
-    """The texts of one figure, by their placeholder."""
-
-    def __init__(self) -> None:
-        self.listed: list[Both] = []
+class Words(list[Both]):
+    """The texts of one figure; a call keeps one and gives its placeholder."""
 
     def __call__(self, english: str, korean: str) -> str:
-        self.listed.append((english, korean))
-        return f"@{len(self.listed) - 1}@"
+        self.append((english, korean))
+        return f"@{len(self) - 1}@"
 
 
 def canvas(name: str, height: float = HEIGHT):
@@ -63,7 +60,7 @@ def finished(figure, words: Words) -> str:
     svg = re.sub(r"<style.*?</style>|font-(size|family): [^;\"]*;? ?| transform=\"rotate\(-0 [^\"]*\"", "", svg, flags=re.DOTALL)
     for stand_in, colour in COLOURS.items():
         svg = svg.replace(stand_in, colour)
-    return re.sub(r"@(\d+)@", lambda match: in_both(words.listed[int(match[1])]), svg)
+    return re.sub(r"@(\d+)@", lambda match: in_both(words[int(match[1])]), svg)
 
 
 def in_both(words: Both) -> str:
@@ -107,12 +104,7 @@ def measured(name: str, found: list[dict], steps: int) -> dict | None:
 
 
 def curve(name: str, lines: Sequence[Points], *, y: Both, breaks: Sequence[int] = (), marked: bool = False) -> str:
-    """Lines over training steps, in the order of the series colours.
-
-    Args:
-        breaks: steps with an upright line, where a training run began.
-        marked: a dot at each point of a line.
-    """
+    """Lines over training steps, in the order of the series colours; `breaks`: upright lines, where a training run began."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes, words = canvas(name)
