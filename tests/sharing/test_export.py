@@ -187,12 +187,11 @@ def test_weights_keep_their_bytes_old_tokens_their_ids_and_a_server_knows_where_
 def test_lengthened_stops_and_a_stale_vocabulary_do_not_travel(mine, refined):
     final, to = mine / paths.STAGES[2].folder / paths.FINAL, mine / "export/stage2-merged"
     files.write_json(final / "generation_config.json", {"eos_token_id": [1, 1], "do_sample": True})
-    (final / "tokenizer.model").write_text("stale")
-    (final / "added_tokens.json").write_text('{"<mask>": 4}')
+    for stale in ("tokenizer.model", "added_tokens.json"):
+        (final / stale).write_text('{"<mask>": 4}')
     run(mine, refined)
     assert files.read_json(to / "generation_config.json") == {"eos_token_id": [1, 106], "do_sample": True}
-    assert not (to / "added_tokens.json").exists()
-    assert not (to / "tokenizer.model").exists()
+    assert not (to / "added_tokens.json").exists() and not (to / "tokenizer.model").exists()
 
 
 def test_an_answer_that_changed_is_refused_and_the_older_export_stays(short, out, refined, merged, monkeypatch):
@@ -405,9 +404,7 @@ def test_the_answers_of_llama_cpp_are_counted_and_quantize_may_be_missing(mine, 
     (llama / "build/bin/llama-quantize").unlink()
     program(llama / "build/bin/llama-completion", "echo '뭐라고 [end of text]'")
     said = run(mine, refined, "--format", "gguf")
-    assert "there is no q4_k_m" in said
-    assert "model-q8_0.gguf: 0 of 10 greedy answers" in said
-    assert "FROM ./model-q8_0.gguf\n" in (mine / "export/stage2-gguf/Modelfile").read_text()
+    assert "there is no q4_k_m" in said and "model-q8_0.gguf: 0 of 10 greedy answers" in said
     assert {p.name for p in (mine / "export/stage2-gguf").iterdir()} == set(FILES)
 
 
@@ -436,24 +433,23 @@ def rendered(template: str, messages: list[dict]) -> str:
     """Go's text/template as far as ours uses it, by the same template in Jinja's words."""
     from jinja2 import Template
 
+    values = {"$system": "kept.system", ".Content": "message.content"}
     words = {
-        r"range \$i, \$message := \.Messages": "for message in messages",
-        r"(else )?if eq \.Role (.+)": lambda found: f"{'el' if found[1] else ''}if message.role == {found[2]}",
-        r"if \$system": "if kept.system",
-        r"\$system :?= (.+)": r"set kept.system = \1",
+        "range $i, $message := .Messages": "for message in messages",
+        'if eq .Role "user"': "if message.role == 'user'",
+        'else if eq .Role "assistant"': "elif message.role == 'assistant'",
+        "if $system": "if kept.system",
+        "$system := .System": "set kept.system = system",
+        '$system = ""': "set kept.system = ''",
     }
     opened: list[str] = []
 
     def action(found: re.Match) -> str:
         left, content, right = found.groups()
-        if content in ("$system", ".Content"):
-            return f"{{{{{left} {'kept.system' if content == '$system' else 'message.content'} {right}}}}}"
-        if content == "end":
-            said = f"end{opened.pop()}"
-        else:
-            pattern = next(pattern for pattern in words if re.fullmatch(pattern, content))
-            said = re.sub(pattern, words[pattern], content).replace(".System", "system")
-            opened.extend([said.split()[0]] if said.startswith(("for", "if")) else [])
+        if content in values:
+            return f"{{{{{left} {values[content]} {right}}}}}"
+        said = f"end{opened.pop()}" if content == "end" else words[content]
+        opened.extend([said.split()[0]] if said.startswith(("for", "if")) else [])
         return f"{{%{left} {said} {right}%}}"
 
     system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
@@ -465,20 +461,13 @@ def turns(*contents: str) -> list[dict]:
     return [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
 
 
-@pytest.mark.parametrize(
-    "messages",
-    [
-        turns("혈압이 높은 까닭은?"),
-        turns('무엇입니까?\nA) {{ .Role }} "따옴표"', "B", "왜 그렇습니까?"),
-        turns("하나", "둘", "셋", "넷", "다섯"),
-        [{"role": "system", "content": "짧게 답하세요."}, *turns("하나")],
-        [{"role": "system", "content": "짧게 답하세요."}, *turns("하나", "둘", "셋")],
-    ],
-    ids=["one", "three", "five", "system", "system-three"],
-)
-def test_ollamas_template_writes_what_the_chat_template_writes(tokenizer, messages):
-    expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert "<bos>" + rendered(gguf.TEMPLATE, messages) == expected
+def test_ollamas_template_writes_what_the_chat_template_writes(tokenizer):
+    said = turns('무엇입니까?\nA) {{ .Role }} "따옴표"', "B", "왜 그렇습니까?", "넷", "다섯")
+    for system in ([], [{"role": "system", "content": "짧게 답하세요."}]):
+        for n in (1, 3, 5):
+            messages = [*system, *said[:n]]
+            expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            assert "<bos>" + rendered(gguf.TEMPLATE, messages) == expected
 
 
 # ---- the card
@@ -522,16 +511,8 @@ def test_the_card_names_what_was_trained_on_what(real, refined):
     assert "prompt kmlite version 1, scorer letter, voted over 5 orders of the options" in text
     assert r"| stage1 | right definition of five \(chance 20%\): definitions, seen | 33.3% (12.1–64.6) | 33.3% (12.1–64.6) | 9 |" in text
     assert "| stage0 | bits per character: Korean, held out (less is better) | 5.0000 | 5.0000 | 20 |" in text
-    named = (
-        "CC BY-NC 2.0",
-        model_card.GEMMA,
-        model_card.HAI_DEF,
-        model_card.WARNING,
-        "kmlite does not know",
-        "60 Korean tokens",
-        "abc1234",
-    )
-    assert all(said in text for said in named)
+    links = (model_card.GEMMA, model_card.HAI_DEF, model_card.WARNING)
+    assert all(said in text for said in ("CC BY-NC 2.0", *links, "kmlite does not know", "60 Korean tokens", "abc1234"))
     assert "stand-in" not in text
     assert (real / "export/stage2-merged/NOTICE").read_text().startswith("HAI-DEF is provided under")
 
@@ -573,16 +554,13 @@ def test_an_upload_is_private_and_an_adapter_names_its_base(real, refined, hub):
     assert "hf_thisIsASecret" not in said
 
 
-def test_a_repository_that_is_public_already_gets_nothing(real, refined, hub):
+def test_a_public_repository_gets_nothing_and_no_connection_is_said_in_words(real, refined, hub, monkeypatch):
     hub.private = False
     assert "is there already and is public" in run(real, refined, "--push", "me/model", status=1)
     assert [call[0] for call in hub.calls] == ["create"]
 
-
-@pytest.mark.parametrize("error", [OSError("no route"), httpx.ConnectError("no route")])
-def test_no_connection_is_said_in_words(real, refined, hub, monkeypatch, error):
     def fails(*_, **__):
-        raise error
+        raise httpx.ConnectError("no route")
 
     monkeypatch.setattr(hub, "create_repo", fails)
     assert "me/model: no route" in run(real, refined, "--push", "me/model", status=1)
@@ -601,10 +579,6 @@ def test_what_is_refused_before_anything_is_written(out, refined, hub, arguments
     before = sorted(out.rglob("*"))
     assert said in run(out, refined, *arguments, status=1)
     assert sorted(out.rglob("*")) == before and hub.calls == []
-
-
-def test_a_stage_that_is_not_there(refined, tmp_path):
-    assert "make stage2" in run(tmp_path, refined, status=1)
 
 
 def test_prompts_end_where_the_model_begins(tokenizer):
