@@ -4,7 +4,6 @@
     make refine RAW=data/01_raw REFINED=data/02_refined
 """
 
-import dataclasses
 import functools
 import time
 import unicodedata
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kmlite import paths
-from kmlite.cli import check_writable, console, counted, recipe, setting, size_in_words, table
+from kmlite.cli import check_writable, console, counted, recipe, setting, size_in_words, split_settings, table
 from kmlite.files import fingerprint, read_record, write_json
 
 if TYPE_CHECKING:
@@ -27,24 +26,26 @@ SHARDS = "shards"  # below that: what a killed run has finished
 
 @dataclass(frozen=True)
 class Settings:
-    raw: Path = setting(Path("data/01_raw"), "folder with 00_korean, 01_medical_dict and 02_kor_med_test; any one of them is enough")
-    refined: Path = setting(Path("data/02_refined"), "folder to write")
+    raw: Path = setting(
+        Path("data/01_raw"), "folder with 00_korean, 01_medical_dict and 02_kor_med_test; any one of them is enough", decides=False
+    )
+    refined: Path = setting(Path("data/02_refined"), "folder to write", decides=False)
     text_column: str = setting("text", "the field that holds a plain text; several, joined by an empty line: title,body")
     min_length: int = setting(100, "characters of the shortest text kept: less is mostly menus and captions")
     heldout_share: float = setting(0.01, "share of texts held out to measure stage 0, chosen by hash, so stable as data grows")
     heldout_most: int = setting(2000, "texts held out at the most: more would not measure better")
     rejected_most: int = setting(1000, "records written to rejected/ for each reason, to look at; refine.json counts all")
-    workers: int = setting(0, "processes; 0: one for each core, each takes about 175 MB, at most 400")
+    workers: int = setting(0, "processes; 0: one for each core, each takes about 175 MB, at most 400", decides=False)
     shard_mb: int = setting(32, "raw megabytes that a worker refines at a time: what a killed run may lose")
-    engine: str = setting("local", "processes of this machine, or Ray tasks (docs/refine.md)", choices=("local", "ray"))
-    address: str = setting("", "of a Ray cluster: auto, or ray://host:10001; without one --engine ray starts Ray here")
+    engine: str = setting("local", "processes of this machine, or Ray tasks (docs/refine.md)", choices=("local", "ray"), decides=False)
+    address: str = setting("", "of a Ray cluster: auto, or ray://host:10001; without one --engine ray starts Ray here", decides=False)
     keep_shards: bool = setting(
-        False, "keep finished shards beside the result (as large again), so that new data later redoes only its own"
+        False, "keep finished shards beside the result (as large again), so that new data later redoes only its own", decides=False
     )
     term_least: int = setting(2, "characters of the shortest dictionary term kept; 1 keeps 간, 폐 and 뇌")
     definition_least: int = setting(10, "characters of the shortest definition kept")
     zero_based: bool = setting(False, "of an exam file that holds an answer 0 and no 5, read 0 as A and 4 as E")
-    restart: bool = setting(False, "refine again even where nothing changed")
+    restart: bool = setting(False, "refine again even where nothing changed", decides=False)
 
 
 def main(settings: Settings) -> None:
@@ -106,8 +107,7 @@ def plan_of(settings: Settings, kinds: dict[str, list[Path]]) -> dict:
     from kmlite import runs
     from kmlite.refine import batch, judging, readers, text
 
-    elsewhere = ("raw", "refined", "workers", "engine", "address", "keep_shards", "restart")
-    rules = {k: v for k, v in dataclasses.asdict(settings).items() if k not in elsewhere}
+    rules, _ = split_settings(settings)
     versions = {module.__name__: module.VERSION for module in (text, judging, batch, readers)}
     inputs = {readers.path_name(f.relative_to(settings.raw)): fingerprint(f) for files in kinds.values() for f in files}
     return runs.as_stored({"rules": rules | {"versions": versions, "unicode": unicodedata.unidata_version}, "inputs": inputs})

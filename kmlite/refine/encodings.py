@@ -5,10 +5,9 @@ are that, else as CP949 where that gives Korean; others keep U+FFFD where a byte
 seem to have.
 """
 
-import bz2
 import codecs
 import contextlib
-import lzma
+import itertools
 import mmap
 import re
 import zlib
@@ -42,17 +41,12 @@ class Packing(NamedTuple):
     decoder: Callable[[], Any]
     magic: bytes  # what a member begins with
     at_once: int  # bytes unpacked at once: one may give a thousand, of zstd 30,000
-    as_it_comes: bool  # where the data break, what was unpacked before is kept; the others check blocks, and lose a broken one whole
 
 
-PACKED = {
-    ".gz": Packing(lambda: zlib.decompressobj(31), b"\x1f\x8b\x08", 1 << 14, True),
-    ".bz2": Packing(bz2.BZ2Decompressor, b"BZh", 1 << 14, False),
-    ".xz": Packing(lzma.LZMADecompressor, b"\xfd7zXZ\x00", 1 << 14, False),
-    ".zst": Packing(lambda: zstandard.ZstdDecompressor().decompressobj(), b"\x28\xb5\x2f\xfd", 1 << 10, True),
-}
-PACKED[".zstd"] = PACKED[".zst"]
-DAMAGE = (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError)
+GZIP = Packing(lambda: zlib.decompressobj(31), b"\x1f\x8b\x08", 1 << 14)
+ZSTD = Packing(lambda: zstandard.ZstdDecompressor().decompressobj(), b"\x28\xb5\x2f\xfd", 1 << 10)
+PACKED = {".gz": GZIP, ".zst": ZSTD, ".zstd": ZSTD}
+DAMAGE = (zlib.error, zstandard.ZstdError)
 
 
 class Lost(NamedTuple):
@@ -65,11 +59,8 @@ class Lost(NamedTuple):
 
 def blocks(path: Path, start: int = 0) -> Iterator[bytes | Lost]:
     """The bytes of a file from `start` on (of an uncompressed one alone), unpacked, as UTF-8 but for lines in other encodings."""
-    suffix = path.suffix.lower()
-    if suffix in PACKED:
-        source: Iterator[bytes | Lost] = members(path, PACKED[suffix])
-    else:
-        source = plain(path, start)
+    packing = PACKED.get(path.suffix.lower())
+    source = members(path, packing) if packing else plain(path, start)
     if start:
         yield from source
         return
@@ -79,7 +70,10 @@ def blocks(path: Path, start: int = 0) -> Iterator[bytes | Lost]:
     if encoding == "utf-8-sig":
         first = head.removeprefix(codecs.BOM_UTF8)
     elif encoding != "utf-8":
-        yield from recoded(first, source, encoding)
+        decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+        for block in itertools.chain([first], source):
+            yield block if isinstance(block, Lost) else decoder.decode(block).encode("utf-8", "replace")
+        yield decoder.decode(b"", final=True).encode("utf-8", "replace")
         return
     yield first
     yield from source
@@ -90,18 +84,6 @@ def plain(path: Path, start: int) -> Iterator[bytes | Lost]:
         file.seek(start)
         while block := file.read(BLOCK):
             yield block
-
-
-def recoded(first: bytes | Lost, rest: Iterator[bytes | Lost], encoding: str) -> Iterator[bytes | Lost]:
-    decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
-    block: bytes | Lost | None = first
-    while block is not None:
-        if isinstance(block, bytes):
-            yield decoder.decode(block).encode("utf-8", "replace")
-        else:
-            yield block
-        block = next(rest, None)
-    yield decoder.decode(b"", final=True).encode("utf-8", "replace")
 
 
 def encoding_of(head: bytes) -> str:
@@ -153,8 +135,7 @@ def members(path: Path, packing: Packing) -> Iterator[bytes | Lost]:
                 if not one.eof:
                     yield Lost(size - start, "the compressed file ended before its end marker")
             except DAMAGE as error:
-                if packing.as_it_comes:
-                    yield before_the_damage(packing, view, start, at)
+                yield before_the_damage(packing, view, start, at)
                 at = next_member(view, packing, good)
                 yield Lost(at - start, f"damaged: {error}"[:200])
 
@@ -186,42 +167,34 @@ def lines(
     """
     at = start - 1 if start else 0  # where the line begins that is being read
     skip = start > 0  # a line that began before `start` is the earlier piece's
-    parts: list[bytes] = []
-    size = 0
+    rest, size = b"", 0  # of a line whose end has not come: its beginning, and its bytes so far
     most = PART if split else LINE_MOST
     for block in source:
         if isinstance(block, Lost):
             if size and not skip:
-                yield (b"".join(parts), True) if size <= most else (parts[0], False)
-            parts, size, skip = [], 0, False
+                yield rest, size <= most
+            rest, size, skip = b"", 0, False
             yield block, False
             continue
-        *ended, rest = block.split(b"\n")
-        for i, tail in enumerate(ended):
-            if i == 0:
-                size += len(tail)
-                tail = b"".join([*parts, tail]) if size <= most else parts[0] if not split else b"".join([*parts, tail])
-            else:
-                size = len(tail)
-            if skip:
-                skip = False
-            else:
-                yield tail, split or size <= most
+        *ended, tail = block.split(b"\n")
+        for line in ended:
+            size += len(line)
+            if not skip:
+                yield (rest + line if split or size <= most else rest), split or size <= most
             at += size + 1
             if stop is not None and at >= stop:
                 return
-            parts, size = [], 0
-        size += len(rest)
-        if size <= most or not parts or split:
-            parts.append(rest)
+            rest, size, skip = b"", 0, False
+        size += len(tail)
+        if split or size <= most or not rest:
+            rest += tail
         if split and size > most:
-            whole = b"".join(parts)
-            cut = whole.rfind(b" ", size // 2) + 1  # a blank is no second byte in any encoding
-            cut = cut or next(i for i in range(size - 1, 0, -1) if whole[i] & 0xC0 != 0x80)  # else before a sign's first byte
-            yield whole[:cut], False
-            parts, size = [whole[cut:]], len(whole) - cut
+            cut = rest.rfind(b" ", size // 2) + 1  # a blank is no second byte in any encoding
+            cut = cut or next(i for i in range(size - 1, 0, -1) if rest[i] & 0xC0 != 0x80)  # else before a sign's first byte
+            yield rest[:cut], False
+            rest, size = rest[cut:], size - cut
     if size and not skip:
-        yield (b"".join(parts), True) if split or size <= most else (parts[0], False)
+        yield rest, split or size <= most
 
 
 # ---- one line

@@ -1,5 +1,6 @@
 """Read the raw formats people have. Nothing here judges a text, and what can't be read is counted and named."""
 
+import itertools
 import json
 import os
 import re
@@ -24,6 +25,8 @@ DESCRIPTIONS = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset
 REJECTED_CHARACTERS = 2000  # of a record that is set aside: enough to see why
 NESTED_MOST = 200  # brackets of a record that is stored as it is: json refuses what is nested 1,000 deep
 TXT_PIECE = 1 << 20  # bytes: a .txt is one document, a larger one is cut at blank lines, half as much later at any line
+BETWEEN = re.compile(r"[ \t\r\n,]*")
+NEXT_RECORD = re.compile(r"\}\s*,?\s*(?=\{)|\n\s*(?=\{)")
 NUMBERS = re.compile(rb"NaN|Infinity|\\u[dD][89a-fA-F]")  # what Python's json reads and orjson does not
 
 
@@ -102,8 +105,8 @@ def why_not(path: Path) -> str:
     if path.name in DESCRIPTIONS or path.stem.upper() in ("README", "LICENSE", "CHANGELOG"):
         return "describes data, holds none"
     if kind_of(path.name) is None:
-        packed = path.suffix.lower() in (*PACKED, ".zip", ".tar", ".tgz", ".7z", ".rar")
-        return "unpack it: only text and JSON are read while compressed" if packed else "a format that refine does not read"
+        packed = path.suffix.lower() in (*PACKED, ".bz2", ".xz", ".zip", ".tar", ".tgz", ".7z", ".rar")
+        return "unpack it: compressed, only text and JSON in .gz and .zst are read" if packed else "a format that refine does not read"
     try:
         with open(path, "rb") as file:
             file.read(1)
@@ -219,56 +222,42 @@ def shown_bytes(line: bytes) -> str:
 
 def json_values(source: Iterator[bytes | Lost]) -> Iterator[tuple[Any, str | None]]:
     """The records of a .json of any size: an array's values, one object, or one after the other. A broken one is set aside."""
-    decoder = json.JSONDecoder()
-    rest, ended, opened, need = "", False, False, 0
-    stream = as_text(source)
-    while True:
-        while not ended and len(rest) < need:
-            part = next(stream, None)
-            if isinstance(part, Lost):
-                yield part, "unreadable"
-            elif part is None:
-                ended = True
-            else:
-                rest += part
-        rest = rest.lstrip(" \t\r\n,")
-        if not opened and rest[:1] == "[":
-            rest, opened = rest[1:].lstrip(), True
-        if opened and rest[:1] == "]":
-            rest = rest[1:].lstrip()
-        if not rest:
-            if ended:
-                return
-            need = 1
+    decoder, rest, need, opened = json.JSONDecoder(), "", 1, False
+    for part in itertools.chain(as_text(source), [None]):
+        if isinstance(part, Lost):
+            yield part, "unreadable"
             continue
-        at = 0
-        try:
-            while at < len(rest):
+        rest += part or ""
+        at, problem = 0, ""
+        while part is None or len(rest) >= need:
+            at = BETWEEN.match(rest, at).end()  # type: ignore[union-attr]  # it matches anything
+            if at == len(rest):
+                rest, need = "", 1
+                break
+            if (rest[at] == "[" and not opened) or (rest[at] == "]" and opened):
+                at, opened = at + 1, True
+                continue
+            broken = True
+            try:
                 value, end = decoder.raw_decode(rest, at)
-                if end >= len(rest) - 1 and not ended:
-                    break
-                yield (without_halves(value) if "\\u" in rest[at:end] else value), None
-                at = end
-                while at < len(rest) and rest[at] in " \t\r\n,":
-                    at += 1
-                if rest[at : at + 1] == "]":
-                    break
-            rest, need = rest[at:], 2 * (len(rest) - at) + 1
-            continue
-        except RecursionError:
-            problem, broken = "nested_too_deep", True
-        except json.JSONDecodeError as error:
-            problem = "not_json"
-            broken = ended or (error.pos < len(rest) - 12 and not error.msg.startswith("Unterminated"))
-        except ValueError:  # a number of more than 4,300 digits
-            problem, broken = "not_json", True
-        rest = rest[at:]
-        if broken or len(rest) > LINE_MOST:
-            yield rest[:500], problem
-            after = re.compile(r"\}\s*,?\s*(?=\{)|\n\s*(?=\{)").search(rest, 1)
-            rest, need = (rest[after.end() :], 1) if after else ("", 1)
-        else:
-            need = 2 * len(rest) + 1
+                if part is None or end < len(rest) - 1:
+                    yield (without_halves(value) if "\\u" in rest[at:end] else value), None
+                    at = end
+                    continue
+                broken = False  # a number may go on
+            except RecursionError:
+                problem = "nested_too_deep"
+            except json.JSONDecodeError as error:
+                problem, broken = "not_json", part is None or (error.pos < len(rest) - 12 and not error.msg.startswith("Unterminated"))
+            except ValueError:  # a number of more than 4,300 digits
+                problem = "not_json"
+            if not broken and len(rest) - at <= LINE_MOST:
+                rest = rest[at:]
+                need = 2 * len(rest) + 1
+                break
+            yield rest[at : at + 500], problem
+            after = NEXT_RECORD.search(rest, at + 1)
+            at = after.end() if after else len(rest)
 
 
 def as_text(source: Iterator[bytes | Lost]) -> Iterator[str | Lost]:

@@ -156,59 +156,38 @@ def cell(scalar: Any) -> Any:
 
 
 def arrow_batches(path: Path) -> Iterator[Any]:
-    """The record batches of an .arrow file, and a Lost for each stretch between them that is damaged; nothing but their headers is
-    read until a value is asked for."""
+    """The record batches of an .arrow file, and a Lost for each stretch between them that is damaged: the next place is sought where
+    one can be read. Nothing but their headers is read until a value is asked for."""
     import pyarrow as pa
 
-    with pa.memory_map(str(path)) as source:
-        if source.read(6) == b"ARROW1":  # the file format: the same stream behind eight bytes, and an index
-            try:
-                reader = pa.ipc.open_file(source)
-            except (OSError, ValueError):
-                source.seek(8)  # its end is missing
-            else:
-                for i in range(reader.num_record_batches):
-                    try:
-                        yield reader.get_batch(i)
-                    except (OSError, ValueError) as error:
-                        yield Lost(0, f"record batch {i}: {error}"[:200])
-                return
-        else:
-            source.seek(0)
-        yield from stream_batches(source)
-
-
-def stream_batches(source: Any) -> Iterator[Any]:
-    """The batches of a stream, as `datasets` writes it. Where one can't be read, the next place is sought where one can."""
-    import pyarrow as pa
-
-    stream = pa.ipc.open_stream(source)
-    if any(pa.types.is_dictionary(kind) for kind in stream.schema.types):  # a batch is read with the dictionaries before it
-        yield from stream
-        return
-    schema, at, size = stream.schema, source.tell(), source.size()
     marker = b"\xff\xff\xff\xff"
-    lost_from, why = -1, ""
-    while at < size:
-        source.seek(at)
-        try:
-            if source.read_at(8, at) == marker + bytes(4):
-                return  # the end of the stream
-            message = pa.ipc.read_message(source)
-            batch = pa.ipc.read_record_batch(message, schema)
-            batch.validate()
-        except (OSError, ValueError, EOFError) as error:
-            if lost_from < 0:
-                lost_from, why = at, str(error)[:150]
-            at = next_marker(source, at + 8, size, marker)
-            continue
+    with pa.memory_map(str(path)) as source:
+        source.seek(8 if source.read(6) == b"ARROW1" else 0)  # the file format: the same stream behind eight bytes, and an index
+        stream = pa.ipc.open_stream(source)
+        if any(pa.types.is_dictionary(kind) for kind in stream.schema.types):  # a batch is read with the dictionaries before it
+            yield from stream
+            return
+        at, size = source.tell(), source.size()
+        lost_from, why = -1, ""
+        while at < size:
+            source.seek(at)
+            try:
+                if source.read_at(8, at) == marker + bytes(4):
+                    break  # the end of the stream
+                batch = pa.ipc.read_record_batch(pa.ipc.read_message(source), stream.schema)
+                batch.validate()
+            except (OSError, ValueError, EOFError) as error:
+                if lost_from < 0:
+                    lost_from, why = at, str(error)[:150]
+                at = next_marker(source, at + 8, size, marker)
+                continue
+            if lost_from >= 0:
+                yield Lost(at - lost_from, why)
+                lost_from = -1
+            yield batch
+            at = source.tell()
         if lost_from >= 0:
-            yield Lost(at - lost_from, why)
-            lost_from = -1
-        yield batch
-        at = source.tell()
-    if lost_from >= 0:
-        yield Lost(size - lost_from, why)
+            yield Lost(min(at, size) - lost_from, why)
 
 
 def next_marker(source: Any, at: int, size: int, marker: bytes) -> int:

@@ -95,16 +95,16 @@ def close_gaps(text: str) -> str:
     if GONE not in text:
         return text
     if ")" in text or "]" in text or ">" in text or "）" in text:
-        spans = [
+        around = [
             (start - 1, end + 1) for start, _, end in gaps(text) if text[start - 1 : start] in OPENING and text[end : end + 1] in CLOSING
         ]
-        text = without(text, spans)
-        spans = [
+        text = cut(text, around, "")
+        inside = [
             (start, end)
             for start, first, end in gaps(text)
             if text[end : end + 1] in (")", "）") or (text[start - 1 : start] in ("(", "（") and ":" not in text[start:first])
         ]
-        text = without(text, spans)
+        text = cut(text, inside, "")
     return BETWEEN.sub(" ", text).replace(GONE, "")
 
 
@@ -117,22 +117,14 @@ def gaps(text: str) -> Iterator[tuple[int, int, int]]:
         yield start, gap.start(), gap.end()
 
 
-def without(text: str, spans: Iterable[tuple[int, int]]) -> str:
+def cut(text: str, spans: list[tuple[int, int]], sign: str = GONE) -> str:
+    """With `sign` in the place of each stretch."""
     parts: list[str] = []
     at = 0
     for start, end in spans:
-        parts.append(text[at:start])
+        parts += [text[at:start], sign]
         at = end
     return "".join([*parts, text[at:]]) if parts else text
-
-
-def cut(text: str, spans: Iterable[tuple[int, int]]) -> tuple[str, int]:
-    parts: list[str] = []
-    at = 0
-    for start, end in spans:
-        parts += [text[at:start], GONE]
-        at = end
-    return ("".join([*parts, text[at:]]), len(parts) // 2) if parts else (text, 0)
 
 
 def narrow(text: str) -> str:
@@ -161,13 +153,14 @@ def strip_mails(text: str) -> tuple[str, int]:
             continue
         if name := BEFORE_AT.search(signs, max(at, domain.start() - 64), domain.start()):
             spans.append((name.start(), domain.end()))
-    return cut(text, spans)
+    return cut(text, spans), len(spans)
 
 
 def strip_resident_numbers(text: str) -> tuple[str, int]:
     signs = narrow(text)
     found = RESIDENT_NUMBER.finditer(signs)
-    return cut(text, [n.span() for n in found if n[1] or is_resident_number(n[0], signs[max(0, n.start() - 20) : n.start()])])
+    spans = [n.span() for n in found if n[1] or is_resident_number(n[0], signs[max(0, n.start() - 20) : n.start()])]
+    return cut(text, spans), len(spans)
 
 
 def is_resident_number(digits: str, before: str) -> bool:
@@ -182,7 +175,8 @@ def is_resident_number(digits: str, before: str) -> bool:
 def strip_phones(text: str) -> tuple[str, int]:
     signs = narrow(text)
     found = PHONE.finditer(signs)
-    return cut(text, [n.span() for n in found if not n["unsure"] or PHONE_NAMED.search(signs, max(0, n.start() - 20), n.start())])
+    spans = [n.span() for n in found if not n["unsure"] or PHONE_NAMED.search(signs, max(0, n.start() - 20), n.start())]
+    return cut(text, spans), len(spans)
 
 
 ADDRESSES: dict[str, Callable[[str], tuple[str, int]]] = {

@@ -59,8 +59,8 @@ FOOTNOTE = re.compile(r"\[\*[^\[\]]*\]")
 
 
 def label(link: re.Match) -> str:
-    shown = link[0][2:-2].rpartition("|")[2]
-    return shown.lstrip("#:") if "|" not in link[0] else shown
+    _, bar, shown = link[0][2:-2].rpartition("|")
+    return shown if bar else shown.lstrip("#:")
 
 
 def strip_wiki_links(text: str, page: bool, namu: bool) -> str:
@@ -174,27 +174,17 @@ def day(args: list[str]) -> str:
     return " ".join(arg + unit for arg, unit in zip([arg for arg in args if arg.isdecimal()], "년월일", strict=False))
 
 
-def first(args: list[str]) -> str:
-    return args[0]
-
-
 VALUES: dict[str, Callable[[list[str]], str]] = {  # template: its value, of its arguments without names
     name: value
     for names, value in (
-        ("lang, llang, 언어, color, colour, 색, 글자색, 글자 색, font color, 배경색", lambda args: args[1] if len(args) > 1 else args[0]),
+        ("lang, llang, 언어, color, colour, 색, 글자색, 글자 색, font color, 배경색", lambda args: args[min(1, len(args) - 1)]),
         (
-            "nowrap, nobr, nobold, small, big, large, smaller, larger, 작게, 크게, 굵게, 기울임, 강조, strong, em, u, s, ins, sub, sup",
-            first,
+            "nowrap, nobr, nobold, small, big, large, smaller, larger, 작게, 크게, 굵게, 기울임, 강조, strong, em, u, s, ins, sub, sup, "
+            "위첨자, 아래첨자, 가운데, center, abbr, 약어, tooltip, 툴팁, math, 수학, mvar, code, 코드, mono, 글꼴, 발음, ipa, 원문, 한자, "
+            "hanja, zh, kor, jpn, 일본어, 중국어, 영어, 한국어, nihongo, flag, 국기, flagcountry, 임시링크, ill, 링크, interlanguage link, "
+            "인용, 인용문, quote, cquote, quotation, blockquote",
+            lambda args: args[0],
         ),
-        (
-            "sub, sup, 위첨자, 아래첨자, 가운데, center, abbr, 약어, tooltip, 툴팁, math, 수학, mvar, code",
-            first,
-        ),
-        (
-            "코드, mono, 글꼴, 발음, ipa, 원문, 한자, hanja, zh, kor, jpn, 일본어, 중국어, 영어, 한국어, nihongo, flag, 국기, flagcountry",
-            first,
-        ),
-        ("임시링크, ill, 링크, interlanguage link, 인용, 인용문, quote, cquote, quotation, blockquote", first),
         ("ruby, 루비, 루비 문자, furigana, ruby-ja", lambda args: f"{args[0]}({args[1]})" if len(args) > 1 else args[0]),
         ("convert, cvt, 변환, 단위변환, 단위 변환", number),
         ("val, 값, num, gaps, 숫자", "±".join),
@@ -300,30 +290,27 @@ def row_cells(line: str) -> str:
     return CELL_OPTION.sub("", line).replace("||", " ") if bare.startswith("||") or bare.endswith("||") else line
 
 
+LEFT_OVERS: tuple[tuple[str, re.Pattern, str | Callable[[re.Match], str]], ...] = (  # the sign that asks for it, what goes, what stays
+    ("편집]", EDIT, ""),
+    ("doc", DOC, ""),
+    ("<gallery", GALLERY, lambda found: GALLERY_LINE.sub("", found[1])),
+    ("[", RUBY, lambda found: f"{found[1]}({found[2]})" if found[2] else found[1]),
+    ("__", SWITCH, ""),
+    ("[", MACRO, ""),
+    ("==", HEADING, lambda found: found[2].strip(" ") if re.search("[가-힣]", found[2]) else found[0]),
+    ("= ", SPACED_HEADING, lambda found: found[2].strip() if found[1].count("=") == found[3].count("=") else found[0]),
+    ("||", NAMU_ROW, lambda row: row_cells(row[0])),
+)
+
+
 def strip_left_overs(text: str) -> str:
     """Markup that can be nothing else, on whatever page it stands."""
-    if "]" in text and "편집]" in text:
-        text = EDIT.sub("", text)
-    if "<" in text:
-        if "<doc" in text or "</doc>" in text:
-            text = DOC.sub("", text)
-        if "<gallery" in text:
-            text = GALLERY.sub(lambda found: GALLERY_LINE.sub("", found[1]), text)
-    if "[" in text:
-        text = RUBY.sub(lambda found: f"{found[1]}({found[2]})" if found[2] else found[1], text)
-    if "_" in text and "__" in text:
-        text = SWITCH.sub("", text)
-    if "[" in text:
-        text = MACRO.sub("", text)
-    if "==" in text:
-        text = HEADING.sub(lambda found: found[2].strip(" ") if re.search("[가-힣]", found[2]) else found[0], text)
-    if "= " in text and SPACED_END.search(text):
-        text = SPACED_HEADING.sub(lambda found: found[2].strip() if found[1].count("=") == found[3].count("=") else found[0], text)
-    if "||" in text:
-        text = NAMU_ROW.sub(lambda row: row_cells(row[0]), text)
+    for sign, expression, stays in LEFT_OVERS:
+        if sign in text and (expression is not SPACED_HEADING or SPACED_END.search(text)):
+            text = expression.sub(stays, text)
     if "{|" in text and TABLE.search(text):
         text = strip_tables(text)
-    if "|" in text and ('" |' in text or '"|' in text):
+    if '" |' in text or '"|' in text:
         text = ATTRIBUTE_CELL.sub("", text)
     return GLUED.sub(r"\2", text) if "''" in text else text
 

@@ -1,10 +1,8 @@
 """Reading the raw formats people have."""
 
-import bz2
 import codecs
 import gzip
 import json
-import lzma
 import os
 import random
 
@@ -113,7 +111,7 @@ def test_bad_lines_keep_their_line_numbers(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.jsonl.bz2", "a.jsonl.xz", "a.parquet", "a.arrow"])
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.arrow"])
 def test_a_file_that_is_not_what_its_name_says(tmp_path, name):
     [(line, message, problem)] = read(tmp_path / name, b"these bytes are none of that")
     assert (line, problem) == (1, "unreadable")
@@ -162,8 +160,6 @@ TEXT_NAMES = ("jsonl", "ndjson", "jsonlines", "json", "csv", "tsv", "tab", "txt"
 PACKERS = {
     "": bytes,
     ".gz": gzip.compress,
-    ".bz2": bz2.compress,
-    ".xz": lambda b: lzma.compress(b, preset=0),
     ".zst": lambda b: pa.compress(b, "zstd", asbytes=True),
 }
 
@@ -201,6 +197,7 @@ def test_every_file_is_read_or_named_with_its_size_and_why(tmp_path):
         "z.parquet.gz",
         "no_ending",
         "w.xlsx",
+        "v.jsonl.bz2",
     )
     for name in others:
         (tmp_path / name).write_bytes(b"123")
@@ -334,7 +331,7 @@ def numbers(rows):
 
 
 @pytest.mark.parametrize("lines", [100_000, 200], ids=["7 MB", "14 kB"])
-@pytest.mark.parametrize("packing", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("packing", [".gz", ".zst"])
 def test_a_truncated_file_keeps_what_came_before_and_counts_the_rest(tmp_path, packing, lines):
     whole = PACKERS[packing](b"".join(numbered(lines)))
     path = tmp_path / f"a.jsonl{packing}"
@@ -346,7 +343,7 @@ def test_a_truncated_file_keeps_what_came_before_and_counts_the_rest(tmp_path, p
     assert [row.lost.bytes > 0 for row in rows if row.problem == "unreadable"] == [True]
 
 
-@pytest.mark.parametrize("packing", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("packing", [".gz", ".zst"])
 def test_a_damaged_member_keeps_what_stands_before_and_after_it(tmp_path, packing):
     parts = [PACKERS[packing](b"".join(numbered(3000)[i : i + 1000])) for i in (0, 1000, 2000)]
     broken = bytearray(parts[1])
@@ -361,7 +358,7 @@ def test_a_damaged_member_keeps_what_stands_before_and_after_it(tmp_path, packin
     assert 0 < lost.lost.bytes <= len(broken)
 
 
-@pytest.mark.parametrize("packing", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("packing", [".gz", ".zst"])
 def test_bytes_between_members_are_counted_and_zeros_are_not(tmp_path, packing):
     parts = [PACKERS[packing](line) for line in numbered(2)]
     path = tmp_path / f"a.jsonl{packing}"
