@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-VERSION = 5  # goes into refine's record: raise it when a rule changes, and finished text is refined anew
+VERSION = 6  # goes into refine's record: raise it when a rule changes, and finished text is refined anew
 
 HANGUL = re.compile(r"[가-힣]")
 LETTERS = re.compile(r"[^\W\d_]")
@@ -78,9 +78,10 @@ PHONE = re.compile(
     r"|(?<=0)1[016-9]([. ])\d{3,4}\1\d{4}"
     r"|(?<=0)(?:10\d{8}|1[16-9]\d{7,8})"
     rf"|(?<=0)(?P<unsure>{AREA}([. ])\d{{3,4}}\3\d{{4}}))"
-    r"(?![-–]?[0-9A-Za-z_])(?! ?(?:cc|m[lL]|mg|kg|mmHg|[gL%원명개회])\b)",
+    r"(?![-–]?[0-9A-Za-z_])",
     re.ASCII,
 )
+AMOUNT = re.compile(r" ?(?:cc|m[lL]|mg|kg|mmHg|[gL])\b| ?%", re.ASCII)  # behind groups of digits that no hyphen joins
 PHONE_NAMED = re.compile(r"(?:전화|연락처|팩스|문의|핸드폰|휴대폰|☎|☏|(?i:tel|fax|phone|h\.?p))[^\w\n]{0,4}(?:번호)?[^\w\n]{0,4}\Z")
 RESIDENT_NAMED = re.compile(r"주민[^\n]{0,12}\Z")
 FULL_WIDTH = {0xFF01 + i: 0x21 + i for i in range(94)}  # each sign to one, so places stay
@@ -174,8 +175,11 @@ def is_resident_number(digits: str, before: str) -> bool:
 
 def strip_phones(text: str) -> tuple[str, int]:
     signs = narrow(text)
-    found = PHONE.finditer(signs)
-    spans = [n.span() for n in found if not n["unsure"] or PHONE_NAMED.search(signs, max(0, n.start() - 20), n.start())]
+    spans = []
+    for number in PHONE.finditer(signs):
+        named = not number["unsure"] or PHONE_NAMED.search(signs, max(0, number.start() - 20), number.start())
+        if named and (re.search("[-–]", number[0]) or not AMOUNT.match(signs, number.end())):
+            spans.append(number.span())
     return cut(text, spans), len(spans)
 
 
