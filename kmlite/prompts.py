@@ -8,6 +8,7 @@ import re
 import unicodedata
 from functools import lru_cache
 from itertools import chain, pairwise
+from typing import NamedTuple
 
 VERSION = 2  # stands beside every figure: raise it when a word of a prompt or a rule of read_answer changes
 LETTERS = "ABCDE"
@@ -18,10 +19,19 @@ SHORT = "정답 알파벳만 답하세요 (A, B, C, D, E 중 하나)."
 REASONED = "Reasoning 후 정답 알파벳 하나만 답하세요."
 STEPS = ("첫째", "둘째", "셋째", "넷째")
 
-# ---- the ways to ask an exam question, and the tokens that an answer may take
-INSTRUCTIONS = {"kmlite": SHORT, "kmlite-reasoned": REASONED}
-TOKENS = {"kmlite": 32, "kmlite-reasoned": 500}
-PROMPTS = tuple(INSTRUCTIONS)
+
+class Prompt(NamedTuple):
+    """A way to ask an exam question."""
+
+    instruction: str
+    tokens: int  # that an answer may take
+    echo: str  # how a turn begins that repeats the instruction: it goes on to repeat the question, and is no answer
+
+
+PROMPTS = {
+    "kmlite": Prompt(SHORT, 32, "정답 알파벳만 답하세요 "),
+    "kmlite-reasoned": Prompt(REASONED, 500, "Reasoning 후 정답 알파벳 "),
+}
 
 
 def dictionary_prompt(term: str) -> str:
@@ -34,7 +44,7 @@ def exam_prompt(question: dict, reasoned: bool = False, prompt: str = "") -> str
     Args:
         prompt: one of PROMPTS; empty: "kmlite-reasoned" where `reasoned`, else "kmlite".
     """
-    instruction = INSTRUCTIONS[prompt or ("kmlite-reasoned" if reasoned else "kmlite")]
+    instruction = PROMPTS[prompt or ("kmlite-reasoned" if reasoned else "kmlite")].instruction
     options = "\n".join(f"{letter}) {question[letter]}" for letter in LETTERS)
     return f"{instruction}\n\n{question['question']}\n{options}"
 
@@ -190,7 +200,7 @@ BARE = re.compile(
     r"\s*(?:[*\"'`]*([A-E])[*\"'`]*|"
     r"(?:\*\*)?(?:정답|답|[Aa]nswer)\s*(?:은|는|is)?[\s:*]*[(\[\"']?([A-E])[)\]\"']?\s*번?\s*(?:입니다|이다)?\.?(?:\*\*)?)[ \t]*\n"
 )
-ECHOES = ("정답 알파벳만 답하세요 ", "Reasoning 후 정답 알파벳 ")  # a turn that repeats the instruction goes on to repeat the question
+ECHOES = tuple(prompt.echo for prompt in PROMPTS.values())
 
 
 def thought_ids(tokenizer) -> list[int]:

@@ -79,9 +79,9 @@ def of_answers(summary: dict, data: str, **how: Any) -> list[dict]:
     if len(years := summary["by_year"]) > 1:
         found += [of_score(part, "accuracy", data, **how, year=year) for year, part in years.items()]
     found.append(result("unreadable", data, round(100 * summary["unreadable"] / max(1, n), 2), n, **how))
-    for name, scale in (("calibration_error", 1), ("letter_mass", 100), ("consistency", 100)):
-        if name in summary:
-            found.append(result(name, data, round(scale * summary[name], 4), n, **how))
+    for name, value in summary.items():  # a share, or a number in the measure's own unit
+        if name in MEASURES and name not in ("accuracy", "unreadable"):
+            found.append(result(name, data, round(value * (100 if MEASURES[name].unit == "%" else 1), 4), n, **how))
     return found
 
 

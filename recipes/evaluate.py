@@ -49,7 +49,7 @@ class Settings:
     prior: int = setting(
         0, "dev questions on which to estimate the pull of each letter, to divide it out: cheaper than a vote; letter scorer"
     )
-    prompt: str = setting("kmlite", "kmlite asks for a letter; kmlite-reasoned for a reasoning before it", PROMPTS)
+    prompt: str = setting("kmlite", "kmlite asks for a letter; kmlite-reasoned for a reasoning before it", tuple(PROMPTS))
     max_new_tokens: int = setting(0, "tokens of an answer at the most; 0 takes 32, or 500 reasoned")
     shots: int = setting(0, "lm-eval: few-shot examples before the question; 0 or 5 in published figures")
     chat: bool = setting(False, "lm-eval: its --apply_chat_template; a plain run of it has none")
@@ -139,7 +139,7 @@ def plan_of(settings: Settings, base: Path, data: list[Path]) -> dict:
         asked = {name: getattr(settings, name) for name in names}
     else:
         asked = {name: value for name, value in asdict(settings).items() if name not in ("refined", "out", "restart", "batch", *THEIRS)}
-        asked["max_new_tokens"] = settings.max_new_tokens or prompts.TOKENS[settings.prompt]
+        asked["max_new_tokens"] = settings.max_new_tokens or prompts.PROMPTS[settings.prompt].tokens
         prompt = {"name": settings.prompt, "version": prompts.VERSION}
     return {
         "settings": asked,
@@ -189,7 +189,7 @@ def own(settings: Settings, base: Path, questions: list[dict], among: list[dict]
     console.print(f"  questions    {len(questions):,}, {in_words(prompt)}, scorer {settings.scorer}, {way}")
     loading.fast_model()  # before transformers, which it changes
     tokenizer = loading.load_tokenizer(base)
-    max_new_tokens = settings.max_new_tokens or prompts.TOKENS[settings.prompt]
+    max_new_tokens = settings.max_new_tokens or prompts.PROMPTS[settings.prompt].tokens
     longest = max(len(tokenizer(prompts.exam_prompt(question, prompt=settings.prompt))["input_ids"]) for question in questions)
     tokens = longest + TEMPLATE_TOKENS + max_new_tokens
     loaded, tokenizer = loading.load(base, precision, tokens)

@@ -160,7 +160,8 @@ def score_of(predictions: list[dict]) -> dict:
 def summarise(predictions: list[dict]) -> dict:
     """Accuracy over all (micro), the mean of the subjects' (macro), by subject and, where it is known, by year, with 95% intervals.
 
-    An unreadable answer is wrong. With probabilities also the calibration error; where each question was asked in several orders
+    What stands under the name of one of `results.MEASURES`, a share or a number, is a result by itself: a new measure of answers is one
+    line here. An unreadable answer is wrong. With probabilities also the calibration error; where each question was asked in several orders
     of its options also the share of questions with the same option chosen in all of them ("consistency").
     """
     by_subject = scores_by(predictions, "subject")
