@@ -10,150 +10,55 @@ from kmlite.prompts import read_answer
 OPTIONS = "A) 폐렴\nB) 결핵\nC) 천식\nD) 기흉\nE) 폐암"
 
 
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [
-        # a letter alone, however it is dressed
-        ("B", "B"),
-        ("b", "B"),
-        ("B)", "B"),
-        ("(B)", "B"),
-        ("(b)", "B"),
-        ("b.", "B"),
-        ("B.", "B"),
-        ("[B]", "B"),
-        ("**C**", "C"),
-        ("`D`", "D"),
-        ('"B"', "B"),
-        (" \n B \n", "B"),
-        ("Ｂ", "B"),
-        ("（Ｂ）", "B"),
-        ("- B", "B"),
-        ("D<end_of_turn>", "D"),
-        ("D<eos>", "D"),
-        ("D<end_of_turn>\n<start_of_turn>user\nA", "D"),
-        # a letter with its option's text
-        ("B) 항문열창", "B"),
-        ("B. 항문열창", "B"),
-        ("B: 항문열창", "B"),
-        ("B 항문열창", "B"),
-        ("B) 비타민 C", "B"),
-        ("C) E. coli", "C"),
-        ("A. 비타민 D 결핍", "A"),
-        ("항문열창(B)", "B"),
-        ("B\n\n해설: A는 틀린 보기이다.", "B"),
-        # a sentence
-        ("C 입니다", "C"),
-        ("C입니다.", "C"),
-        ("C이다.", "C"),
-        ("C예요", "C"),
-        ("C번", "C"),
-        ("따라서 D이다.", "D"),
-        ("정답은 B입니다", "B"),
-        ("정답은 B", "B"),
-        ("정답: D번", "D"),
-        ("정답 : A", "A"),
-        ("정답은 (E) 입니다.", "E"),
-        ("정답은 **(B)** 입니다.", "B"),
-        ("**정답: C**", "C"),
-        ('정답은 "D" 입니다', "D"),
-        ("정답은 'D'", "D"),
-        ("정답은 d입니다", "D"),
-        ("정답은 보기 C입니다", "C"),
-        ("정답은 C) 비타민 A 결핍입니다.", "C"),
-        ("정답은 항문열창(B)입니다.", "B"),
-        ("답: A", "A"),
-        ("답은 A이다", "A"),
-        ("보기 D가 정답입니다.", "D"),
-        ("B가 가장 적절합니다.", "B"),
-        ("B가 맞습니다", "B"),
-        ("Answer: D", "D"),
-        ("answer: d", "D"),
-        ("the answer is b", "B"),
-        ("The answer is E", "E"),
-        ("The correct answer is (C).", "C"),
-        ("Final answer: C", "C"),
-        ("ANSWER: B", "B"),
-        # several letters, one of them chosen
-        ("A와 B 중 B가 정답", "B"),
-        ("정답은 A가 아니라 C입니다", "C"),
-        ("정답은 A가 아닌 C입니다.", "C"),
-        ("A가 아니라 C입니다.", "C"),
-        ("A가 아니다. B가 맞다.", "B"),
-        ("B가 아니라 정답은 D", "D"),
-        ("A가 오답이고 D가 정답이다.", "D"),
-        ("정답은 B이며, A와 C는 틀렸다.", "B"),
-        ("처음에는 정답은 A라고 생각했으나, 정답은 D입니다.", "D"),
-        ("A is wrong. The answer is C.", "C"),
-        ("The answer is not A but C.", "C"),
-        # behind a reasoning
-        ("</reasoning>C", "C"),
-        ("</reasoning>\nC", "C"),
-        ("<reasoning>\n첫째: A) 20%, B) 70%\n</reasoning>B", "B"),
-        ("<reasoning>\n정답은 A입니다.\n</reasoning>D", "D"),
-        ("<reasoning>A</reasoning>\n<reasoning>B</reasoning>E", "E"),
-        ("<reasoning>A</reasoning>정답은 B입니다.<end_of_turn>", "B"),
-        ("<reasoning>\n첫째: A는 틀리고 B가 정답", None),
-        ("<reasoning>A</reasoning>", None),
-        # it cannot be told
-        ("", None),
-        ("  \n", None),
-        ("모르겠습니다", None),
-        ("정답을 알 수 없습니다.", None),
-        ("A, B", None),
-        ("A와 B", None),
-        ("A 또는 B", None),
-        ("A/B", None),
-        ("A and B", None),
-        ("A or C", None),
-        ("정답은 A와 B입니다.", None),
-        ("정답은 A 또는 C입니다.", None),
-        ("정답: A, B", None),
-        ("정답은 A일 수도 있고 B일 수도 있다", None),
-        ("정답은 A가 아닙니다.", None),
-        ("B는 정답이 아닙니다.", None),
-        ("B가 정답이 아닙니다.", None),
-        ("The answer is not A.", None),
-        ("ABCDE", None),
-        ("A~E", None),
-        ("A ~ E 중 하나", None),
-        (prompts.SHORT, None),
-        (OPTIONS, None),
-        ("①", None),
-        ("2", None),
-        ("정답: ②", None),
-        ("F", None),
-        ("정답은 F입니다", None),
-        # letters that stand for no option
-        ("Because", None),
-        ("CABG", None),
-        ("AST 상승", None),
-        ("A patient should rest", None),
-        ("A 65-year-old man has a fever", None),
-        ("E. coli 감염", None),
-        ("정답은 E. coli입니다.", None),
-        ("비타민 C가 부족", None),
-        ("비타민C 결핍", None),
-        ("정답은 비타민 C입니다.", None),
-        ("B형 간염", None),
-        ("정답은 B형 간염입니다.", None),
-        ("A군 사슬알균", None),
-        ("B세포 림프종", None),
-        ("C반응단백 상승", None),
-        ("인플루엔자 A", None),
-        ("Hepatitis B", None),
-        ("B12 결핍", None),
-        ("D-dimer 상승", None),
-        ("IgA 신병증", None),
-        ("HbA1c", None),
-        ("A+", None),
-    ],
-)
+# The letter that is read, or - where it can't be told, and what a model wrote: ¦ between two, ⏎ for a new line.
+READ = """
+# a letter alone, however it is dressed
+B: B ¦ b ¦ B) ¦ (B) ¦ (b) ¦ b. ¦ B. ¦ [B] ¦ "B" ¦ Ｂ ¦ （Ｂ） ¦ - B
+C: **C**
+D: `D` ¦ D<end_of_turn> ¦ D<eos> ¦ D<end_of_turn>⏎<start_of_turn>user⏎A
+# a letter with its option's text
+A: A. 비타민 D 결핍
+B: B) 항문열창 ¦ B. 항문열창 ¦ B: 항문열창 ¦ B 항문열창 ¦ B) 비타민 C ¦ 항문열창(B) ¦ B⏎⏎해설: A는 틀린 보기이다.
+C: C) E. coli
+# a sentence
+A: 정답 : A ¦ 답: A ¦ 답은 A이다
+B: 정답은 B입니다 ¦ 정답은 B ¦ 정답은 **(B)** 입니다. ¦ 정답은 항문열창(B)입니다. ¦ B가 가장 적절합니다. ¦ B가 맞습니다 ¦ the answer is b
+B: ANSWER: B
+C: C 입니다 ¦ C입니다. ¦ C이다. ¦ C예요 ¦ C번 ¦ **정답: C** ¦ 정답은 보기 C입니다 ¦ 정답은 C) 비타민 A 결핍입니다.
+C: The correct answer is (C). ¦ Final answer: C
+D: 따라서 D이다. ¦ 정답: D번 ¦ 정답은 "D" 입니다 ¦ 정답은 'D' ¦ 정답은 d입니다 ¦ 보기 D가 정답입니다. ¦ Answer: D ¦ answer: d
+E: 정답은 (E) 입니다. ¦ The answer is E
+# several letters, one of them chosen
+B: A와 B 중 B가 정답 ¦ A가 아니다. B가 맞다. ¦ 정답은 B이며, A와 C는 틀렸다.
+C: 정답은 A가 아니라 C입니다 ¦ 정답은 A가 아닌 C입니다. ¦ A가 아니라 C입니다. ¦ A is wrong. The answer is C. ¦ The answer is not A but C.
+D: B가 아니라 정답은 D ¦ A가 오답이고 D가 정답이다. ¦ 처음에는 정답은 A라고 생각했으나, 정답은 D입니다.
+# behind a reasoning
+B: <reasoning>⏎첫째: A) 20%, B) 70%⏎</reasoning>B ¦ <reasoning>A</reasoning>정답은 B입니다.<end_of_turn>
+C: </reasoning>C ¦ </reasoning>⏎C
+D: <reasoning>⏎정답은 A입니다.⏎</reasoning>D
+E: <reasoning>A</reasoning>⏎<reasoning>B</reasoning>E
+-: <reasoning>⏎첫째: A는 틀리고 B가 정답 ¦ <reasoning>A</reasoning>
+# it cannot be told
+-: 모르겠습니다 ¦ 정답을 알 수 없습니다. ¦ A, B ¦ A와 B ¦ A 또는 B ¦ A/B ¦ A and B ¦ A or C ¦ 정답은 A와 B입니다. ¦ 정답은 A 또는 C입니다.
+-: 정답: A, B
+-: 정답은 A일 수도 있고 B일 수도 있다 ¦ 정답은 A가 아닙니다. ¦ B는 정답이 아닙니다. ¦ B가 정답이 아닙니다. ¦ The answer is not A. ¦ ABCDE
+-: A~E ¦ A ~ E 중 하나 ¦ ① ¦ 2
+-: 정답: ② ¦ F ¦ 정답은 F입니다
+# letters that stand for no option
+-: Because ¦ CABG ¦ AST 상승 ¦ A patient should rest ¦ A 65-year-old man has a fever ¦ E. coli 감염 ¦ 정답은 E. coli입니다.
+-: 비타민 C가 부족
+-: 비타민C 결핍 ¦ 정답은 비타민 C입니다. ¦ B형 간염 ¦ 정답은 B형 간염입니다. ¦ A군 사슬알균 ¦ B세포 림프종 ¦ C반응단백 상승 ¦ 인플루엔자 A
+-: Hepatitis B ¦ B12 결핍 ¦ D-dimer 상승
+-: IgA 신병증 ¦ HbA1c ¦ A+
+"""
+rows = [line.split(": ", 1) for line in READ.splitlines() if line and not line.startswith("#")]
+TABLE = [(text.replace("⏎", "\n"), None if letter == "-" else letter) for letter, texts in rows for text in texts.split(" ¦ ")]
+TABLE += [(" \n B \n", "B"), ("", None), ("  \n", None), (prompts.SHORT, None), (OPTIONS, None)]
+
+
+@pytest.mark.parametrize(("text", "letter"), TABLE)
 def test_read_answer(text, letter):
     assert read_answer(text) == letter
-
-
-TABLE = [case[0] for case in test_read_answer.pytestmark[0].args[1]]
 
 
 THOUGHT = "<unused94>thought\n환자는 열이 있다. A는 아니다. 정답은 C로 보인다.\n<unused95>"
@@ -226,40 +131,13 @@ def test_a_first_line_that_is_nothing_but_the_answer_decides(text, letter):
 def test_an_answer_is_settled_by_its_end_its_first_line_or_its_echo():
     """Nor is one settled that could still become another: a letter, a statement, a thought, an unfinished reasoning."""
     settled = ["B\n", "정답: B\n", "B<end_of_turn>", "모름<start_of_turn>", prompts.SHORT, THOUGHT + "B\n", "<unused94>생각<eos>"]
-    open_ended = [
-        "",
-        "B",
-        "B)",
-        "정답은 B",
-        "정답은 B입니다.",
-        "정답 알파벳만 답하세요",
-        "A)\n",
-        THOUGHT,
-        "<unused94>thought\nB\n",
-        "<reasoning>\nB\n",
-    ]
+    open_ended = ["", "B", "B)", "정답은 B", "정답은 B입니다.", "정답 알파벳만 답하세요", "A)\n", THOUGHT]
+    open_ended += ["<unused94>thought\nB\n", "<reasoning>\nB\n"]
     assert [prompts.settled(text) for text in settled] == [True] * len(settled)
     assert [prompts.settled(text) for text in open_ended] == [False] * len(open_ended)
 
 
-PARTS = [
-    "A",
-    "B",
-    "E",
-    ")",
-    ".",
-    "\n",
-    "\n\n",
-    " ",
-    "정답은 ",
-    "정답: ",
-    "입니다",
-    "아니라 ",
-    "**",
-    "<reasoning>",
-    "</reasoning>",
-    "<end_of_turn>",
-]
+PARTS = [*"ABE).\n ", "\n\n", "정답은 ", "정답: ", "입니다", "아니라 ", "**", "<reasoning>", "</reasoning>", "<end_of_turn>"]
 PARTS += ["<start_of_turn>", "<unused94>", "<unused95>", "\u0338", "\u0307", "\u11a8", "형 간염", "가 정답", *prompts.ECHOES]
 
 
@@ -273,7 +151,7 @@ def test_nothing_behind_a_settled_answer_changes_its_reading(before, behind):
         assert prompts.settled(longer)
 
 
-@pytest.mark.parametrize("text", [*(case[0] for case in WITH_THOUGHTS), *(case[0] for case in FIRST_LINE), *TABLE])
+@pytest.mark.parametrize("text", [*(case[0] for case in WITH_THOUGHTS), *(case[0] for case in FIRST_LINE), *(case[0] for case in TABLE)])
 def test_each_answer_of_the_tables_may_stop_where_it_is_settled(text):
     for end in range(len(text)):
         if prompts.settled(text[:end]):
