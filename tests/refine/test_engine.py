@@ -17,13 +17,12 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
+from refining import attempt, content, funnel, in_lines, refined, rejected, trained, write
 
-from kmlite import paths, records
+from kmlite import paths
 from kmlite.refine import batch, engine, readers, worker
 from kmlite.refine.cleaning import clean
 from kmlite.refine.judging import judge
-from recipes import refine
 
 ROOM = random.Random(7)
 STOCK = ["".join(chr(ROOM.randrange(0xAC00, 0xD7A4)) for _ in range(ROOM.randrange(2, 5))) for _ in range(400)]
@@ -44,41 +43,14 @@ def rows(n: int, first: int = 0) -> list[dict]:
     return out
 
 
-def write_jsonl(path: Path, records_: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in records_), encoding="utf-8")
-
-
-def content(out: Path) -> dict[str, bytes]:
-    """Every file of a finished refine but the record, which holds the seconds; and no other is there."""
-    assert (out / paths.REFINE_RECORD).exists()
-    files = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    assert not any(".partial" in name for name in files)
-    return {name: data for name, data in files.items() if name not in (paths.REFINE_RECORD, ".lock")}
-
-
-def funnel(out: Path) -> dict:
-    return json.loads((out / paths.REFINE_RECORD).read_text())["funnel"]["text"]
-
-
 ONE, TWO = (("--workers", n, "--shard-mb", 1) for n in (1, 2))
-
-
-def invoke(raw: Path, out: Path, *args):
-    return CliRunner().invoke(refine.command, ["--raw", str(raw), "--refined", str(out), *map(str, args)])
-
-
-def run(raw: Path, out: Path, *args) -> str:
-    result = invoke(raw, out, *args)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 # ---- pieces of files
 
 
 def as_jsonl(path, table):
-    write_jsonl(path, table)
+    write(path, *table)
 
 
 def as_arrow(path, table):
@@ -114,7 +86,7 @@ def test_lines_of_any_length_at_any_bound(tmp_path, end):
 
 def test_small_files_share_a_shard_and_keep_their_order(tmp_path):
     for i in range(10):
-        write_jsonl(tmp_path / f"{i}.jsonl", rows(3))
+        write(tmp_path / f"{i}.jsonl", *rows(3))
     files = readers.raw_files(tmp_path)
     size = files[0].stat().st_size
     planned = worker.plan_shards(files, tmp_path, size * 4)
@@ -130,10 +102,10 @@ def large(tmp_path_factory) -> Path:
     """3.4 MB in all the ways that split differently."""
     raw = tmp_path_factory.mktemp("large") / "raw"
     folder = raw / paths.RAW_TEXT
-    write_jsonl(folder / "a" / "lines.jsonl", rows(4000))
+    write(folder / "a" / "lines.jsonl", *rows(4000))
     as_arrow(folder / "b.arrow", rows(1500, 3000))
     as_parquet(folder / "c.parquet", rows(1500, 4000))
-    (folder / "d.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows(500, 5000)).encode()))
+    (folder / "d.jsonl.gz").write_bytes(gzip.compress(in_lines(*rows(500, 5000))))
     (folder / "e.txt").write_text(text_of(-1, 200), encoding="utf-8")
     return raw
 
@@ -141,16 +113,12 @@ def large(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(large, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    run(large, out, *ONE)
+    refined(large, out, *ONE)
     return out
 
 
-def trained(out: Path) -> list[str]:
-    return list(records.read_texts(paths.text_shards(out)))
-
-
 def test_what_large_data_loses_and_why(undisturbed):
-    told = funnel(undisturbed)
+    told = funnel(undisturbed)["text"]
     assert told["read"] == 7501 == told["kept"] + sum(told["rejected"].values())
     assert set(told["rejected"]) == {"too_short", "duplicate", "near_duplicate"}
     assert len(trained(undisturbed)) + told["heldout"] == told["kept"]
@@ -158,12 +126,12 @@ def test_what_large_data_loses_and_why(undisturbed):
 
 
 def test_workers_change_no_byte(large, undisturbed, tmp_path):
-    run(large, tmp_path / "out", *TWO)
+    refined(large, tmp_path / "out", *TWO)
     assert content(tmp_path / "out") == content(undisturbed)
 
 
 def test_the_size_of_shards_changes_no_text(large, undisturbed, tmp_path):
-    run(large, tmp_path / "out", "--workers", 1, "--shard-mb", 100)
+    refined(large, tmp_path / "out", "--workers", 1, "--shard-mb", 100)
     assert trained(tmp_path / "out") == trained(undisturbed)
     for name in (f"{paths.TEXT}/heldout.jsonl", f"{paths.REJECTED}/text.jsonl"):
         assert content(tmp_path / "out")[name] == content(undisturbed)[name]
@@ -171,26 +139,24 @@ def test_the_size_of_shards_changes_no_text(large, undisturbed, tmp_path):
 
 def test_rejected_lines_are_those_of_the_file_whatever_the_shard(large, undisturbed):
     source = (large / paths.RAW_TEXT / "a/lines.jsonl").read_text(encoding="utf-8").split("\n")
-    shown = [json.loads(line) for line in (undisturbed / paths.REJECTED / "text.jsonl").read_text(encoding="utf-8").splitlines()]
-    mine = [row for row in shown if row["source"].endswith("lines.jsonl")]
+    mine = [row for row in rejected(undisturbed, "text") if row["source"].endswith("lines.jsonl")]
     assert len(mine) > 500
     assert all(json.loads(source[row["line"] - 1])["text"] == row["record"] for row in mine)
 
 
 def test_several_text_columns(tmp_path):
-    write_jsonl(
-        tmp_path / "raw" / paths.RAW_TEXT / "a.jsonl", [{"title": text_of(1), "body": text_of(2)}, {"body": text_of(3)}, {"x": "글"}]
-    )
-    run(tmp_path / "raw", tmp_path / "out", "--text-column", "title,body", "--heldout-share", 0)
+    texts = {"title": text_of(1), "body": text_of(2)}, {"body": text_of(3)}, {"x": "글"}
+    write(tmp_path / "raw" / paths.RAW_TEXT / "a.jsonl", *texts)
+    refined(tmp_path / "raw", tmp_path / "out", "--text-column", "title,body", "--heldout-share", 0)
     assert trained(tmp_path / "out") == [f"{text_of(1)}\n\n{text_of(2)}", text_of(3)]
-    assert funnel(tmp_path / "out")["rejected"] == {"missing_field": 1}
+    assert funnel(tmp_path / "out")["text"]["rejected"] == {"missing_field": 1}
 
 
 def test_personal_data_is_counted(tmp_path):
     text = f"{text_of(1)} 주민번호 900101-1234567, 전화 010-1234-5678과 02-123-4567, a@b.kr, https://a.kr"
-    write_jsonl(tmp_path / "raw" / paths.RAW_TEXT / "a.jsonl", [{"text": text}])
-    run(tmp_path / "raw", tmp_path / "out", "--heldout-share", 0)
-    assert funnel(tmp_path / "out")["removed"] == {"phone": 2, "mail": 1, "resident_number": 1, "url": 1}
+    write(tmp_path / "raw" / paths.RAW_TEXT / "a.jsonl", {"text": text})
+    refined(tmp_path / "raw", tmp_path / "out", "--heldout-share", 0)
+    assert funnel(tmp_path / "out")["text"]["removed"] == {"phone": 2, "mail": 1, "resident_number": 1, "url": 1}
     assert not re.search(r"\d{4}|@|://", trained(tmp_path / "out")[0])
 
 
@@ -236,7 +202,7 @@ def test_killed_again_and_again_the_bytes_are_the_same(large, undisturbed, tmp_p
             assert process.returncode == 0
             assert content(out) == content(undisturbed)
             (out / paths.REFINE_RECORD).write_text("{")  # begin anew, over the old result
-    run(large, out, *TWO)
+    refined(large, out, *TWO)
     assert content(out) == content(undisturbed)
 
 
@@ -247,11 +213,11 @@ def stopped(*_args, **_kwargs):
 def test_finished_shards_are_not_done_again(large, undisturbed, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("kmlite.refine.corpus.assemble", stopped)
-        assert invoke(large, tmp_path, *ONE).exit_code
+        assert attempt(large, tmp_path, *ONE)[0]
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / ".partial/shards").glob("*.keys")}
     assert before
     monkeypatch.setattr("kmlite.refine.worker.clean_all", stopped)  # nothing may be cleaned again
-    run(large, tmp_path, *ONE)
+    refined(large, tmp_path, *ONE)
     assert content(tmp_path) == content(undisturbed)
 
 
@@ -262,13 +228,13 @@ def test_more_data_redoes_its_shards_alone(large, tmp_path, monkeypatch, kept):
     with monkeypatch.context() as patch:
         if not kept:
             patch.setattr("kmlite.refine.corpus.assemble", stopped)
-        invoke(raw, tmp_path / "out", *ONE, "--keep-shards")
+        attempt(raw, tmp_path / "out", *ONE, "--keep-shards")
     assert not kept or [path.name for path in (tmp_path / "out/.partial").iterdir()] == ["shards"]
-    write_jsonl(raw / paths.RAW_TEXT / "f.jsonl", [{"text": text_of(99999, 300)}])
-    told = run(raw, tmp_path / "out", *ONE)
+    write(raw / paths.RAW_TEXT / "f.jsonl", {"text": text_of(99999, 300)})
+    told = refined(raw, tmp_path / "out", *ONE)
     planned, finished = map(int, re.search(r"(\d+) shards.*?(\d+) finished before", told).groups())
     assert 1 <= planned - finished <= 2
-    run(raw, tmp_path / "again", *ONE)
+    refined(raw, tmp_path / "again", *ONE)
     assert content(tmp_path / "out") == content(tmp_path / "again")
 
 
@@ -350,8 +316,8 @@ def test_workers_end_with_the_command(large, tmp_path):
 def test_broken_files_are_named_and_the_rest_goes_on(tmp_path):
     folder = tmp_path / "raw" / paths.RAW_TEXT
     good = [{"text": text_of(i)} for i in range(40)]
-    write_jsonl(folder / "good.jsonl", good)
-    packed = gzip.compress(b"".join(json.dumps({"text": text_of(100 + i)}).encode() + b"\n" for i in range(500)))
+    write(folder / "good.jsonl", *good)
+    packed = gzip.compress(in_lines(*({"text": text_of(100 + i)} for i in range(500))))
     (folder / "cut.jsonl.gz").write_bytes(packed[: len(packed) // 2])
     as_arrow(folder / "cut.arrow", [{"text": text_of(1000 + i)} for i in range(500)])
     arrow = (folder / "cut.arrow").read_bytes()
@@ -363,12 +329,12 @@ def test_broken_files_are_named_and_the_rest_goes_on(tmp_path):
     (folder / "bytes.jsonl").write_bytes(
         b'{"text": "\xff\xfe' + text_of(5001).encode() + b'"}\n\x00\x00\n' + json.dumps({"text": "\x00" + text_of(5002)}).encode() + b"\n"
     )
-    run(tmp_path / "raw", tmp_path / "out", *ONE, "--heldout-share", 0)
+    refined(tmp_path / "raw", tmp_path / "out", *ONE, "--heldout-share", 0)
     kept = set(trained(tmp_path / "out"))
     assert {clean(row["text"]) for row in good} | {clean(text_of(5000)), clean(text_of(5002))} <= kept
     assert clean(text_of(100)) in kept
     assert clean(text_of(1000)) in kept
-    shown = [json.loads(line) for line in (tmp_path / "out" / paths.REJECTED / "text.jsonl").read_text(encoding="utf-8").splitlines()]
+    shown = rejected(tmp_path / "out", "text")
     named = {(row["reason"], Path(row["source"]).name) for row in shown}
     expected = {("unreadable", "cut.jsonl.gz"), ("unreadable", "cut.arrow"), ("unreadable", "no.parquet"), ("too_long", "long.jsonl")}
     assert named == expected | {("not_json", "bytes.jsonl"), ("not_json", "cut.jsonl.gz")}  # the line that the cut goes through
@@ -388,8 +354,8 @@ HOSTILE = (
 @pytest.mark.parametrize("sign", HOSTILE.split("¦"))
 def test_every_rule_is_linear_on_hostile_input(sign):
     """200 kB of one sign, alone, in a page of HTML and in a page of a wiki: a quadratic rule takes minutes."""
-    for before, after in (("", ""), ("<p>글</p>", "x"), ("[[글]]\n{|\n", "x"), ("https://a.kr a@b.kr 010-1234-5678 ", "x")):
-        hostile = before + sign * (200_000 // len(sign.encode())) + after
+    for before in ("", "<p>글</p>", "[[글]]\n{|\n", "https://a.kr a@b.kr 010-1234-5678 "):
+        hostile = before + sign * (200_000 // len(sign.encode())) + "x" * bool(before)
         begun = time.process_time()
         cleaned = clean(hostile)
         judge(cleaned, 100, *batch.counts(batch.measure([cleaned])))
@@ -431,11 +397,11 @@ def test_a_pool_that_breaks_while_it_is_filled_is_started_again(monkeypatch):
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="ray is installed")
 def test_without_ray_the_extra_is_named(tmp_path):
-    result = invoke(paths.SAMPLE_RAW, tmp_path, "--engine", "ray")
-    assert (result.exit_code, "'.[ray]'" in result.output) == (1, True)
+    code, said = attempt(paths.SAMPLE_RAW, tmp_path, "--engine", "ray")
+    assert (code, "'.[ray]'" in said) == (1, True)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra ray")
 def test_a_local_ray_of_two_workers_gives_the_same_bytes(large, undisturbed, tmp_path):
-    run(large, tmp_path / "out", *TWO, "--engine", "ray")
+    refined(large, tmp_path / "out", *TWO, "--engine", "ray")
     assert content(tmp_path / "out") == content(undisturbed)

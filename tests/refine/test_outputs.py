@@ -8,19 +8,17 @@ from types import SimpleNamespace
 
 import click
 import pytest
-from click.testing import CliRunner
+from refining import attempt, rejected, write
+from refining import refined as refine
 
 from kmlite import files, paths
 from kmlite.refine import outputs
-from recipes import refine
 
 QUESTION = {"question": "금기인 약물은?", "A": "가", "B": "나", "C": "다", "D": "라", "E": "마", "answer": 2}
 
 
-def run(raw, refined, *args):
-    result = CliRunner().invoke(refine.command, ["--raw", str(raw), "--refined", str(refined), "--workers", "1", *args])
-    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
-    return result
+def run(raw, out, *args):
+    return attempt(raw, out, "--workers", 1, *args)
 
 
 def everything(folder):
@@ -29,9 +27,7 @@ def everything(folder):
 
 @pytest.fixture
 def raw(tmp_path):
-    folder = tmp_path / "raw" / paths.RAW_EXAM
-    folder.mkdir(parents=True)
-    (folder / "train.jsonl").write_text(json.dumps(QUESTION, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(tmp_path / "raw" / paths.RAW_EXAM / "train.jsonl", QUESTION)
     return tmp_path / "raw"
 
 
@@ -39,45 +35,40 @@ def raw(tmp_path):
 def test_refined_in_raw_or_around_it_is_refused_before_anything_is_touched(tmp_path, raw, place):
     (tmp_path / "link").symlink_to(raw)
     before = everything(tmp_path)
-    result = run(raw, tmp_path / place)
-    assert result.exit_code == 1
-    assert "nothing was touched" in result.output
+    code, said = run(raw, tmp_path / place)
+    assert (code, "nothing was touched" in said) == (1, True)
     assert everything(tmp_path) == before
     assert not (raw / "new").exists()
 
 
 def test_a_link_from_raw_into_refined_is_refused(tmp_path, raw):
-    (tmp_path / "refined").mkdir()
-    (tmp_path / "refined" / "dev.jsonl").write_text(json.dumps(QUESTION), encoding="utf-8")
+    write(tmp_path / "refined" / "dev.jsonl", QUESTION)
     (raw / paths.RAW_EXAM / "dev.jsonl").symlink_to(tmp_path / "refined" / "dev.jsonl")
-    result = run(raw, tmp_path / "refined")
-    assert (result.exit_code, "nothing was touched" in result.output) == (1, True)
+    code, said = run(raw, tmp_path / "refined")
+    assert (code, "nothing was touched" in said) == (1, True)
 
 
 @pytest.mark.parametrize("name", [f"{paths.TEXT}/train-7.jsonl", paths.DICTIONARY, f"{paths.EXAM}/train.jsonl", ".partial/mine.txt"])
 def test_files_of_others_under_its_own_names_are_not_overwritten(tmp_path, raw, name):
     mine = tmp_path / "refined" / name
-    mine.parent.mkdir(parents=True)
-    mine.write_text("mine")
-    result = run(raw, tmp_path / "refined")
-    assert result.exit_code == 1
-    assert mine.name in result.output or ".partial" in result.output
-    assert mine.read_text() == "mine"
+    write(mine, "mine")
+    code, said = run(raw, tmp_path / "refined")
+    assert code == 1 and (mine.name in said or ".partial" in said)
+    assert mine.read_text() == "mine\n"
 
 
 def test_files_of_others_beside_its_own_stay(tmp_path, raw):
     refined = tmp_path / "refined"
-    assert run(raw, refined).exit_code == 0
-    for name in (f"{paths.EXAM}/notes.txt", f"{paths.REJECTED}/mine/x.jsonl", "mine.txt"):
-        (refined / name).parent.mkdir(exist_ok=True)
-        (refined / name).write_text("mine")
-    assert run(raw, refined, "--restart").exit_code == 0
-    (raw / paths.RAW_DICTIONARY).mkdir()
-    (raw / paths.RAW_DICTIONARY / "a.jsonl").write_text(json.dumps({"term": "허파", "definition": "숨을 쉬는 가슴 속 장기"}))
+    refine(raw, refined)
+    mine = [refined / name for name in (f"{paths.EXAM}/notes.txt", f"{paths.REJECTED}/mine/x.jsonl", "mine.txt")]
+    for file in mine:
+        write(file, "mine")
+    refine(raw, refined, "--restart")
+    write(raw / paths.RAW_DICTIONARY / "a.jsonl", {"term": "허파", "definition": "숨을 쉬는 가슴 속 장기"})
     (raw / paths.RAW_EXAM / "train.jsonl").unlink()
-    assert run(raw, refined).exit_code == 0
+    refine(raw, refined)
     assert not paths.exam_split(refined, "train").exists()  # what refine wrote and no longer makes goes
-    assert all((refined / name).read_text() == "mine" for name in (f"{paths.EXAM}/notes.txt", f"{paths.REJECTED}/mine/x.jsonl", "mine.txt"))
+    assert all(file.read_text() == "mine\n" for file in mine)
 
 
 def test_a_second_run_on_one_folder_is_told_who_holds_it(tmp_path, raw):
@@ -88,12 +79,11 @@ def test_a_second_run_on_one_folder_is_told_who_holds_it(tmp_path, raw):
     )
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=paths.ROOT) as other:
         other.stdout.readline()
-        result = run(raw, refined)
+        code, said = run(raw, refined)
         other.stdin.close()
-    assert result.exit_code == 1
-    assert f"process {other.pid}" in result.output
+    assert (code, f"process {other.pid}" in said) == (1, True)
     assert not (refined / ".partial").exists()
-    assert run(raw, refined).exit_code == 0
+    refine(raw, refined)
 
 
 @pytest.mark.parametrize(("free", "code"), [(2 * 3000 - 1, 1), (2 * 3000, 0)])
@@ -101,10 +91,10 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(tmp_path, raw, m
     [file] = (raw / paths.RAW_EXAM).iterdir()
     file.write_text(file.read_text(encoding="utf-8") + " " * (3000 - file.stat().st_size), encoding="utf-8")
     monkeypatch.setattr("kmlite.files.shutil.disk_usage", lambda place: SimpleNamespace(free=free))
-    result = run(raw, tmp_path / "refined")
-    assert result.exit_code == code
+    found, said = run(raw, tmp_path / "refined")
+    assert found == code
     if code:
-        said = " ".join(result.output.split())
+        said = " ".join(said.split())
         assert f"{tmp_path / 'refined'} has room for 5,999 bytes, and refine needs up to 6,000 there" in said
         assert "make refine REFINED=…" in said
         assert everything(tmp_path / "refined").keys() <= {".lock"}
@@ -126,11 +116,6 @@ def test_what_is_compressed_needs_more_room_and_what_an_unfinished_run_wrote_nee
 # ---- what is said
 
 
-def write(path, *records):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
-
-
 def test_what_is_not_read_what_is_missing_and_what_a_setting_keeps_is_said(tmp_path, raw):
     (raw / "stray.jsonl").write_text("x" * 77)
     (raw / paths.RAW_EXAM / "scan[red].pdf").write_bytes(b"1234")
@@ -140,19 +125,12 @@ def test_what_is_not_read_what_is_missing_and_what_a_setting_keeps_is_said(tmp_p
         {"term": "허파", "definition": "숨을 쉬는 가슴 속 장기"},
         {"term": "허파", "definition": "장기"},
     )
-    said = " ".join(run(raw, tmp_path / "out").output.split())
-    for part in (
-        "stray.jsonl (77 bytes)",
-        "scan[red].pdf (4 bytes)",
-        "word, meaning",
-        "1 terms under 2",
-        "1 definitions under 10",
-        "--term-least 1",
-    ):
-        assert part in said
+    said = " ".join(refine(raw, tmp_path / "out").split())
+    lost = ("word, meaning", "1 terms under 2", "1 definitions under 10", "--term-least 1")
+    assert all(part in said for part in ("stray.jsonl (77 bytes)", "scan[red].pdf (4 bytes)", *lost))
     unread = files.read_json(tmp_path / "out" / paths.REFINE_RECORD)["unread"]
     assert {os.path.basename(one["path"]): one["bytes"] for one in unread} == {"stray.jsonl": 77, "scan[red].pdf": 4}
-    assert run(raw, tmp_path / "out", "--term-least", "1", "--definition-least", "1").exit_code == 0
+    refine(raw, tmp_path / "out", "--term-least", 1, "--definition-least", 1)
     assert len(files.read_json(tmp_path / "out" / paths.DICTIONARY)) == 2
 
 
@@ -177,12 +155,10 @@ def test_what_is_not_read_what_is_missing_and_what_a_setting_keeps_is_said(tmp_p
 def test_a_split_and_a_subject_are_found_in_any_part_of_a_path(tmp_path, name, split, subject):
     path = tmp_path / "raw" / paths.RAW_EXAM / name
     if name.endswith("csv"):
-        path.parent.mkdir(parents=True)
-        path.write_text(",".join(QUESTION) + "\n" + ",".join(map(str, QUESTION.values())) + "\n", encoding="utf-8")
+        write(path, ",".join(QUESTION), ",".join(map(str, QUESTION.values())))
     else:
         write(path, QUESTION)
-    result = run(tmp_path / "raw", tmp_path / "out")
-    assert result.exit_code == 0, result.output
+    refine(tmp_path / "raw", tmp_path / "out")
     [question] = files.read_lines(paths.exam_split(tmp_path / "out", split))
     assert question.get("subject") == subject
 
@@ -190,28 +166,27 @@ def test_a_split_and_a_subject_are_found_in_any_part_of_a_path(tmp_path, name, s
 @pytest.mark.parametrize("name", ["train_test.jsonl", "extra.jsonl"])
 def test_a_file_of_two_splits_or_none_is_named_not_guessed(tmp_path, raw, name):
     write(raw / paths.RAW_EXAM / name, QUESTION | {"question": "다른 물음은 무엇인가?"})
-    assert run(raw, tmp_path / "out").exit_code == 0
-    [row] = files.read_lines(tmp_path / "out" / paths.REJECTED / "exam.jsonl")
+    refine(raw, tmp_path / "out")
+    [row] = rejected(tmp_path / "out", "exam")
     assert (row["reason"], row["source"]) == ("unknown_split", f"{paths.RAW_EXAM}/{name}")
     assert os.listdir(tmp_path / "out" / paths.EXAM) == ["train.jsonl"]
 
 
 @pytest.mark.parametrize("answers", [(0, 1, 2, 3, 4), ("0", "3"), (0.0, 4.0), ("０",)])
 def test_answers_counted_from_0_are_refused_and_read_so_when_asked(tmp_path, answers):
-    texts = (
+    texts = [
         "첫째로 묻는 것은 무엇인가?",
         "간이 하는 일은?",
         "폐렴의 흔한 원인균을 고르면?",
         "당뇨병에서 먼저 재는 값은?",
         "골절을 처음 보는 사진은?",
-    )
+    ]
     rows = [QUESTION | {"question": text, "answer": answer} for text, answer in zip(texts, answers, strict=False)]
     write(tmp_path / "raw" / paths.RAW_EXAM / "train.jsonl", *rows)
     write(tmp_path / "raw" / paths.RAW_EXAM / "dev.jsonl", QUESTION | {"answer": 5, "question": "개발용 물음은 이것이다, 답은?"})
-    result = run(tmp_path / "raw", tmp_path / "out")
-    assert result.exit_code == 1
-    assert "train.jsonl" in result.output and "Counted from 0" in result.output and "counted from 1" in result.output
-    assert run(tmp_path / "raw", tmp_path / "out", "--zero-based").exit_code == 0
+    code, said = run(tmp_path / "raw", tmp_path / "out")
+    assert code == 1 and all(part in said for part in ("train.jsonl", "Counted from 0", "counted from 1"))
+    refine(tmp_path / "raw", tmp_path / "out", "--zero-based")
     kept = files.read_lines(paths.exam_split(tmp_path / "out", "train"))
     assert [q["answer"] for q in kept] == ["ABCDE"[int(float(answer))] for answer in answers]
     assert [q["answer"] for q in files.read_lines(paths.exam_split(tmp_path / "out", "dev"))] == ["E"]
@@ -228,14 +203,12 @@ def test_odd_records_are_rejected_one_by_one(tmp_path, raw):
         json.dumps(QUESTION | {"question": "상관없는 칸이 빈 물음은?", "score": float("nan")}, ensure_ascii=False),
         deep,
     ]
-    with open(raw / paths.RAW_EXAM / "train.jsonl", "a", encoding="utf-8") as file:
-        file.write("\n".join(lines) + "\n")
+    write(raw / paths.RAW_EXAM / "train.jsonl", QUESTION, *lines)
     os.rename(
         raw / paths.RAW_EXAM / "train.jsonl", os.path.join(os.fsencode(raw), paths.RAW_EXAM.encode(), "시험 train.jsonl".encode("cp949"))
     )
-    result = run(raw, tmp_path / "out")
-    assert result.exit_code == 0, result.output
-    rows = files.read_lines(tmp_path / "out" / paths.REJECTED / "exam.jsonl")
+    refine(raw, tmp_path / "out")
+    rows = rejected(tmp_path / "out", "exam")
     assert [row["line"] for row in rows] == [2, 3, 4, 6]
     assert {row["source"] for row in rows} == {f"{paths.RAW_EXAM}/시험 train.jsonl"}
     assert [q["question"] for q in files.read_lines(paths.exam_split(tmp_path / "out", "train"))] == [

@@ -9,6 +9,7 @@ import random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from refining import write
 
 from kmlite.refine import encodings, readers, tables
 from kmlite.refine.readers import Raw, raw_files, read_raw
@@ -111,23 +112,17 @@ def test_bad_lines_keep_their_line_numbers(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.arrow"])
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.arrow", "a.parquet without its end"])
 def test_a_file_that_is_not_what_its_name_says(tmp_path, name):
-    [(line, message, problem)] = read(tmp_path / name, b"these bytes are none of that")
-    assert (line, problem) == (1, "unreadable")
-    assert message
-
-
-def test_a_parquet_file_without_its_end(tmp_path):
     as_parquet(tmp_path / "whole.parquet")
-    [(line, _, problem)] = read(tmp_path / "a.parquet", (tmp_path / "whole.parquet").read_bytes()[:-8])
-    assert (line, problem) == (1, "unreadable")
+    content = (tmp_path / "whole.parquet").read_bytes()[:-8] if " " in name else b"these bytes are none of that"
+    [(line, message, problem)] = read(tmp_path / name.split(" ")[0], content)
+    assert (line, problem, bool(message)) == (1, "unreadable", True)
 
 
 def test_an_arrow_stream_that_breaks_off_keeps_what_came_before(tmp_path):
     as_arrow(tmp_path / "whole.arrow")
-    content = (tmp_path / "whole.arrow").read_bytes()
-    *kept, (line, _, problem) = read(tmp_path / "a.arrow", content[:-60])
+    *kept, (line, _, problem) = read(tmp_path / "a.arrow", (tmp_path / "whole.arrow").read_bytes()[:-60])
     assert [value for _, value, _ in kept] == RECORDS[:2]
     assert (line, problem) == (3, "unreadable")
 
@@ -142,18 +137,13 @@ def test_a_large_txt_is_cut_at_blank_lines(tmp_path):
     assert all(len(text.encode()) < readers.TXT_PIECE + 5000 for text in texts)
 
 
-def test_a_hidden_folder_above_the_data_does_not_hide_it(tmp_path):
-    folder = tmp_path / ".hidden" / "raw"
-    folder.mkdir(parents=True)
-    (folder / "a.txt").write_text("글", encoding="utf-8")
-    assert raw_files(folder) == [folder / "a.txt"]
-
-
-def test_no_folder_no_files(tmp_path):
-    assert raw_files(tmp_path / "none") == []
-
-
 # ---- which files
+
+
+def test_a_hidden_folder_above_the_data_does_not_hide_it_and_no_folder_has_no_files(tmp_path):
+    write(tmp_path / ".hidden/raw/a.txt", "글")
+    assert raw_files(tmp_path / ".hidden/raw") == [tmp_path / ".hidden/raw/a.txt"]
+    assert raw_files(tmp_path / "none") == []
 
 
 TEXT_NAMES = ("jsonl", "ndjson", "jsonlines", "json", "csv", "tsv", "tab", "txt", "md", "text", "markdown")
@@ -184,10 +174,7 @@ def test_every_ending_of_a_table_of_columns_is_read(tmp_path, name):
 
 
 def test_every_file_is_read_or_named_with_its_size_and_why(tmp_path):
-    for name in ("b.jsonl", "a/z.parquet", "a/deep/data-00000-of-00001.arrow", "c.CSV"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"1234")
-    others = (
+    others = [
         "a/deep/state.json",
         "README.md",
         "a/.hidden.jsonl",
@@ -198,15 +185,13 @@ def test_every_file_is_read_or_named_with_its_size_and_why(tmp_path):
         "no_ending",
         "w.xlsx",
         "v.jsonl.bz2",
-    )
-    for name in others:
-        (tmp_path / name).write_bytes(b"123")
-    (tmp_path / ".git" / "deep").mkdir(parents=True)
-    (tmp_path / ".git" / "deep" / "a.txt").write_bytes(b"1" * 50)
+    ]
+    for name in ("b.jsonl", "a/z.parquet", "a/deep/data-00000-of-00001.arrow", "c.CSV", *others):
+        write(tmp_path / name, "12")
+    write(tmp_path / ".git/deep/a.txt", "1" * 50)
     (tmp_path / "folder.jsonl").mkdir()
     outside = tmp_path.parent / f"{tmp_path.name}-outside"
-    outside.mkdir()
-    (outside / "linked.jsonl").write_bytes(b"1")
+    write(outside / "linked.jsonl", "1")
     (tmp_path / "link").symlink_to(outside)
     (tmp_path / "twice").symlink_to(outside)
     (tmp_path / "a" / "round").symlink_to(tmp_path)
@@ -220,15 +205,8 @@ def test_every_file_is_read_or_named_with_its_size_and_why(tmp_path):
     assert set(named) == {*others, ".git", "twice", "a/round", "gone.jsonl", "pipe.jsonl"}
     assert all(named[name][0] == 3 for name in others)
     assert named[".git"][0] >= 50
-    for name, why in (
-        ("y.zip", "unpack"),
-        ("z.parquet.gz", "unpack"),
-        ("x.pdf", "format"),
-        ("gone.jsonl", "nowhere"),
-        (".git", "hidden"),
-        ("twice", "same"),
-    ):
-        assert why in named[name][1]
+    expected = {"y.zip": "unpack", "v.jsonl.bz2": "unpack", "z.parquet.gz": "unpack", "x.pdf": "format", "gone.jsonl": "nowhere"}
+    assert all(why in named[name][1] for name, why in {**expected, ".git": "hidden", "twice": "same"}.items())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -268,19 +246,14 @@ def test_text_is_read_in_the_encoding_that_it_is_in(tmp_path, ending, packing, c
 
 
 def test_one_paragraph_in_cp949_among_utf8_is_read_as_what_it_is(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_bytes(f"{PROSE}\n\n".encode() + f"{PROSE}\n\n".encode("cp949") + PROSE.encode())
-    [row] = read_raw(path, tmp_path)
-    assert row.value == {"text": f"{PROSE}\n\n{PROSE}\n\n{PROSE}"}
+    content = f"{PROSE}\n\n".encode() + f"{PROSE}\n\n".encode("cp949") + PROSE.encode()
+    assert read(tmp_path / "a.txt", content) == [(1, {"text": f"{PROSE}\n\n{PROSE}\n\n{PROSE}"}, None)]
     lines_ = [json.dumps({"text": PROSE}, ensure_ascii=False).encode(code) for code in ("utf-8", "cp949", "utf-8")]
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b"\n".join(lines_))
-    assert [row.value for row in read_raw(path, tmp_path)] == [{"text": PROSE}] * 3
+    assert [value for _, value, _ in read(tmp_path / "a.jsonl", b"\n".join(lines_))] == [{"text": PROSE}] * 3
 
 
 FOREIGN = {
-    "shift_jis": "日本語のテキストはこのように書かれています。患者は三十五歳の男性で、胸の痛みがあった。",
-    "euc_jp": "日本語のテキストはこのように書かれています。患者は三十五歳の男性で、胸の痛みがあった。",
+    **dict.fromkeys(("shift_jis", "euc_jp"), "日本語のテキストはこのように書かれています。患者は三十五歳の男性で、胸の痛みがあった。"),
     "gb18030": "患者男性，三十五岁，因胸痛入院。血压一百二十，心电图正常，给予药物治疗后症状好转，出院随访。",
     "big5": "患者男性，三十五歲，因胸痛入院。血壓一百二十，心電圖正常，給予藥物治療後症狀好轉。",
 }

@@ -5,13 +5,11 @@ import os
 import re
 
 import pytest
-from click.testing import CliRunner
+from refining import MEDICAL, funnel, in_lines, refined
 
-from kmlite import files, paths
+from kmlite import paths
 from kmlite.refine.judging import REASONS, in_words
-from recipes import refine
 
-SAMPLE = [record["text"] for record in files.read_lines(paths.SAMPLE_RAW / paths.RAW_TEXT / "medical.jsonl")]
 STEM = "협심증으로 니트로글리세린 설하정을 쓰는 68세 환자가 함께 복용하면 심한 저혈압이 생길 수 있어 금기인 약물을 고르면?"
 DRUGS = ("메트포르민", "오메프라졸", "실데나필", "세티리진", "로바스타틴")
 IN_ENGLISH = ("Metformin", "Omeprazole", "Sildenafil", "Cetirizine", "Lovastatin")
@@ -21,36 +19,32 @@ def question(stem, options=DRUGS, **more):
     return {"question": stem, **dict(zip("ABCDE", options, strict=True)), "answer": 3, **more}
 
 
-def lines(*records):
-    return "".join((record if isinstance(record, str) else json.dumps(record, ensure_ascii=False)) + "\n" for record in records).encode()
-
-
 DEV, CASE = (
     question(STEM),
     question("다섯 약물 가운데 혈압이 높은 사람에게 먼저 쓰는 하나를 고르시오.", ("가", "나", "다", "라", "마")),
 )
 RAW = {  # a folder whose records get every reason
-    f"{paths.RAW_TEXT}/a.jsonl": lines(
-        {"text": "짧다"}, {"text": "가" * 2_000_001}, {"text": "No Korean at all. " * 20}, {"text": SAMPLE[0].replace("다", "\ufffd")},
+    f"{paths.RAW_TEXT}/a.jsonl": in_lines(
+        {"text": "짧다"}, {"text": "가" * 2_000_001}, {"text": "No Korean at all. " * 20}, {"text": MEDICAL[0].replace("다", "\ufffd")},
         {"text": "오늘만 무료 배송! 할인 쿠폰을 드려요. 지금 구매하세요! " * 4}, {"text": "혈압약은아침마다같은시간에먹는다\n" * 8},
-        {"text": SAMPLE[1]}, {"text": SAMPLE[1]}, {"text": SAMPLE[1].replace("다.", "다고 한다.", 1)}, {"text": f"{SAMPLE[2]} {STEM}"},
-        {"body": "글"}, "{", [1], '{"deep": ' + "[" * 2000 + "NaN" + "]" * 2000 + "}", {"text": " ".join([*SAMPLE[3].split()[:10] * 4])},
+        {"text": MEDICAL[1]}, {"text": MEDICAL[1]}, {"text": MEDICAL[1].replace("다.", "다고 한다.", 1)}, {"text": f"{MEDICAL[2]} {STEM}"},
+        {"body": "글"}, "{", [1], '{"deep": ' + "[" * 2000 + "NaN" + "]" * 2000 + "}", {"text": " ".join([*MEDICAL[3].split()[:10] * 4])},
     ),
     f"{paths.RAW_TEXT}/b.jsonl": json.dumps("日本語のテキストはこのように書かれています。", ensure_ascii=False).encode("shift_jis"),
     f"{paths.RAW_TEXT}/c.csv": '''n,text\n1,가, 나\n2,"가" 나\n3,"가\n'''.encode(),
     f"{paths.RAW_TEXT}/d.parquet": b"no parquet",
     f"{paths.RAW_TEXT}/e.txt": b"",
-    f"{paths.RAW_DICTIONARY}/a.jsonl": lines(
+    f"{paths.RAW_DICTIONARY}/a.jsonl": in_lines(
         {"term": "폐", "definition": "숨을 쉬는 가슴 속 장기"}, {"term": "허파", "definition": "장기"},
         {"term": "혈액투석", "definition": "혈액투석 혈액투석 혈액투석"},
     ),
-    f"{paths.RAW_EXAM}/dev.jsonl": lines(DEV, CASE),
-    f"{paths.RAW_EXAM}/train.jsonl": lines(
+    f"{paths.RAW_EXAM}/dev.jsonl": in_lines(DEV, CASE),
+    f"{paths.RAW_EXAM}/train.jsonl": in_lines(
         question(""), question("빈 것은?", ("", *DRUGS[1:])), question("답은?", answer=9), question("해는?", year=10**30),
         question("둘은?", (DRUGS[1], *DRUGS[1:])), CASE, question(f"다음 중 {STEM}"),
         question("A 68-year-old takes nitroglycerin. Which drug is contraindicated?", IN_ENGLISH),
     ),
-    f"{paths.RAW_EXAM}/extra.jsonl": lines(CASE),
+    f"{paths.RAW_EXAM}/extra.jsonl": in_lines(CASE),
 }  # fmt: skip
 
 
@@ -58,10 +52,8 @@ def test_every_reason_is_given_to_some_record_and_every_one_given_has_words(tmp_
     for name, content in RAW.items():
         (tmp_path / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "raw" / name).write_bytes(content)
-    result = CliRunner().invoke(refine.command, ["--raw", str(tmp_path / "raw"), "--refined", str(tmp_path / "out"), "--workers", "1"])
-    assert result.exit_code == 0, result.output
-    funnel = files.read_json(tmp_path / "out" / paths.REFINE_RECORD)["funnel"]
-    given = {reason for part in funnel.values() for reason in part["rejected"]}
+    refined(tmp_path / "raw", tmp_path / "out", "--workers", 1)
+    given = {reason for part in funnel(tmp_path / "out").values() for reason in part["rejected"]}
     families = tuple(reason[:-1] for reason in REASONS if reason.endswith("…"))
     assert {next((f"{name}…" for name in families if reason.startswith(name)), reason) for reason in given} == set(REASONS)
     assert all(in_words(reason) != (reason, reason) and "{" not in "".join(in_words(reason)) for reason in given)
