@@ -1,6 +1,10 @@
 """What the tests of refine share: raw folders written, refine run, its result read back."""
 
+import contextlib
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -61,3 +65,14 @@ def content(out: Path) -> dict[str, bytes]:
     found = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
     assert not any(".partial" in name for name in found)
     return {name: data for name, data in found.items() if name not in (paths.REFINE_RECORD, ".lock")}
+
+
+@contextlib.contextmanager
+def held_by_another(folder: Path, step: str) -> Iterator[subprocess.Popen]:
+    """Another process at work in a folder."""
+    hold = "import sys; from pathlib import Path; from kmlite.files import lock\n"
+    hold += f"with lock(Path({str(folder)!r}), {step!r}): print(1, flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=paths.ROOT) as other:
+        other.stdout.readline()
+        yield other
+        other.stdin.close()

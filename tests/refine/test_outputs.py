@@ -2,13 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import click
 import pytest
-from refining import attempt, rejected, write
+from refining import attempt, held_by_another, rejected, write
 from refining import refined as refine
 
 from kmlite import files, paths
@@ -73,14 +71,8 @@ def test_files_of_others_beside_its_own_stay(tmp_path, raw):
 
 def test_a_second_run_on_one_folder_is_told_who_holds_it(tmp_path, raw):
     refined = tmp_path / "refined"
-    hold = (
-        "import sys; from pathlib import Path; from kmlite.files import lock\n"
-        f"with lock(Path({str(refined)!r}), 'refine'): print(1, flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=paths.ROOT) as other:
-        other.stdout.readline()
+    with held_by_another(refined, "refine") as other:
         code, said = run(raw, refined)
-        other.stdin.close()
     assert (code, f"process {other.pid}" in said) == (1, True)
     assert not (refined / ".partial").exists()
     refine(raw, refined)
