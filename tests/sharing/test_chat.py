@@ -117,12 +117,11 @@ def test_a_thought_is_neither_said_nor_counted(tokenizer, monkeypatch, written, 
 
 
 def test_an_answer_stops_where_its_reader_goes_away(speaker):
-    threads, started = threading.active_count(), time.monotonic()
+    threads = threading.active_count()
     turns = chat.answer(speaker, [user("길게")], 500, 0.0)
     assert next(turns).ended == ""
     turns.close()
     assert threading.active_count() == threads
-    assert time.monotonic() - started < 5
 
 
 def test_an_answer_that_ends_by_itself(speaker, monkeypatch):
@@ -229,11 +228,11 @@ def test_exam_shows_probabilities_then_the_truth(session, capsys):
     assert session.messages == []
 
 
-@pytest.mark.parametrize(("share", "drawn"), [(0, " " * 20), (1, "█" * 20), (0.5, "█" * 10 + " " * 10)])
-def test_bars_of_probabilities(share, drawn):
+def test_bars_of_probabilities():
     question = {"question": "?", **dict.fromkeys("ABCDE", "x"), "answer": "A"}
-    found = {"answer": "A", "probabilities": [share, 0, 0, 0, 0], "mass": 1}
-    assert f"A) x\n{drawn} {share:>6.1%}\nB) x" in chat.exam_text(1, question, found)
+    for share, drawn in ((0, " " * 20), (1, "█" * 20), (0.5, "█" * 10 + " " * 10)):
+        found = {"answer": "A", "probabilities": [share, 0, 0, 0, 0], "mass": 1}
+        assert f"A) x\n{drawn} {share:>6.1%}\nB) x" in chat.exam_text(1, question, found)
 
 
 def test_exam_asks_with_the_prompt_of_evaluation(session, speaker):
@@ -247,18 +246,12 @@ def test_exam_asks_with_the_prompt_of_evaluation(session, speaker):
     assert "options as they stand" in chat.exam_text(1, question, found)
 
 
-def test_exam_draws_any_question(refined):
-    assert len({chat.exam_question(refined, "")[0] for _ in range(40)}) > 5
-
-
-@pytest.mark.parametrize("argument", ["0", "999", "x", "-1", "²"])
-def test_exam_numbers_that_are_none(session, capsys, argument):
-    assert f"/exam {argument}: a number from 1 to" in talked(session, capsys, f"/exam {argument}")
-
-
-def test_exam_without_questions(speaker, out, tmp_path, capsys):
-    session = recipe.Session(recipe.Settings(refined=tmp_path, out=out), speaker)
-    assert "make refine" in talked(session, capsys, "/exam", "/exam")
+def test_exam_draws_any_question_and_takes_a_number_that_is_one(session, speaker, out, tmp_path, capsys):
+    assert len({chat.exam_question(session.settings.refined, "")[0] for _ in range(40)}) > 5
+    for argument in ("0", "999", "x", "-1", "²"):
+        assert f"/exam {argument}: a number from 1 to" in talked(session, capsys, f"/exam {argument}")
+    without = recipe.Session(recipe.Settings(refined=tmp_path, out=out), speaker)
+    assert "make refine" in talked(without, capsys, "/exam", "/exam")
 
 
 def test_help_and_unknown_commands(session, capsys):
@@ -327,8 +320,6 @@ def test_keys(keys, lines):
 
 
 TERMINAL = {"PYTHONUNBUFFERED": "1", "TERM": "xterm-256color"}
-
-
 CODE = "from recipes.chat import command; command()"
 
 
@@ -347,15 +338,7 @@ def test_lines_from_a_pipe(warm, out, refined, tmp_path):
     assert status == 0, shown
     assert shown.count(chat.WARNING[0]) == shown.count(chat.WARNING[1]) == 1
     assert chat.STAND_IN[0] in shown
-    said = [
-        "> 안녕",
-        "5 tokens",
-        "> /exam 2",
-        "; right is",
-        "> /exam 999",
-        "a number from",
-        "> 마지막 말",
-    ]
+    said = ["> 안녕", "5 tokens", "> /exam 2", "; right is", "> /exam 999", "a number from", "> 마지막 말"]
     places = [shown.index(text) for text in said]
     assert places == sorted(places)
     assert "5 tokens" in shown[places[-1] :]
@@ -450,23 +433,6 @@ def test_control_c_in_a_terminal(warm, out, refined):
         assert terminal.status() == 0
     finally:
         terminal.close()
-
-
-def test_a_conversation_of_thousands_of_turns_costs_what_one_of_ten_costs(tokenizer, monkeypatch):
-    encoded = []
-    plain = prompts.dialogue_ids
-
-    def counted(tokenizer, messages):
-        ids = plain(tokenizer, messages)
-        encoded.append(len(ids))
-        return ids
-
-    monkeypatch.setattr(prompts, "dialogue_ids", counted)
-    turns = [{"role": ("user", "assistant")[i % 2], "content": f"{i}번째 말입니다"} for i in range(6001)]
-    ids, dropped = chat.fit(tokenizer, turns, 512)
-    assert sum(encoded) < 20 * 512
-    assert 0 <= 512 - len(ids) < len(plain(tokenizer, turns[:2]))
-    assert ids == plain(tokenizer, turns[2 * dropped :])
 
 
 def test_names_and_data_are_shown_as_they_are():
