@@ -153,8 +153,7 @@ def test_the_task_untouched_gives_the_same(by_lm_eval):
 def test_too_few_examples_are_named(base, refined, tmp_path):
     arguments = ["--scorer", "lm-eval", "--base", base, "--refined", refined, "--out", tmp_path, "--shots", "5"]
     done = CliRunner().invoke(evaluate.command, [str(a) for a in arguments])
-    assert done.exit_code == 1
-    assert "dentist has 1 few-shot rows" in done.output
+    assert done.exit_code == 1 and "dentist has 1 few-shot rows" in done.output
     assert not list(tmp_path.rglob(paths.TEST_LOG))
 
 
@@ -178,6 +177,5 @@ def test_without_a_network_the_hub_error_says_what_to_do(base, tmp_path, monkeyp
 
 def test_a_missing_lm_eval_names_the_command(monkeypatch):
     monkeypatch.setattr(package, "find_spec", lambda name: None)
-    done = CliRunner().invoke(evaluate.command, ["--scorer", "lm-eval"])
-    assert done.exit_code == 1
-    assert "make extras" in done.output
+    done = CliRunner().invoke(evaluate.command, ["--scorer", "lm-eval", "--hub"])
+    assert done.exit_code == 1 and "make extras" in done.output

@@ -69,24 +69,24 @@ def test_macro_is_the_mean_of_the_subjects():
     assert (summary["accuracy"], summary["macro"]) == (75.0, 50.0)
 
 
-def test_eval_by_letter_in_all_orders_and_compare(base, refined, tmp_path):
-    def run(recipe, *arguments, status=0):
-        result = CliRunner().invoke(recipe.command, [str(a) for a in arguments])
-        assert result.exit_code == status, result.output
-        return result.output
+def run(recipe, *arguments, status=0) -> str:
+    result = CliRunner().invoke(recipe.command, [str(a) for a in arguments])
+    assert result.exit_code == status, result.output
+    assert "Traceback" not in result.output
+    return result.output
 
-    common = ["--base", base, "--refined", refined, "--split", "dev"]
-    said = run(evaluate, *common, "--out", tmp_path / "one", "--scorer", "letter", "--vote", "5")
-    assert "voted over 5 orders" in said and "letter, single" in said
-    assert "calibration error" in said
-    run(evaluate, *common, "--out", tmp_path / "two", "--scorer", "letter")
-    run(evaluate, *common, "--out", tmp_path / "three", "--scorer", "letter")
+
+def test_eval_by_letter_in_all_orders_and_compare(base, refined, tmp_path):
+    common = ["--base", base, "--refined", refined, "--split", "dev", "--scorer", "letter"]
+    said = run(evaluate, *common, "--out", tmp_path / "one", "--vote", "5")
+    assert "voted over 5 orders" in said and "letter, single" in said and "calibration error" in said
+    for name in ("two", "three"):
+        run(evaluate, *common, "--out", tmp_path / name)
     one, two, three = (next((tmp_path / name).rglob(paths.EVALUATION)).parent for name in ("one", "two", "three"))
     record = files.read_json(one / paths.EVALUATION)
     assert record["summary"]["n"] == 25
     assert record["prompt"] == {"name": "kmlite", "version": prompts.VERSION}
-    assert record["test_openings"] is None
-    assert record["precision"].startswith("16bit, ")
+    assert record["test_openings"] is None and record["precision"].startswith("16bit, ")
     alone, voted = record["ways"]
     assert (alone["way"], voted["way"]) == ("letter, single", "letter, voted")
     single, answers = files.read_lines(two / paths.PREDICTIONS), files.read_lines(one / paths.PREDICTIONS)
@@ -95,11 +95,9 @@ def test_eval_by_letter_in_all_orders_and_compare(base, refined, tmp_path):
     assert 1 < voted["passes"] <= 5
     assert all(len(p["chosen_in"]) in (1, 5) for p in answers)
     assert "vote: 5 → 1" in run(compare, "--a", one, "--b", two, status=1)
-    assert "no significant difference" in run(compare, "--a", two, "--b", three)
-    answers = files.read_lines(three / paths.PREDICTIONS)
-    for answer in answers:
-        answer["right"] = True
-    files.write_lines(three / paths.PREDICTIONS, answers)
+    said = run(compare, "--a", two, "--b", three)
+    assert "no significant difference" in said and "calibration error: dev" in said
+    files.write_lines(three / paths.PREDICTIONS, [{**p, "right": True} for p in files.read_lines(three / paths.PREDICTIONS)])
     assert "a significant difference" in run(compare, "--a", two, "--b", three)
 
 
@@ -129,10 +127,6 @@ def evaluation(folder, *, changed: dict | None = None, questions: int = 6, right
     return folder
 
 
-def compared(a: Path, b: Path, *more: str):
-    return CliRunner().invoke(compare.command, ["--a", str(a), "--b", str(b), *more])
-
-
 OTHERWISE: dict[str, dict] = {
     "precision": {"changed": {"precision": "4bit, bfloat16"}},
     "version": {"changed": {"plan.prompt.version": 2}},
@@ -151,10 +145,9 @@ OTHERWISE: dict[str, dict] = {
 @pytest.mark.parametrize("named", OTHERWISE)
 def test_evaluations_made_in_different_ways_or_of_other_questions_are_not_compared(named, tmp_path):
     a, b = evaluation(tmp_path / "a"), evaluation(tmp_path / "b", **OTHERWISE[named])
-    done = compared(a, b)
-    assert done.exit_code == 1
-    assert "not comparable" in done.output and named in done.output and "Traceback" not in done.output
-    assert compared(a, a).exit_code == 0
+    said = run(compare, "--a", a, "--b", b, status=1)
+    assert "not comparable" in said and named in said
+    run(compare, "--a", a, "--b", a)
 
 
 def test_lm_evals_figures_are_compared_by_harness_and_never_with_one_of_ours(tmp_path):
@@ -163,13 +156,11 @@ def test_lm_evals_figures_are_compared_by_harness_and_never_with_one_of_ours(tmp
     for folder in (a, b):
         (folder / paths.EVALUATION).rename(folder / paths.HARNESS)
         (folder / paths.PREDICTIONS).rename(folder / paths.HARNESS_PREDICTIONS)
-    theirs = compared(a, b, "--harness")
-    assert theirs.exit_code == 0 and "lm-eval 0.4.13, kormedmcqa version 3.0, 5 shots, no chat template" in theirs.output
+    assert "lm-eval 0.4.13, kormedmcqa version 3.0, 5 shots, no chat template" in run(compare, "--a", a, "--b", b, "--harness")
     evaluation(a)
-    ours = compared(a, a)
-    assert ours.exit_code == 0 and "lm-eval" not in ours.output
-    missing = compared(a, b)
-    assert missing.exit_code == 1 and "eval.json does not exist" in missing.output and "HARNESS=1" in missing.output
+    assert "lm-eval" not in run(compare, "--a", a, "--b", a)
+    missing = run(compare, "--a", a, "--b", b, status=1)
+    assert "eval.json does not exist" in missing and "HARNESS=1" in missing
 
 
 def test_probabilities_that_are_not_numbers_are_no_answer(loaded, questions):
@@ -197,9 +188,7 @@ SENSELESS = [
 
 @pytest.mark.parametrize("arguments", SENSELESS)
 def test_settings_that_make_no_sense(arguments):
-    result = CliRunner().invoke(evaluate.command, arguments)
-    assert result.exit_code == 1
-    assert arguments[0] in result.output
+    assert arguments[0] in run(evaluate, *arguments, status=1)
 
 
 def test_the_reasoned_prompt_is_asked_and_named(base, refined, tmp_path, monkeypatch):
@@ -211,9 +200,7 @@ def test_the_reasoned_prompt_is_asked_and_named(base, refined, tmp_path, monkeyp
         return whole(*arguments, **{**how, "max_new_tokens": 2})
 
     monkeypatch.setattr(scoring, "generate", generate)
-    arguments = ["--base", base, "--refined", refined, "--out", tmp_path, "--split", "dev", "--prompt", "kmlite-reasoned"]
-    done = CliRunner().invoke(evaluate.command, [str(a) for a in arguments])
-    assert done.exit_code == 0, done.output
+    run(evaluate, "--base", base, "--refined", refined, "--out", tmp_path, "--split", "dev", "--prompt", "kmlite-reasoned")
     question = records.read_exam(refined, "dev")[0]
     assert seen == [(prompts.exam_prompt(question, reasoned=True), 500)]
     written = next(tmp_path.rglob(paths.EVALUATION))
@@ -247,11 +234,10 @@ def test_years_are_shown_where_there_are_several(base, refined, tmp_path):
 
     def evaluated(name: str, questions: list[dict]) -> tuple[str, dict, list[dict]]:
         files.write_lines(paths.exam_split(tmp_path / name, "test"), questions)
-        arguments = ["--base", base, "--refined", tmp_path / name, "--out", tmp_path / f"{name}-out", "--scorer", "letter"]
-        done = CliRunner().invoke(evaluate.command, [str(a) for a in arguments])
-        assert done.exit_code == 0, done.output
-        folder = next((tmp_path / f"{name}-out").rglob(paths.EVALUATION)).parent
-        return done.output, files.read_json(folder / paths.EVALUATION)["summary"], files.read_lines(folder / paths.PREDICTIONS)
+        out = tmp_path / f"{name}-out"
+        said = run(evaluate, "--base", base, "--refined", tmp_path / name, "--out", out, "--scorer", "letter")
+        folder = next(out.rglob(paths.EVALUATION)).parent
+        return said, files.read_json(folder / paths.EVALUATION)["summary"], files.read_lines(folder / paths.PREDICTIONS)
 
     questions = records.read_exam(refined, "test")[:9]
     assert {key: questions[0][key] for key in prompts.WHERE_FROM} == {"year": 9003, "period": 1, "q_number": 1}
@@ -282,21 +268,14 @@ def test_the_nearest_published_figure_is_said_of_the_whole_test(capsys, monkeypa
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(("accuracy", "model"), [(47.0, "Qwen3-8B"), (0.0, "always answering D"), (100.0, "Qwen3-8B with a LoRA")])
-def test_the_nearest_published_figure(accuracy, model):
-    assert published.nearest(accuracy)["model"][0] == model
-
-
-def test_every_published_figure_has_all_that_it_depends_on():
+def test_published_figures_have_all_that_they_depend_on_and_the_nearest_is_found():
     for row in published.PUBLISHED:
         assert set(row) == {"model", "accuracy", "prompt", "shots", "scorer", "source"}
         assert all(row[key] not in ("", None) for key in row)
-
-
-def test_a_dev_figure_is_put_among_the_published_ones():
-    assert published.beside(47.25).endswith(
-        "always answering D 22.0% < this model on dev 47.2% < Qwen3-8B 60.4% < Qwen3-8B with a LoRA 69.1%"
-    )
+    for accuracy, model in ((47.0, "Qwen3-8B"), (0.0, "always answering D"), (100.0, "Qwen3-8B with a LoRA")):
+        assert published.nearest(accuracy)["model"][0] == model
+    among = "always answering D 22.0% < this model on dev 47.2% < Qwen3-8B 60.4% < Qwen3-8B with a LoRA 69.1%"
+    assert published.beside(47.25).endswith(among)
 
 
 def test_orders_of_a_question_go_through_the_model_once_as_far_as_they_are_alike(loaded, questions):
