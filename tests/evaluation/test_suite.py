@@ -15,12 +15,17 @@ from kmlite.training.settings import TrainingSettings
 from recipes import stage1
 
 
-def test_the_suite_measures_what_the_refined_data_has(refined, tmp_path):
-    whole = suite.prepare(refined, texts=3, entries=4, questions=5)
-    assert [len(part) for part in whole[:4]] == [3, 4, 16, 5]
-    bare = suite.prepare(tmp_path, texts=3, entries=4, questions=5)
-    assert [len(part) for part in bare[:4]] == [0, 0, 16, 0]
-    assert [len(part) for part in suite.prepare(refined, texts=0, entries=0, questions=0)[:4]] == [0, 0, 16, 0]
+def learn(refined, out, base, *more):
+    """Stage 1 in four steps of a minimal model."""
+    arguments = ["--refined", refined, "--out", out, "--base", base, "--rank", 4, "--max-steps", 4, "--recalled", 1, *more]
+    return CliRunner().invoke(stage1.command, [str(a) for a in arguments])
+
+
+@pytest.mark.parametrize(("sizes", "there", "bare"), [((3, 4, 5), [3, 4, 16, 5], [0, 0, 16, 0]), ((0, 0, 0), [0, 0, 16, 0], [0, 0, 16, 0])])
+def test_the_suite_measures_what_the_refined_data_has(refined, tmp_path, sizes, there, bare):
+    texts, entries, questions = sizes
+    for folder, wanted in ((refined, there), (tmp_path, bare)):
+        assert [len(part) for part in suite.prepare(folder, texts=texts, entries=entries, questions=questions)[:4]] == wanted
 
 
 @pytest.mark.parametrize("n", [3, 10, 40, 99, 100, 200])
@@ -67,21 +72,16 @@ def test_a_stage_that_made_it_worse_leaves_with_status_3_until_accepted(refined,
     folder = tmp_path / "refined"
     files.write_json(folder / paths.DICTIONARY, files.read_json(refined / paths.DICTIONARY)[:20])
     # a rate at which nothing can be learned
-    arguments = ["--refined", folder, "--out", tmp_path / "out", "--base", base, "--rank", "4", "--max-steps", "4", "--entries", "5"]
-    arguments += ["--learning-rate", "0.5", "--warmup", "0", "--recalled", "1", "--batch", "2", "--accumulation", "1"]
-
-    def run(*more):
-        return CliRunner().invoke(stage1.command, [str(a) for a in [*arguments, *more]])
-
-    first = run()
+    wrong = ["--learning-rate", 0.5, "--warmup", 0, "--entries", 5, "--batch", 2, "--accumulation", 1]
+    first = learn(folder, tmp_path / "out", base, *wrong)
     assert "right definition of five (chance 20%): definitions, held out" not in first.output  # of 20 terms hardly one is held out
     assert first.exit_code == stages.WORSE, first.output
     assert "warning: stage1-worse" in first.output
     assert (tmp_path / "out" / paths.STAGES[1].folder / paths.FINAL / "model.safetensors").exists()  # kept, to be looked at
-    again = run()
+    again = learn(folder, tmp_path / "out", base, *wrong)
     assert again.exit_code == stages.WORSE  # a second call does not slip past
     assert "nothing changed" in again.output
-    assert run("--accept-regression").exit_code == 0
+    assert learn(folder, tmp_path / "out", base, *wrong, "--accept-regression").exit_code == 0
 
 
 def test_a_wrong_merge_is_refused(base, tmp_path, monkeypatch):
@@ -149,23 +149,7 @@ def test_a_loss_that_is_no_number_stops_the_run(base, refined, tmp_path, monkeyp
         return adapted
 
     monkeypatch.setattr(loading, "add_lora", broken)
-    arguments = [
-        "--refined",
-        refined,
-        "--out",
-        tmp_path,
-        "--base",
-        base,
-        "--rank",
-        "4",
-        "--max-steps",
-        "4",
-        "--entries",
-        "2",
-        "--recalled",
-        "1",
-    ]
-    result = CliRunner().invoke(stage1.command, [str(a) for a in arguments])
+    result = learn(refined, tmp_path, base, "--entries", 2)
     assert result.exit_code == 1
     assert "the loss is nan at step 1" in result.output
 
