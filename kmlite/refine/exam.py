@@ -60,23 +60,22 @@ def read_letter(answer: object, options: Iterable[str] = (), first: int = 1) -> 
         options: the five, to read an answer that is the text of one; where text behind a letter is another option's it is none.
         first: the number of A.
     """
+    if not isinstance(answer, str):
+        number = None if isinstance(answer, bool) else whole_number(answer)
+        return None if number is None else by_number(number, first)
+    if any(unicodedata.decomposition(sign).startswith(("<super>", "<sub>")) for sign in answer):
+        return None
     options = [option.casefold() for option in options]
-    if isinstance(answer, str):
-        if any(unicodedata.decomposition(sign).startswith(("<super>", "<sub>")) for sign in answer):
-            return None
-        answer = unicodedata.normalize("NFKC", answer).strip()
-        found = ANSWER.fullmatch(answer.upper())
-        rest = found[2].casefold().strip(" .") if found else ""
-        if found and rest in ("", "입니다", "이다", "번", "번입니다"):
-            return found[1] if found[1] in prompts.LETTERS else by_number(int(found[1]), first)
-        if options.count(answer.casefold()) == 1:
-            return prompts.LETTERS[options.index(answer.casefold())]
-        if not found:
-            return None
+    answer = unicodedata.normalize("NFKC", answer).strip()
+    letter, rest = None, ""
+    if found := ANSWER.fullmatch(answer.upper()):
         letter = found[1] if found[1] in prompts.LETTERS else by_number(int(found[1]), first)
-        return letter if letter and options and options[prompts.LETTERS.index(letter)].strip(" .") == rest else None
-    number = None if isinstance(answer, bool) else whole_number(answer)
-    return None if number is None else by_number(number, first)
+        rest = found[2].casefold().strip(" .")
+        if rest in ("", "입니다", "이다", "번", "번입니다"):
+            return letter
+    if options.count(answer.casefold()) == 1:
+        return prompts.LETTERS[options.index(answer.casefold())]
+    return letter if letter and options and options[prompts.LETTERS.index(letter)].strip(" .") == rest else None
 
 
 def by_number(number: int, first: int) -> str | None:
@@ -139,13 +138,6 @@ def check(record: dict, first: int = 1, path: Path = Path()) -> tuple[dict | Non
     Args:
         first: the number that an answer of A has. path: of the file below the raw exam folder; it may name the subject.
     """
-    try:
-        return checked(record, first, path)
-    except ValueError:
-        return None, "bad_number"
-
-
-def checked(record: dict, first: int, path: Path) -> tuple[dict | None, str]:
     if any(key not in record for key in ("question", "answer", *prompts.LETTERS)):
         return None, "missing_field"
     question: dict = {"question": field_text(record["question"]), **{letter: field_text(record[letter]) for letter in prompts.LETTERS}}
@@ -154,7 +146,11 @@ def checked(record: dict, first: int, path: Path) -> tuple[dict | None, str]:
     if not all(question[letter] for letter in prompts.LETTERS):
         return None, "empty_option"
     options = [question[letter] for letter in prompts.LETTERS]
-    letter = read_letter(record["answer"], options, first)
+    try:
+        letter = read_letter(record["answer"], options, first)
+        numbers = {key: whole_number(record.get(key)) for key in prompts.WHERE_FROM}
+    except ValueError:
+        return None, "bad_number"
     if letter is None:
         return None, "bad_answer"
     if BROKEN in question["question"] + "".join(options):
@@ -168,9 +164,7 @@ def checked(record: dict, first: int, path: Path) -> tuple[dict | None, str]:
     for key in ("source", "origin"):  # of questions that `make data` fetched
         if text := field_text(record.get(key)):
             question[key] = text
-    for key in prompts.WHERE_FROM:
-        if (number := whole_number(record.get(key))) is not None:
-            question[key] = number
+    question |= {key: number for key, number in numbers.items() if number is not None}
     cot = field_text(record.get("cot"))
     # A reasoning that ends in another letter than the answer teaches the wrong thing: the question stays without it.
     if cot and prompts.conclusion_letter(cot) in (None, letter) and prompts.reasoning_sentences(cot):

@@ -22,12 +22,18 @@ def table_lines(source: Iterator[bytes | Lost], separator: str) -> Iterator[tupl
     """The rows of a .csv or .tsv. A row that has more cells than there are columns, or whose quotes do not close, is set aside as
     the line that it was; reading goes on in the next line."""
     csv.field_size_limit(sys.maxsize)
-    table = Table(lines(source))
+    feed, back = text_lines(source), deque[str | Lost]()  # lines that an open quote had swallowed
     header: list[str] = []
-    while (taken := table.row(separator)) is not None:
-        row, text, problem = taken
+    while (text := back.popleft() if back else next(feed, None)) is not None:
+        if isinstance(text, Lost):
+            yield text, "unreadable"
+            continue
+        bare = text.rstrip("\r\n")
+        row, problem = bare.split(separator) if bare else [], ""
+        if '"' in text:  # not in most rows; the csv module takes longer
+            row, text, problem = quoted_row(text, feed, back, separator)
         if problem:
-            yield row, problem
+            yield bare, problem
         elif not header:
             if separator == "," and len(row) == 1 and (other := next((s for s in "\t;" if s in text), "")):
                 separator, row = other, next(csv.reader([text], delimiter=other))
@@ -42,61 +48,40 @@ def table_lines(source: Iterator[bytes | Lost], separator: str) -> Iterator[tupl
             yield dict(zip(header, [*row, *[None] * (len(header) - len(row))], strict=False)), None
 
 
-class Table:
-    """Lines of a table with those given back that an open quote had swallowed."""
+def text_lines(source: Iterator[bytes | Lost]) -> Iterator[str | Lost]:
+    for line, whole in lines(source):
+        if isinstance(line, Lost):
+            yield line
+        elif not whole:
+            yield Lost(len(line), "a line of more than 16 MB")
+        else:
+            text, encoding = decode(line)
+            yield text if encoding in ("utf-8", "cp949") else Lost(len(line), f"seems to be {encoding}")
 
-    def __init__(self, source: Iterator[tuple[bytes, bool] | tuple[Lost, bool]]) -> None:
-        self.source, self.back = source, deque[str | Lost]()
 
-    def line(self) -> str | Lost | None:
-        if self.back:
-            return self.back.popleft()
-        line, whole = next(self.source, (None, True))
-        if line is None or isinstance(line, Lost):
-            return line
-        if not whole:
-            return Lost(len(line), "a line of more than 16 MB")
-        text, encoding = decode(line)
-        return Lost(len(line), f"seems to be {encoding}") if encoding not in ("utf-8", "cp949") else text
+def quoted_row(first: str, feed: Iterator[str | Lost], back: deque[str | Lost], separator: str) -> tuple[list[str], str, str]:
+    """(cells, the text that they were, problem) of the row that begins with a line; where its quotes are wrong, all lines but this one
+    go back."""
+    taken: list[str] = []
 
-    def row(self, separator: str) -> tuple[Any, str, str | None] | None:
-        """(cells, the text that they were, None), or (a Lost or the broken line, its text, the problem); None at the end."""
-        first = self.line()
-        if first is None:
-            return None
-        if isinstance(first, Lost):
-            return first, "", "unreadable"
-        if '"' not in first:  # as in most rows; the csv module takes longer
-            bare = first.rstrip("\r\n")
-            return bare.split(separator) if bare else [], first, None
-        taken: list[str] = []
-        problem = ""
+    def more() -> Iterator[str]:
+        line: str | Lost | None = first
+        size = 0
+        while isinstance(line, str):
+            taken.append(line)
+            size += len(line)
+            if size > ROW_MOST and len(taken) > 1:
+                return
+            yield line + "\n"
+            line = back.popleft() if back else next(feed, None)
+        if line is not None:
+            back.appendleft(line)
 
-        def feed() -> Iterator[str]:
-            nonlocal problem
-            size = 0
-            line: str | Lost | None = first
-            while True:
-                if not isinstance(line, str):
-                    if line is not None:
-                        self.back.appendleft(line)
-                    return
-                taken.append(line)
-                size += len(line)
-                if size > ROW_MOST and len(taken) > 1:
-                    problem = "open_quote"
-                    return
-                yield line + "\n"
-                line = self.line()
-
-        try:
-            cells = next(csv.reader(feed(), delimiter=separator, strict=True), [])
-            if not problem:
-                return cells, "\n".join(taken), None
-        except csv.Error as error:
-            problem = "open_quote" if "end of data" in str(error) else "bad_quotes"
-        self.back.extendleft(reversed(taken[1:]))
-        return first.rstrip("\r\n"), first, problem
+    try:
+        return next(csv.reader(more(), delimiter=separator, strict=True), []), "\n".join(taken), ""
+    except csv.Error as error:
+        back.extendleft(reversed(taken[1:]))
+        return [], first, "open_quote" if "end of data" in str(error) else "bad_quotes"
 
 
 # ---- tables of columns
