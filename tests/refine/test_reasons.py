@@ -6,6 +6,7 @@ import re
 
 import pytest
 from refining import MEDICAL, funnel, in_lines, refined
+from test_text_rules import STOPPED
 
 from kmlite import paths
 from kmlite.refine.judging import REASONS, in_words
@@ -25,10 +26,9 @@ DEV, CASE = (
 )
 RAW = {  # a folder whose records get every reason
     f"{paths.RAW_TEXT}/a.jsonl": in_lines(
-        {"text": "짧다"}, {"text": "가" * 2_000_001}, {"text": "No Korean at all. " * 20}, {"text": MEDICAL[0].replace("다", "\ufffd")},
-        {"text": "오늘만 무료 배송! 할인 쿠폰을 드려요. 지금 구매하세요! " * 4}, {"text": "혈압약은아침마다같은시간에먹는다\n" * 8},
-        {"text": MEDICAL[1]}, {"text": MEDICAL[1]}, {"text": MEDICAL[1].replace("다.", "다고 한다.", 1)}, {"text": f"{MEDICAL[2]} {STEM}"},
-        {"body": "글"}, "{", [1], '{"deep": ' + "[" * 2000 + "NaN" + "]" * 2000 + "}", {"text": " ".join([*MEDICAL[3].split()[:10] * 4])},
+        *({"text": text} for text, _ in STOPPED), {"text": MEDICAL[1]}, {"text": MEDICAL[1]},
+        {"text": MEDICAL[1].replace("다.", "다고 한다.", 1)}, {"text": f"{MEDICAL[2]} {STEM}"}, {"text": "가" * 2_000_001},
+        {"body": "글"}, "{", [1], '{"deep": ' + "[" * 2000 + "NaN" + "]" * 2000 + "}",
     ),
     f"{paths.RAW_TEXT}/b.jsonl": json.dumps("日本語のテキストはこのように書かれています。", ensure_ascii=False).encode("shift_jis"),
     f"{paths.RAW_TEXT}/c.csv": '''n,text\n1,가, 나\n2,"가" 나\n3,"가\n'''.encode(),
