@@ -602,8 +602,6 @@ CELLS: dict[str, tuple] = {
     "text rate 0.3x, 30k": (text_cell, {"tokens": 30000, "rate": 0.3}),
     "text plain, 100k": (text_cell, {"tokens": 100000}),
     "text 1000 best, 100k": (text_cell, {"tokens": 100000, "count": 1000, "start": "best"}),
-    "text plain, 300k": (text_cell, {"tokens": 300000}),
-    "text 1000 best, 300k": (text_cell, {"tokens": 300000, "count": 1000, "start": "best"}),
 }
 
 
