@@ -141,8 +141,14 @@ def ours(asked: dict, folder: Path, timed) -> tuple[list[dict], dict]:
     how = {"r": settings.rank, "alpha": settings.alpha, "dropout": settings.dropout}
     adapted = loading.add_lora(model, **how, seed=0)
     rows = rows_of(asked, tokenizer)
-    known = trainer.callbacks
-    with mock.patch.object(trainer, "callbacks", lambda *args: [*known(*args), timed]):
+    prepare = trainer.prepare
+
+    def with_clock(*args):
+        prepared = prepare(*args)
+        prepared[0].add_callback(timed)
+        return prepared
+
+    with mock.patch.object(trainer, "prepare", with_clock):
         result = trainer.train(adapted, tokenizer, rows, folder, settings, trainer.Task(order="sequential"))
     return rows, {"loss": result["loss"], "compute": result["compute"]}
 

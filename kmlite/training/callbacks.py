@@ -49,8 +49,9 @@ class Meter:
         return [{"record": n, "text": tokenizer.decode(ids[:200])} for batch in self.last for n, ids in batch]
 
 
-def callbacks(model, tokenizer, folder: Path, settings: TrainingSettings, task, meter: Meter, stop: "Stop", measured: dict) -> list:
-    """The trainer's callbacks, in the order in which they look at a step. They draw no random numbers.
+def watch(model, tokenizer, folder: Path, settings: TrainingSettings, task, meter: Meter, stop: "Stop", measured: dict):
+    """The trainer's one callback: progress, which weights train and move, losses, measures, a request to stop, and room for what is
+    saved. It draws no random numbers.
 
     Args:
         task: kmlite/training/trainer.py's: the mode of the embeddings, and the measure that is called each `eval_every` steps.
@@ -59,14 +60,17 @@ def callbacks(model, tokenizer, folder: Path, settings: TrainingSettings, task, 
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
-        """Which weights train and move, measures, a request to stop, and room for what is saved."""
-
         def on_train_begin(self, args, state, control, **kwargs):
             set_trainable(model, task.embeddings)  # also of a run that goes on
-            self.first, self.before = state.global_step, samples(model)
+            self.first, self.before, self.started = state.global_step, samples(model), time.time()
+            logged = [entry["loss"] for entry in state.log_history if "loss" in entry]
+            self.losses, self.last = [], deque(logged[-JUMP_STEPS:], maxlen=JUMP_STEPS)
+            self.shown = contextlib.ExitStack()
+            self.done = self.shown.enter_context(progress("training", state.max_steps - self.first, "steps"))
 
         def on_step_end(self, args, state, control, **kwargs):
             step = state.global_step
+            self.done(step - self.first)
             if step == self.first + 10:
                 check_movement(model, self.before)
                 self.before = {}
@@ -88,7 +92,28 @@ def callbacks(model, tokenizer, folder: Path, settings: TrainingSettings, task, 
             if control.should_save:
                 check_room(folder, model)
 
-    return [report(settings.log_every, meter), losses(folder, tokenizer, meter), Watch()]
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            step, logs = state.global_step, logs or {}
+            if "eval_loss" in logs:
+                self.say(state, f"eval_loss {logs['eval_loss']:.3f}")
+            if "loss" in logs:
+                self.losses.append(logs["loss"])
+                if step % settings.log_every == 0 or step in (1, state.max_steps):
+                    self.say(state, f"loss {statistics.fmean(self.losses):.3f}")
+                    self.losses = []
+            check_loss(logs, self.last, step, folder, lambda: meter.suspects(tokenizer))
+
+        def say(self, state, what: str) -> None:
+            seconds = max(time.time() - self.started, 1e-9)
+            left = seconds / max(state.global_step - self.first, 1) * (state.max_steps - state.global_step)
+            rate = f"{meter.useful / seconds:,.0f} tokens/s"
+            console.print(f"  step {state.global_step}/{state.max_steps}  {what}  {rate}  {left:.0f} s left")
+
+        def close(self) -> None:
+            if hasattr(self, "shown"):
+                self.shown.close()
+
+    return Watch()
 
 
 def samples(model) -> dict:
@@ -104,55 +129,42 @@ def check_movement(model, before: dict) -> None:
     assert not (strayed := sorted(moved - trained)), f"{len(strayed)} frozen weights moved: {strayed[:3]}"
 
 
-def losses(folder: Path, tokenizer, meter: Meter):
-    """A callback that stops at a loss that is no number or that jumps, and writes down what the step was made of."""
-    from transformers import TrainerCallback
+def check_loss(logs: dict, last: deque, step: int, folder: Path, suspects: Callable[[], list[dict]]) -> None:
+    """Stop at a loss that is no number or that jumps, the step's records written down; the second time that it jumps at the same step
+    say so and go on. `last`: the losses of the JUMP_STEPS steps before, to which this one is added.
 
-    class Losses(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kwargs):
-            before = [entry["loss"] for entry in state.log_history if "loss" in entry]
-            self.last: deque = deque(before[-JUMP_STEPS:], maxlen=JUMP_STEPS)
-
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            loss = (logs or {}).get("loss", (logs or {}).get("eval_loss"))
-            if loss is None:
-                return
-            usual = statistics.median(self.last) if len(self.last) >= JUMP_LEAST else math.inf
-            if not math.isfinite(loss) or loss > JUMP_FACTOR * usual + JUMP_NATS:
-                stop_at_loss(folder, state.global_step, loss, usual, meter.suspects(tokenizer), learned=bool(self.last))
-            if "loss" in logs:
-                self.last.append(loss)
-
-    return Losses()
-
-
-def stop_at_loss(folder: Path, step: int, loss: float, usual: float, suspects: list[dict], learned: bool) -> None:
-    """Stop; but the second time that a loss jumps at the same step, say it and go on. The learning rate is blamed only where the loss
-    has been a number before (`learned`)."""
-    path = folder / "suspects.json"
-    what = f"is {loss}"
-    if math.isfinite(loss) and (read_record(path) or {}).get("step") == step:
-        console.print(f"  the loss jumps to {loss:.2f} again at step {step}; going on, as this was seen before")
+    The learning rate is blamed only where the loss has been a number before.
+    """
+    loss = logs.get("loss", logs.get("eval_loss"))
+    if loss is None:
         return
-    write_json(path, {"step": step, "loss": loss if math.isfinite(loss) else what, "records": suspects})
-    if math.isfinite(loss):
+    usual = statistics.median(last) if len(last) >= JUMP_LEAST else math.inf
+    path = folder / "suspects.json"
+    wrong = not math.isfinite(loss) or loss > JUMP_FACTOR * usual + JUMP_NATS
+    if wrong and math.isfinite(loss) and (read_record(path) or {}).get("step") == step:
+        console.print(f"  the loss jumps to {loss:.2f} again at step {step}; going on, as this was seen before")
+    elif wrong:
+        found = suspects()
+        write_json(path, {"step": step, "loss": loss if math.isfinite(loss) else f"is {loss}", "records": found})
+        listed = f"  The {len(found)} records of that step (and of the batch drawn next) are in {path}"
+        if math.isfinite(loss):
+            raise click.ClickException(
+                f"the loss jumped to {loss:.2f} at step {step}; {usual:.2f} was usual before it.\n{listed}: look for broken ones.\n"
+                "  Run the same command to go on past it from the last checkpoint, or again with a lower rate: "
+                "ARGS='--restart --learning-rate …'."
+            )
+        if not last:
+            raise click.ClickException(
+                f"the loss is {loss} at step {step}, and was no number before: that is not the learning rate.\n"
+                f"  The weights of the base hold NaN or infinity, overflow in this precision, or a record of {path} is damaged.\n"
+                "  Take the base anew, or try ARGS='--restart --precision 16bit'."
+            )
         raise click.ClickException(
-            f"the loss jumped to {loss:.2f} at step {step}; {usual:.2f} was usual before it.\n"
-            f"  The {len(suspects)} records of that step (and of the batch drawn next) are in {path}: look for broken ones.\n"
-            "  Run the same command to go on past it from the last checkpoint, or again with a lower rate: "
-            "ARGS='--restart --learning-rate …'."
+            f"the loss is {loss} at step {step}: the run diverged.\n{listed}.\n"
+            "  The checkpoints before it are whole. Lower the learning rate and run again with ARGS='--restart --learning-rate …'."
         )
-    if not learned:
-        raise click.ClickException(
-            f"the loss {what} at step {step}, and was no number before: that is not the learning rate.\n"
-            f"  The weights of the base hold NaN or infinity, overflow in this precision, or a record of {path} is damaged.\n"
-            "  Take the base anew, or try ARGS='--restart --precision 16bit'."
-        )
-    raise click.ClickException(
-        f"the loss {what} at step {step}: the run diverged.\n"
-        f"  The {len(suspects)} records of that step (and of the batch drawn next) are in {path}.\n"
-        "  The checkpoints before it are whole. Lower the learning rate and run again with ARGS='--restart --learning-rate …'."
-    )
+    if "loss" in logs:
+        last.append(loss)
 
 
 def check_room(folder: Path, model) -> None:
@@ -242,56 +254,17 @@ def stops_early(history: list[dict], patience: int) -> bool:
     return bool(patience and steps) and len(steps) - steps.index(best_step(history)) > patience
 
 
-def report(log_every: int, meter: Meter):
-    """A callback that prints a line with loss and rate every `log_every` steps, beside the bar of kmlite/progress.py."""
-    from transformers import TrainerCallback
-
-    class Report(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kwargs):
-            self.started, self.first, self.losses = time.time(), state.global_step, []
-            self.shown = contextlib.ExitStack()
-            self.done = self.shown.enter_context(progress("training", state.max_steps - self.first, "steps"))
-
-        def on_step_end(self, args, state, control, **kwargs):
-            self.done(state.global_step - self.first)
-
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            logs = logs or {}
-            if "eval_loss" in logs:
-                self.say(state, f"eval_loss {logs['eval_loss']:.3f}")
-            if "loss" not in logs:
-                return
-            self.losses.append(logs["loss"])
-            if state.global_step % log_every == 0 or state.global_step in (1, state.max_steps):
-                self.say(state, f"loss {statistics.fmean(self.losses):.3f}")
-                self.losses = []
-
-        def say(self, state, what: str) -> None:
-            seconds = max(time.time() - self.started, 1e-9)
-            left = seconds / max(state.global_step - self.first, 1) * (state.max_steps - state.global_step)
-            rate = f"{meter.useful / seconds:,.0f} tokens/s"
-            console.print(f"  step {state.global_step}/{state.max_steps}  {what}  {rate}  {left:.0f} s left")
-
-        def close(self) -> None:
-            if hasattr(self, "shown"):
-                self.shown.close()
-
-    return Report()
-
-
 def thinned(history: list[dict], every: int) -> list[dict]:
     """The trainer's log with one loss for each `every` steps, their mean, in place of one a step."""
-    keys = ("step", "loss", "eval_loss", "learning_rate")
     out, losses = [], []
     last = max((entry["step"] for entry in history if "loss" in entry), default=0)
     for entry in history:
-        if "loss" not in entry and "eval_loss" not in entry:  # the trainer's summary, which a run that goes on at its end has not
-            continue
         if "loss" in entry:
             losses.append(entry["loss"])
             if entry["step"] % every and entry["step"] not in (1, last):
                 continue
-            entry = {**entry, "loss": round(sum(losses) / len(losses), 4)}
+            entry = {**entry, "loss": round(statistics.fmean(losses), 4)}
             losses = []
-        out.append({key: value for key, value in entry.items() if key in keys})
+        if "loss" in entry or "eval_loss" in entry:  # not the trainer's summary, which a run that goes on at its end has not
+            out.append({key: value for key, value in entry.items() if key in ("step", "loss", "eval_loss", "learning_rate")})
     return out

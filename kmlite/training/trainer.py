@@ -1,6 +1,5 @@
 """One trainer for the three stages: rows of token ids with labels in, a trained adapter out; resumes by itself."""
 
-import contextlib
 import statistics
 import time
 from dataclasses import dataclass
@@ -10,33 +9,11 @@ import click
 
 from kmlite.cli import console
 from kmlite.files import read_record, write_json
-from kmlite.models.loading import (
-    bf16,
-    compute_dtype,
-    computing,
-    fast_model,
-    for_training,
-    free,
-    is_embedding,
-    load_adapter,
-    on_gpu,
-    recomputes,
-    set_trainable,
-)
+from kmlite.models import loading
+from kmlite.models.loading import on_gpu
 from kmlite.models.new_rows import head_of
 from kmlite.runs import processes
-from kmlite.training.callbacks import (
-    MEASURED,
-    Measure,
-    Meter,
-    Stop,
-    best_step,
-    callbacks,
-    check_room,
-    last_checkpoint,
-    thinned,
-    trained_to_the_end,
-)
+from kmlite.training import callbacks
 from kmlite.training.examples import collate
 from kmlite.training.loss import in_pieces, tiled_is_faster
 from kmlite.training.settings import TrainingSettings
@@ -55,7 +32,7 @@ class Task:
     # that a smaller one goes on at the same row
     order: str = "random"
     apart: bool = False  # the backend keeps the texts of a packed row apart
-    every: Measure | None = None  # called every `eval_every` steps; the results that it returns are kept by step
+    every: callbacks.Measure | None = None  # called every `eval_every` steps; the results that it returns are kept by step
     answer_weight: float = 1  # of the last token of each answer in the loss, against 1 for the others; see kmlite/training/loss.py
 
 
@@ -75,13 +52,13 @@ def train(model, tokenizer, rows, folder: Path, settings: TrainingSettings, task
     Raises:
         click.ClickException: the loss is not a number or jumped, the disk or the memory is full, or a stop was asked for.
     """
-    fast_model()  # before trl: unsloth replaces its trainer
+    loading.fast_model()  # before trl: unsloth replaces its trainer
     import torch
 
     note = folder / "batch.json"  # a run that goes on keeps what it had to fall back to
     size = read_record(note, "batch", "accumulation", "out_of_memory")
     size = size or {"batch": settings.batch, "accumulation": settings.accumulation, "out_of_memory": 0}
-    measured = read_record(folder / MEASURED) or {}
+    measured = read_record(folder / callbacks.MEASURED) or {}
     while True:
         trainer, meter, stop = prepare(model, tokenizer, rows, folder, settings, size, task, measured)
         started = time.time()
@@ -90,16 +67,16 @@ def train(model, tokenizer, rows, folder: Path, settings: TrainingSettings, task
         size = smaller(trainer, size, settings)
         write_json(note, size)
         del trainer
-        free()
+        loading.free()
     if stop.asked:
         raise click.ClickException(
             f"stopped by {stop.asked} after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved. "
             "Run the same command to go on."
         )
     seconds = time.time() - started
-    kept = best_step(trainer.state.log_history) if task.patience else None
+    kept = callbacks.best_step(trainer.state.log_history) if task.patience else None
     if kept not in (None, trainer.state.global_step):
-        load_adapter(model, folder / f"checkpoint-{kept}")
+        loading.load_adapter(model, folder / f"checkpoint-{kept}")
         console.print(f"  held-out loss was lowest at step {kept} of {trainer.state.global_step}: its weights are kept")
     return {
         "steps": trainer.state.global_step,
@@ -107,38 +84,38 @@ def train(model, tokenizer, rows, folder: Path, settings: TrainingSettings, task
         "rows": len(rows),
         "loss": round(statistics.fmean(entry["loss"] for entry in trainer.state.log_history if "loss" in entry), 4),
         "seconds": round(seconds, 1),
-        "curve": thinned(trainer.state.log_history, settings.log_every),
+        "curve": callbacks.thinned(trainer.state.log_history, settings.log_every),
         "measured": measured,
         **size,
-        "compute": str(compute_dtype(model)).removeprefix("torch."),
+        "compute": str(loading.compute_dtype(model)).removeprefix("torch."),
         "tokens_per_second": round(meter.useful / max(seconds, 1e-9), 1) if meter.tokens else None,
         "padding": round(1 - meter.useful / meter.tokens, 4) if meter.tokens else None,
         "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu() else None,
     }
 
 
-def run_to_the_end(trainer, stop: Stop, folder: Path, patience: int) -> bool:
+def run_to_the_end(trainer, stop: callbacks.Stop, folder: Path, patience: int) -> bool:
     """Train from the last whole checkpoint in `folder` to the last step, or to a stop that was asked for; False where memory ran out."""
     import torch
     from transformers import TrainerState
 
-    checkpoint = last_checkpoint(folder)
+    checkpoint = callbacks.last_checkpoint(folder)
     if checkpoint:
         console.print(f"  going on from {checkpoint}")
     if on_gpu():
         torch.cuda.reset_peak_memory_stats()
     try:
         with stop:
-            if checkpoint and trained_to_the_end(checkpoint, patience):
+            if checkpoint and callbacks.trained_to_the_end(checkpoint, patience):
                 # the trainer would take one step more before it looks at how many there are
-                load_adapter(trainer.model, checkpoint)
+                loading.load_adapter(trainer.model, checkpoint)
                 trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
             else:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError:
         return False  # the caller goes on, where the error no longer holds the step's tensors
     except KeyboardInterrupt:
-        kept = last_checkpoint(folder)
+        kept = callbacks.last_checkpoint(folder)
         where = f"the last checkpoint is {kept.name}" if kept else "there is no checkpoint yet"
         raise click.ClickException(f"stopped at once; {where}. Run the same command to go on from there.") from None
     except Exception as error:
@@ -166,16 +143,16 @@ def prepare(model, tokenizer, rows, folder: Path, settings: TrainingSettings, si
         raise click.ClickException(f"GPUS={together} does not divide the accumulation of {size['accumulation']}: add --accumulation.")
     accumulation = size["accumulation"] // together
     arguments = trainers_arguments(settings, folder, size["batch"], accumulation, task)
-    for_training(model, tokenizer)
+    loading.for_training(model, tokenizer)
     multiple = 8 if on_gpu() else 1  # tensor cores want multiples of 8
-    meter, stop = Meter(accumulation, together), Stop()
+    meter, stop = callbacks.Meter(accumulation, together), callbacks.Stop()
 
     def batch(rows: list[dict]) -> dict:
         out = collate(rows, tokenizer, multiple, task.apart)
         meter.note(rows, out)
         return out
 
-    trainer_class: type = SFTTrainer if on_gpu() else on_a_cpu(SFTTrainer)
+    trainer_class: type = SFTTrainer
     if task.answer_weight != 1 or task.embeddings == "new" or tiled_is_faster(head_of(model)[0]):
         trainer_class = in_pieces(trainer_class, task.answer_weight, tokenizer.convert_tokens_to_ids("<end_of_turn>"))
     trainer = trainer_class(
@@ -188,12 +165,13 @@ def prepare(model, tokenizer, rows, folder: Path, settings: TrainingSettings, si
         optimizers=(optimizer(model, arguments, task.embedding_learning_rate), None),
     )
     # trl casts what trains on a quantised base to bfloat16; before a checkpoint is read back, or its float32 would be rounded
-    set_trainable(model, task.embeddings)
+    loading.set_trainable(model, task.embeddings)
+    if not on_gpu():  # the trainer's own bf16 is a setting of the whole process, which accelerate keeps from the first trainer on
+        trainer.compute_loss_context_manager = lambda: loading.computing(model)
     for callback in list(trainer.callback_handler.callbacks):
         if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
             trainer.remove_callback(callback)
-    for callback in callbacks(model, tokenizer, folder, settings, task, meter, stop, measured):
-        trainer.add_callback(callback)
+    trainer.add_callback(callbacks.watch(model, tokenizer, folder, settings, task, meter, stop, measured))
     return trainer, meter, stop
 
 
@@ -216,10 +194,10 @@ def trainers_arguments(settings: TrainingSettings, folder: Path, batch: int, acc
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.clip,
         optim=settings.optimizer if settings.optimizer != "auto" else "adamw_8bit" if on_gpu() else "adamw_torch",
-        bf16=on_gpu() and bf16(),
-        fp16=on_gpu() and not bf16(),  # cards before Ampere; Unsloth keeps Gemma from overflowing
+        bf16=on_gpu() and loading.bf16(),
+        fp16=on_gpu() and not loading.bf16(),  # cards before Ampere; Unsloth keeps Gemma from overflowing
         use_cpu=not on_gpu(),
-        gradient_checkpointing=recomputes(settings.checkpointing),
+        gradient_checkpointing=loading.recomputes(settings.checkpointing),
         logging_steps=1,  # each step's loss is looked at; `thinned` keeps one in log_every
         save_strategy="steps" if save_every else "epoch",
         save_steps=save_every or 500,
@@ -245,20 +223,6 @@ def trainers_arguments(settings: TrainingSettings, folder: Path, batch: int, acc
     )
 
 
-def on_a_cpu(trainer_class: type) -> type:
-    """`trainer_class` with its passes in what the model computes in. The trainer's own bf16 is a setting of the whole process, which
-    accelerate keeps from the first trainer on."""
-
-    class OnACpu(trainer_class):
-        def compute_loss_context_manager(self):
-            stack = contextlib.ExitStack()
-            stack.enter_context(super().compute_loss_context_manager())
-            stack.enter_context(computing(self.model))
-            return stack
-
-    return OnACpu
-
-
 def smaller(trainer, size: dict, settings: TrainingSettings) -> dict:
     """The next batch and accumulation after the memory was full; the last finished step is saved first.
 
@@ -273,8 +237,8 @@ def smaller(trainer, size: dict, settings: TrainingSettings) -> dict:
         )
     trainer.model.zero_grad(set_to_none=True)
     folder, step = Path(trainer.args.output_dir), trainer.state.global_step
-    if step and last_checkpoint(folder) != folder / f"checkpoint-{step}":  # a whole one is not written over: a kill would tear it
-        check_room(folder, trainer.model)
+    if step and callbacks.last_checkpoint(folder) != folder / f"checkpoint-{step}":  # a whole one is not written over: a kill would tear it
+        callbacks.check_room(folder, trainer.model)
         trainer._save_checkpoint(trainer.model, trial=None)
     factor = 2 if batch % 2 == 0 else batch
     now = {"batch": batch // factor, "accumulation": size["accumulation"] * factor, "out_of_memory": times + 1}
@@ -293,7 +257,7 @@ def optimizer(model, arguments, embedding_learning_rate: float | None):
     weights: dict[bool, list] = {True: [], False: []}
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            weights[is_embedding(name)].append(weight)
+            weights[loading.is_embedding(name)].append(weight)
     groups = [{"params": weights[False], "weight_decay": arguments.weight_decay, "lr": arguments.learning_rate}]
     if weights[True]:
         if on_gpu():

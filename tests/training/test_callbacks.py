@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import signal
+from collections import deque
 from types import SimpleNamespace
 
 import click
@@ -213,12 +214,11 @@ USUAL = [2.0 + step % 3 / 10 for step in range(30)]  # their median is 2.1: thre
 def test_a_loss_that_jumps_or_is_no_number_stops_and_names_its_records(tokenizer, tmp_path, logged, last, name, said):
     meter = callbacks.Meter(1)
     meter.note([{"record": 17, "input_ids": tokenizer("혈압이 높다")["input_ids"]}], {"input_ids": torch.zeros(1, 3)})
-    found, state = callbacks.losses(tmp_path, tokenizer, meter), SimpleNamespace(global_step=0, log_history=[])
-    found.on_train_begin(None, state, None)
+    found, at = deque(), [0]
 
     def log(loss: float, name: str = "loss") -> None:
-        state.global_step += name == "loss"
-        found.on_log(None, state, None, logs={name: loss})
+        at[0] += name == "loss"
+        callbacks.check_loss({name: loss}, found, at[0], tmp_path, lambda: meter.suspects(tokenizer))
 
     for loss in logged:
         log(loss)
@@ -228,6 +228,6 @@ def test_a_loss_that_jumps_or_is_no_number_stops_and_names_its_records(tokenizer
         log(last, name)
     assert files.read_json(tmp_path / "suspects.json")["records"] == [{"record": 17, "text": "<bos>혈압이 높다"}]
     if "jumped" in said:  # the second time at the same step it goes on
-        state.global_step -= 1
+        at[0] -= 1
         log(last)
         log(2.1)
