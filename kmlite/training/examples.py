@@ -1,6 +1,7 @@
 """From refined data to rows of token ids: plain text packed, questions and definitions as turns, options in a new order each epoch."""
 
 import hashlib
+import itertools
 import random
 import re
 import shutil
@@ -27,18 +28,16 @@ def packed(tokenizer, texts: Iterable[str], length: int) -> Iterator[list[int]]:
     What does not fill a last row is left out (under `length` tokens).
     """
     row: list[int] = []
-    end = tokenizer.convert_tokens_to_ids("<eos>")  # gemma-3-*-it's tokenizers call <end_of_turn> their eos_token
+    bos, end = tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids("<eos>")  # gemma-3-*-it's eos_token is <end_of_turn>
     texts = iter(texts)
     while chunk := list(islice(texts, BATCH)):
         for ids in prompts.text_ids(tokenizer, chunk):
-            rest = [tokenizer.bos_token_id, *ids, end]
-            start = 0
-            while start < len(rest):
-                if not row and rest[start] != tokenizer.bos_token_id:
-                    row.append(tokenizer.bos_token_id)
-                taken = min(length - len(row), len(rest) - start)
-                row += rest[start : start + taken]
-                start += taken
+            rest = [bos, *ids, end]
+            while rest:
+                if not row and rest[0] != bos:
+                    row.append(bos)
+                room = length - len(row)
+                row, rest = row + rest[:room], rest[room:]
                 if len(row) == length:
                     yield row
                     row = []
@@ -46,12 +45,8 @@ def packed(tokenizer, texts: Iterable[str], length: int) -> Iterator[list[int]]:
 
 def positions(ids: list[int], bos: int) -> list[int]:
     """Position of each token in its own text: they begin anew at each <bos>, and attention then stays inside a text."""
-    out, start = [], 0
-    for i, token in enumerate(ids):
-        if token == bos:
-            start = i
-        out.append(i - start)
-    return out
+    starts = itertools.accumulate((i if token == bos else 0 for i, token in enumerate(ids)), max)
+    return [i - start for i, start in enumerate(starts)]
 
 
 def tokenised(shards: list[Path], tokenizer, length: int, cache: Path):
@@ -160,13 +155,13 @@ def collate(rows: list[dict], tokenizer, multiple: int, apart: bool):
             return {"input_ids": ids, "labels": labels, "position_ids": at}
         return {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)}
     longest = -(-max(len(row["input_ids"]) for row in rows) // multiple) * multiple
-    batch: dict[str, list] = {"input_ids": [], "attention_mask": [], "labels": []}
-    for row in rows:
-        gap = longest - len(row["input_ids"])
-        batch["input_ids"].append(row["input_ids"] + [tokenizer.pad_token_id] * gap)
-        batch["attention_mask"].append([1] * len(row["input_ids"]) + [0] * gap)
-        batch["labels"].append(row["labels"] + [prompts.IGNORED] * gap)
-    return {name: torch.tensor(values) for name, values in batch.items()}
+
+    def padded(listed: list[list[int]], filler: int):
+        return torch.tensor([ids + [filler] * (longest - len(ids)) for ids in listed])
+
+    ids, labels = [row["input_ids"] for row in rows], [row["labels"] for row in rows]
+    mask = padded([[1] * len(row) for row in ids], 0)
+    return {"input_ids": padded(ids, tokenizer.pad_token_id), "attention_mask": mask, "labels": padded(labels, prompts.IGNORED)}
 
 
 # ---- exam questions

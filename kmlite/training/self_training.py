@@ -73,37 +73,29 @@ def repeats_itself(written: str) -> bool:
     return len(set(sentences)) < len(sentences) or len(set(runs_of_eight)) < DISTINCT * len(runs_of_eight)
 
 
-def copies(written: str, examples: list[dict]) -> bool:
-    """Whether a sentence of the examples' reasonings stands in it."""
-    said = {sentence for example in examples for sentence in prompts.reasoning_sentences(example["cot"]) if len(sentence) > 9}
-    return any(sentence in written for sentence in said)
+def why_dropped(question: dict, turn: str, right: int, examples: list[dict]) -> str:
+    """Why a turn is not kept, or ""; `right`: in how many orders of the options the question was answered right."""
+    written, answer = plain(turn), prompts.read_answer(turn)
+    if written is None or answer is None or not prompts.reasoning_sentences(written):
+        return "unreadable"
+    if answer != question["answer"]:
+        return "wrong letter"
+    if right < AGREEING:
+        return "inconsistent"
+    if not is_korean(written):
+        return "not Korean"
+    if names_another_answer(written, question):
+        return "names another answer"
+    if repeats_itself(written):
+        return "repetition"
+    said = (sentence for example in examples for sentence in prompts.reasoning_sentences(example["cot"]) if len(sentence) > 9)
+    return "copied" if any(sentence in written for sentence in said) else ""
 
 
 def judge(asked: list[tuple[dict, str]], examples: list[dict]) -> list[str]:
     """Why each of some turns is dropped ("" where it is kept); each is one question in an order of its options, with the turn."""
-    answers = [prompts.read_answer(turn) for _, turn in asked]
-    right = [answer == question["answer"] for answer, (question, _) in zip(answers, asked, strict=True)]
-    out = []
-    for (question, turn), answer, is_right in zip(asked, answers, right, strict=True):
-        written = plain(turn)
-        if written is None or answer is None or not prompts.reasoning_sentences(written):
-            reason = "unreadable"
-        elif not is_right:
-            reason = "wrong letter"
-        elif sum(right) < AGREEING:
-            reason = "inconsistent"
-        elif not is_korean(written):
-            reason = "not Korean"
-        elif names_another_answer(written, question):
-            reason = "names another answer"
-        elif repeats_itself(written):
-            reason = "repetition"
-        elif copies(written, examples):
-            reason = "copied"
-        else:
-            reason = ""
-        out.append(reason)
-    return out
+    right = sum(prompts.read_answer(turn) == question["answer"] for question, turn in asked)
+    return [why_dropped(question, turn, right, examples) for question, turn in asked]
 
 
 def guides(question: dict, examples: list[dict]) -> list[tuple[str, str]]:
@@ -119,15 +111,7 @@ def chosen(questions: list[dict], count: int, seed: str) -> list[int]:
 
 
 def ask(
-    model,
-    tokenizer,
-    questions: list[dict],
-    examples: list[dict],
-    journal: Path,
-    *,
-    count: int,
-    max_new_tokens: int,
-    seed: str,
+    model, tokenizer, questions: list[dict], examples: list[dict], journal: Path, *, count: int, max_new_tokens: int, seed: str
 ) -> list[dict]:
     """Let the model write a reasoning in ORDERS orders of the options for each of up to `count` questions; every one with its verdict.
 
@@ -145,13 +129,12 @@ def ask(
 
     done = files.read_lines(journal) if journal.exists() else []
     places = chosen(questions, count, seed)[len({record["question"] for record in done}) :]
-    batch = generation.default_batch()
+    how: dict = {"max_new_tokens": max_new_tokens, "batch": generation.default_batch(), "temperature": TEMPERATURE}
     with progress("reasoning", len(places), "questions") as reached:
         for start in range(0, len(places), GROUP):
             tasks = [(place, order) for place in places[start : start + GROUP] for order in orders(f"{seed} {place}")]
             asked = [reordered(questions[place], order) for place, order in tasks]
             heads = [prompts.guided_ids(tokenizer, prompts.exam_prompt(q, reasoned=True), guides(q, examples)) for q in asked]
-            how: dict = {"max_new_tokens": max_new_tokens, "batch": batch, "temperature": TEMPERATURE}
             with torch.random.fork_rng():  # training's own random numbers go on as without this
                 torch.manual_seed(random.Random(f"{seed} {places[start]}").getrandbits(63))
                 turns = generation.continued(model, tokenizer, heads, **how)
@@ -163,13 +146,10 @@ def ask(
 
 def orders(seed: str) -> list[str]:
     """ORDERS different orders of the options."""
-    chance = random.Random(seed)
-    found: list[str] = []
+    chance, found = random.Random(seed), dict[str, None]()
     while len(found) < ORDERS:
-        order = "".join(chance.sample(prompts.LETTERS, len(prompts.LETTERS)))
-        if order not in found:
-            found.append(order)
-    return found
+        found["".join(chance.sample(prompts.LETTERS, len(prompts.LETTERS)))] = None
+    return list(found)
 
 
 def verdicts(tasks: list[tuple[int, str]], asked: list[dict], turns: list[str], examples: list[dict]) -> list[dict]:
@@ -178,17 +158,14 @@ def verdicts(tasks: list[tuple[int, str]], asked: list[dict], turns: list[str], 
     One reasoning a question is kept; what else would pass is "spare".
     """
     out: list[dict] = []
-    with_one: set[int] = set()
     for start in range(0, len(tasks), ORDERS):
         part = slice(start, start + ORDERS)
         reasons = judge(list(zip(asked[part], turns[part], strict=True)), examples)
-        for (place, order), turn, reason in zip(tasks[part], turns[part], reasons, strict=True):
-            dropped = reason or ("spare" if place in with_one else "")
+        for i, ((place, order), turn, reason) in enumerate(zip(tasks[part], turns[part], reasons, strict=True)):
+            dropped = reason or ("spare" if "" in reasons[:i] else "")
             record: dict = {"question": place, "order": order, "output": turn, "dropped": dropped}
             if not dropped:
-                with_one.add(place)
-                back = dict(zip(prompts.LETTERS, order, strict=True))
-                record["cot"] = relettered(plain(turn) or "", back)
+                record["cot"] = relettered(plain(turn) or "", dict(zip(prompts.LETTERS, order, strict=True)))
             out.append(record)
     return out
 
