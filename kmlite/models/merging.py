@@ -1,15 +1,13 @@
-"""Merge an adapter into a 16-bit folder with plain transformers and peft, and check what was written.
-
-python -m kmlite.models.merging BASE ADAPTER FINAL < texts.json
-"""
+"""Merge an adapter into a 16-bit folder with plain transformers and peft, and check what was written."""
 
 import gc
 import json
 import os
 import re
 import shutil
-import subprocess
-import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 
 import click
@@ -31,12 +29,14 @@ def merge(base: Path, adapter: Path, final: Path, texts: list[str]) -> float:
     if not on_gpu():
         with quiet():
             return merge_here(base, adapter, final, texts)
-    command = [sys.executable, "-m", "kmlite.models.merging", str(base), str(adapter), str(final)]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        raise click.ClickException(done.stderr.strip().removeprefix("Error: ") or f"merging ended with status {done.returncode}")
-    return float(done.stdout.strip().splitlines()[-1])
+    no_card = ({"CUDA_VISIBLE_DEVICES": ""},)
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=os.environ.update, initargs=no_card) as pool:
+        try:
+            return pool.submit(merge_here, base, adapter, final, texts).result()
+        except BrokenProcessPool as error:
+            raise click.ClickException(
+                "merging was killed, most often for want of main memory.\n  make doctor shows what it needs; then run the same command."
+            ) from error
 
 
 def merge_here(base: Path, adapter: Path, final: Path, texts: list[str]) -> float:
@@ -139,12 +139,9 @@ def logits_of(model, folder: Path, texts: list[str]):
 
     tokenizer = load_tokenizer(folder)
     model.eval()
-    out = []
     with torch.no_grad():
-        for text in texts:
-            ids = torch.tensor([tokenizer(text)["input_ids"][:64]])
-            out.append(model(input_ids=ids, use_cache=False).logits[0].float())
-    return torch.cat(out)
+        rows = (torch.tensor([tokenizer(text)["input_ids"][:64]]) for text in texts)
+        return torch.cat([model(input_ids=ids, use_cache=False).logits[0].float() for ids in rows])
 
 
 def restore_generation_config(source: Path, target: Path) -> None:
@@ -183,14 +180,3 @@ def publish_names(folder: Path) -> None:
     for path in folder.glob("*.safetensors.index.json"):
         index = json.loads(path.read_text())
         write_json(path, {**index, "weight_map": published(index["weight_map"])})
-
-
-def main(base: str, adapter: str, final: str) -> None:
-    try:
-        print(merge_here(Path(base), Path(adapter), Path(final), json.load(sys.stdin)))
-    except click.ClickException as error:
-        sys.exit(f"Error: {error.message}")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

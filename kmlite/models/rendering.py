@@ -26,8 +26,9 @@ def render(template: str, conversations: list[list[dict]], names: dict[str, str]
         click.ClickException: the template fails, loops, or takes too much memory; the message says which, and no more.
     """
     request = json.dumps({"template": template, "conversations": conversations, "names": names})
-    command, why = [sys.executable, "-P", __file__], f"does not end: it was stopped after {SECONDS} s of computing"
+    why = f"does not end: it was stopped after {SECONDS} s of computing"
     try:
+        command = [sys.executable, "-P", __file__]
         done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=20 * SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise click.ClickException(why) from None
@@ -74,23 +75,23 @@ def main() -> None:
     request = json.load(sys.stdin)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    texts = []
     try:
         template = environment().from_string(request["template"])
-        for messages in request["conversations"]:
-            asks = messages[-1]["role"] == "user"
-            text = ""
-            for part in template.generate(messages=messages, add_generation_prompt=asks, tools=None, documents=None, **request["names"]):
-                text += part[: LENGTH + 1]
-                if len(text) > LENGTH:
-                    raise ValueError(f"writes over {LENGTH:,} characters for a conversation of two words")
-            texts.append(text)
+        answer: dict = {"texts": [rendered(template, messages, request["names"]) for messages in request["conversations"]]}
     except MemoryError:
         raise
     except Exception as error:  # whatever a stranger's template raises is told, not shown
-        print(json.dumps({"error": f"fails on a plain conversation: {error}"[:300]}))
-    else:
-        print(json.dumps({"texts": texts}))
+        answer = {"error": f"fails on a plain conversation: {error}"[:300]}
+    print(json.dumps(answer))
+
+
+def rendered(template, messages: list[dict], names: dict[str, str]) -> str:
+    text, asks = "", messages[-1]["role"] == "user"
+    for part in template.generate(messages=messages, add_generation_prompt=asks, tools=None, documents=None, **names):
+        text += part[: LENGTH + 1]
+        if len(text) > LENGTH:
+            raise ValueError(f"writes over {LENGTH:,} characters for a conversation of two words")
+    return text
 
 
 if __name__ == "__main__":

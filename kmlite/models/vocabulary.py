@@ -143,15 +143,11 @@ def choose_merges(words: dict[str, int], tokenizer, count: int, min_count: int =
     with progress("new tokens", count, "merges chosen") as done:
         while heap and len(merges) < count:
             negative, pair = heapq.heappop(heap)
-            if pairs[pair] != -negative:  # an older count of this pair
-                if pairs[pair] >= min_count:
-                    heapq.heappush(heap, (-pairs[pair], pair))
-                continue
-            if -negative < min_count:
-                break
             joined = pair[0] + pair[1]
-            if joined in known:  # the old BPE has this piece by other merges and did not use it here
-                pairs[pair] = 0
+            if joined in known or pairs[pair] < min_count:  # the old BPE has such a piece by other merges and did not use it here
+                continue
+            if pairs[pair] != -negative:  # an older count of this pair
+                heapq.heappush(heap, (-pairs[pair], pair))
                 continue
             known.add(joined)
             merges.append(Merge(pair[0], pair[1], -negative))
@@ -187,14 +183,12 @@ def pairs_to_join(added: set[str]) -> Callable[[list[str]], Iterator[tuple[str, 
 
 def join(pieces: list[str], pair: tuple[str, str], joined: str) -> list[str]:
     """`pieces` with each occurrence of the pair joined, from left to right."""
-    out, i = [], 0
-    while i < len(pieces):
-        if i + 1 < len(pieces) and (pieces[i], pieces[i + 1]) == pair:
-            out.append(joined)
-            i += 2
+    out: list[str] = []
+    for piece in pieces:
+        if out and (out[-1], piece) == pair:
+            out[-1] = joined
         else:
-            out.append(pieces[i])
-            i += 1
+            out.append(piece)
     return out
 
 
@@ -238,19 +232,17 @@ def extend_model(base: Path, target: Path, merges: list[Merge], new_rows) -> lis
     for shard in sorted(base.glob("*.safetensors")):
         with safe_open(shard, framework="pt") as file:
             names = [name for name in file.keys() if name.endswith("embed_tokens.weight") and "vision" not in name]  # noqa: SIM118
-            if not names:
-                shutil.copyfile(shard, partial / shard.name)
-                continue
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            weights = {name: file.get_tensor(name) for name in file.keys()} if names else {}  # noqa: SIM118
             metadata = file.metadata()
+        if not names:
+            shutil.copyfile(shard, partial / shard.name)
+            continue
         old = weights[names[0]]
         rows = max(len(old), -(-(ids[-1] + 1) // ROWS) * ROWS if ids else 0)
-        new = torch.empty(rows, old.shape[1], dtype=old.dtype)
-        new[: len(old)] = old
-        new[len(old) :] = old.float().mean(0).to(old.dtype)  # rows that no token has: an average logit
+        average = old.float().mean(0).to(old.dtype)  # for rows that no token has: an average logit
+        new = weights[names[0]] = torch.cat([old, average.expand(rows - len(old), -1)])
         if ids:
             new[ids] = new_rows.to(old.dtype)
-        weights[names[0]] = new
         save_file(weights, partial / shard.name, metadata=metadata)
     for index in base.glob("*.safetensors.index.json"):
         shutil.copyfile(index, partial / index.name)
@@ -271,22 +263,15 @@ def gain(before, after, texts: dict[str, list[str]], new_ids: list[int]) -> dict
         {"by_text": {name: {"texts" (how many), "characters", "tokens_before", "tokens_after", "saved" (share)}},
         "used_share": of the new tokens in these texts, "most_used": 50 of them with their counts}.
     """
-    used: Counter = Counter()
-    new = set(new_ids)
-    by_text = {}
+    used, new = Counter[int](), set(new_ids)
+    by_text: dict[str, dict] = {}
     for name, listed in texts.items():
         if not listed:
             continue
-        old_counts = sum(map(len, before(listed, add_special_tokens=False)["input_ids"]))
-        encoded = after(listed, add_special_tokens=False)["input_ids"]
-        new_count = sum(map(len, encoded))
-        used.update(id for ids in encoded for id in ids if id in new)
-        by_text[name] = {
-            "texts": len(listed),
-            "characters": sum(map(len, listed)),
-            "tokens_before": old_counts,
-            "tokens_after": new_count,
-            "saved": 1 - new_count / max(1, old_counts),
-        }
+        encoded = [t(listed, add_special_tokens=False)["input_ids"] for t in (before, after)]
+        counts = [sum(map(len, ids)) for ids in encoded]
+        used.update(id for ids in encoded[1] for id in ids if id in new)
+        by_text[name] = {"texts": len(listed), "characters": sum(map(len, listed))}
+        by_text[name] |= {"tokens_before": counts[0], "tokens_after": counts[1], "saved": 1 - counts[1] / max(1, counts[0])}
     most = [[after.decode([id]).strip(), n] for id, n in used.most_common(50)]
     return {"by_text": by_text, "used_share": len(used) / max(1, len(new)), "most_used": most}
