@@ -82,8 +82,7 @@ def shape_of(folder: Path) -> Shape:
     config = read_json(folder / "config.json")
     has = weights.numbers(config.get("text_config") or config, weights.TEXT, "config.json")
     names = "hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size vocab_size"
-    sizes = [has[name] for name in names.split()]
-    bare = Shape(*sizes)
+    bare = Shape(*(has[name] for name in names.split()))
     # a tied head may be stored beside the embedding
     whole = sum(math.prod(tensor.shape) for tensor in weights.headers(folder) if not tensor.name.endswith("lm_head.weight"))
     return replace(bare, kept=whole - bare.parameters)
@@ -230,16 +229,14 @@ def choose(
     return tried
 
 
-def operations(shape: Shape) -> float:
-    """Floating-point operations of one trained token: forward, once more to recompute, and back to the activations; the
-    frozen weights get no gradient (arXiv 2001.08361 counts 2 a weight and pass)."""
-    return 6.0 * (shape.linear + shape.rows * shape.hidden)
-
-
 def estimated_rate(shape: Shape, card: str, precision: str) -> float | None:
-    """Tokens per second on a card by its published peak and an assumed utilisation: an estimate. None for an unknown card."""
+    """Tokens per second on a card by its published peak and an assumed utilisation: an estimate. None for an unknown card.
+
+    A token costs 2 operations a weight (arXiv 2001.08361) forward, once more to recompute, and back to the activations; the frozen
+    weights get no gradient."""
     known = [peak for name, peak in CARDS.items() if name in card.replace("GeForce ", "").replace("NVIDIA ", "")]
-    return UTILISATION[precision] * max(known) * 1e12 / operations(shape) if known else None
+    operations = 6.0 * (shape.linear + shape.rows * shape.hidden)
+    return UTILISATION[precision] * max(known) * 1e12 / operations if known else None
 
 
 def disk(shape: Shape, rank: int, *, new_rows: int = 0, extends: bool = False) -> dict[str, int]:

@@ -138,23 +138,12 @@ def new_model(tokens: int, hidden: int, layers: int, text_only: bool, seed: int)
 
 def write_processor(folder: Path) -> None:
     """The image side's files, written by hand: the classes behind them need torchvision, which a CPU lock leaves out."""
-    image_processor = {
-        "do_convert_rgb": None,
-        "do_normalize": True,
-        "do_pan_and_scan": None,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_processor_type": "Gemma3ImageProcessor",
-        "image_seq_length": 4,
-        "image_std": [0.5, 0.5, 0.5],
-        "processor_class": "Gemma3Processor",
-        "resample": 2,
-        "rescale_factor": 1 / 255,
-        "size": {"height": 56, "width": 56},
-    }
-    write_json(folder / "preprocessor_config.json", image_processor)
-    write_json(folder / "processor_config.json", {"image_seq_length": 4, "processor_class": "Gemma3Processor"})
+    kind = {"image_seq_length": 4, "processor_class": "Gemma3Processor"}
+    image: dict = {"do_convert_rgb": None, "do_normalize": True, "do_pan_and_scan": None, "do_rescale": True, "do_resize": True, **kind}
+    image |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "image_processor_type": "Gemma3ImageProcessor"}
+    image |= {"resample": 2, "rescale_factor": 1 / 255, "size": {"height": 56, "width": 56}}
+    write_json(folder / "preprocessor_config.json", dict(sorted(image.items())))
+    write_json(folder / "processor_config.json", kind)
 
 
 def warm_up(model, tokenizer, texts: list[str], turns: list[tuple[str, str]], steps: int, seed: int) -> float:
@@ -166,8 +155,8 @@ def warm_up(model, tokenizer, texts: list[str], turns: list[tuple[str, str]], st
     import torch
 
     rows = list(examples.packed(tokenizer, texts, 128))
-    for prompt, answer in turns:
-        ids, _ = prompts.conversation_ids(tokenizer, prompt, answer)
+    for turn in turns:
+        ids, _ = prompts.conversation_ids(tokenizer, *turn)
         rows.append((ids + [tokenizer.pad_token_id] * 128)[:128])
     data = torch.tensor(rows)
     weights = [p for name, p in model.named_parameters() if "vision" not in name and "multi_modal" not in name]

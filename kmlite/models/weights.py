@@ -27,6 +27,13 @@ OLDER += [(r"^vision_tower\.vision_model\.", "vision_tower.")]
 # buffers that old versions stored, computed anew; and the tower's pooling head, which Gemma 3 does not use
 NOT_NEEDED = re.compile(r"\.(position_ids|rotary_emb\.inv_freq)$|(^|\.)vision_tower\.(vision_model\.)?head\.")
 
+KINDS = {
+    b"version ": "a git-LFS pointer (the place of a file that was not fetched)",
+    b"GGUF": "a GGUF file",
+    **dict.fromkeys((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04"), "a pickled file, which is never read"),
+    b"<": "a web page",
+}
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -55,13 +62,16 @@ def check(folder: Path, config: dict) -> int:
                 f"{tensor.file}: {tensor.name} is stored as {tensor.dtype}. kmlite trains over weights of 16 or 32 bits.\n"
                 "  Take the model as its maker published it; kmlite quantises it while loading (--precision 4bit)."
             )
-        known = plain_name(tensor.name, multimodal=config["model_type"] == "gemma3")
+        known = tensor.name.removeprefix("model.")  # as `shapes` has it
+        for pattern, now in OLDER if config["model_type"] == "gemma3" else []:
+            known = re.sub(pattern, now, known)
         if known in stored:
             raise click.ClickException(f"{folder} stores one tensor under two names, {stored[known].name} and {tensor.name}.")
         stored[known] = tensor
     expected = shapes(config)
     head = stored.pop("lm_head.weight", None)
-    missing, unknown = sorted(set(expected) - set(stored)), sorted(stored[name].name for name in set(stored) - set(expected))
+    missing = sorted(expected.keys() - stored.keys())
+    unknown = sorted(stored[name].name for name in stored.keys() - expected.keys())
     if missing:
         others = f", and {len(unknown)} have names that the class does not know ({unknown[0]})" if unknown else ""
         what = f"{folder} lacks {len(missing)} of {len(expected)} tensors: {', '.join(missing[:2])}{others}."
@@ -154,23 +164,7 @@ def parsed(file: Path) -> dict:
 
 def other_kind(start: bytes) -> str:
     """What a file is by its first bytes, where that is a frequent mistake; else an empty string."""
-    if start.startswith(b"version "):
-        return "a git-LFS pointer (the place of a file that was not fetched)"
-    if start.startswith(b"GGUF"):
-        return "a GGUF file"
-    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")):
-        return "a pickled file, which is never read"
-    if start.lstrip().startswith(b"<"):
-        return "a web page"
-    return "" if start else "empty"
-
-
-def plain_name(name: str, multimodal: bool) -> str:
-    """A stored name as `shapes` has it: without `model.` before it, and of the present layout."""
-    name = name.removeprefix("model.")
-    for pattern, now in OLDER if multimodal else []:
-        name = re.sub(pattern, now, name)
-    return name
+    return next((kind for begin, kind in KINDS.items() if start.lstrip().startswith(begin)), "" if start else "empty")
 
 
 def numbers(config: dict, defaults: dict[str, int], where: str) -> dict[str, int]:
@@ -206,15 +200,14 @@ def text_shapes(config: dict) -> Shapes:
     has = numbers(config, TEXT, "config.json")
     hidden, inner, head = has["hidden_size"], has["intermediate_size"], has["head_dim"]
     queries, keys = has["num_attention_heads"] * head, has["num_key_value_heads"] * head
-    layer: Shapes = {}
-    for name, out, into in (("q", queries, hidden), ("k", keys, hidden), ("v", keys, hidden), ("o", hidden, queries)):
-        layer[f"self_attn.{name}_proj.weight"] = (out, into)
-        if config.get("attention_bias"):
-            layer[f"self_attn.{name}_proj.bias"] = (out,)
+    attention: Shapes = {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden), "o": (hidden, queries)}
+    layer: Shapes = {f"self_attn.{name}_proj.weight": shape for name, shape in attention.items()}
+    if config.get("attention_bias"):
+        layer |= {f"self_attn.{name}_proj.bias": shape[:1] for name, shape in attention.items()}
     layer |= {f"self_attn.{name}_norm.weight": (head,) for name in "qk"}
     layer |= {f"mlp.{name}_proj.weight": (inner, hidden) for name in ("gate", "up")} | {"mlp.down_proj.weight": (hidden, inner)}
-    norms = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
-    layer |= {f"{name}.weight": (hidden,) for name in norms}
+    norms = ("input", "post_attention", "pre_feedforward", "post_feedforward")
+    layer |= {f"{name}_layernorm.weight": (hidden,) for name in norms}
     layers = {f"layers.{n}.{name}": shape for n in range(has["num_hidden_layers"]) for name, shape in layer.items()}
     return {"embed_tokens.weight": (has["vocab_size"], hidden), "norm.weight": (hidden,)} | layers
 
@@ -237,11 +230,9 @@ def vision_shapes(config: dict) -> Shapes:
     return out
 
 
-def equal(one: Stored, other: Stored) -> bool:
+def equal(*tensors: Stored) -> bool:
     """Whether two tensors hold the same numbers; they are mapped, not read into memory."""
     from safetensors import safe_open
 
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
-    with safe_open(one.file, framework="pt") as first, safe_open(other.file, framework="pt") as second:
-        return first.get_tensor(one.name).equal(second.get_tensor(other.name))
+    one, other = (safe_open(tensor.file, framework="pt").get_tensor(tensor.name) for tensor in tensors)
+    return one.dtype == other.dtype and one.equal(other)
