@@ -40,8 +40,11 @@ def resolve(base: str, named: str = "BASE") -> Path:
     """
     folder = Path(base)
     if not base or not os.path.isdir(base):  # Path.is_dir raises where a name is too long
+        from huggingface_hub import snapshot_download
+
         name, _, revision = hub_name(base, named).partition("@")
-        folder = download(name, revision or "main", named)
+        with hub_errors(name, revision or "main", named):
+            folder = Path(snapshot_download(name, revision=revision or "main", allow_patterns=DOWNLOADED))
     check(folder)
     return folder
 
@@ -70,18 +73,14 @@ def at_hand(base: str) -> Path | None:
         return resolve(base)
     name, _, revision = hub_name(base, "BASE").partition("@")
     cached = try_to_load_from_cache(name, "config.json", revision=revision or None)
-    if not isinstance(cached, str) or not is_whole(Path(cached).parent):
+    if not isinstance(cached, str):
         return None
-    return resolve(str(Path(cached).parent))
-
-
-def is_whole(snapshot: Path) -> bool:
-    """Whether a download of the hub came to its end: every weight file is there, and the tokenizer."""
+    snapshot = Path(cached).parent
     try:
         weights.files_of(snapshot)
     except click.ClickException:
-        return False
-    return (snapshot / "tokenizer.json").is_file()
+        return None  # an interrupted download
+    return resolve(str(snapshot)) if (snapshot / "tokenizer.json").is_file() else None
 
 
 # ---- the one look at a folder, before any work
@@ -128,13 +127,13 @@ def readable(file: Path) -> Iterator[None]:
 
 def check_config(folder: Path) -> dict:
     """config.json, of a plain Gemma 3 and with nothing in it, or beside it, that leads elsewhere."""
-    beside = (folder / ADAPTER).exists()
-    if not (folder / "config.json").is_file():
-        if beside:
-            raise click.ClickException(
-                f"{folder} holds an adapter and no model: {ADAPTER} without config.json.\n"
-                "  Merge it into its base first (peft: merge_and_unload, then save_pretrained), and name the merged folder."
-            )
+    file, beside = folder / "config.json", (folder / ADAPTER).exists()
+    if not file.is_file() and beside:
+        raise click.ClickException(
+            f"{folder} holds an adapter and no model: {ADAPTER} without config.json.\n"
+            "  Merge it into its base first (peft: merge_and_unload, then save_pretrained), and name the merged folder."
+        )
+    if not file.is_file():
         raise click.ClickException(f"{folder} holds no model: config.json is missing.\n  Name a model folder or a hub name.")
     if beside:
         raise click.ClickException(
@@ -145,7 +144,7 @@ def check_config(folder: Path) -> dict:
     for name, values in found.items():
         if "auto_map" in values:
             raise click.ClickException(f"{folder / name} asks for code of its own (auto_map), and none is run. {PUBLISHED}")
-    config, file = found["config.json"], folder / "config.json"
+    config = found["config.json"]
     kind = config.get("model_type", "")
     if kind not in ("gemma3", "gemma3_text"):
         why = " Gemma 4 has other classes and another turn format, and no MedGemma stands on it." if str(kind).startswith("gemma4") else ""
@@ -202,13 +201,9 @@ def check_tokenizer(folder: Path, config: dict, rows: int) -> None:
             f"{file} has {len(vocabulary):,} ids and the embedding {rows:,} rows: the tokenizer is of another model."
         )
     named = {"bos_token_id": "<bos>", "pad_token_id": "<pad>"}
-    if config["model_type"] == "gemma3":
-        named |= {
-            "image_token_id": IMAGE,
-            "image_token_index": IMAGE,
-            "boi_token_index": "<start_of_image>",
-            "eoi_token_index": "<end_of_image>",
-        }
+    if not image:
+        named |= {"image_token_id": IMAGE, "image_token_index": IMAGE}
+        named |= {"boi_token_index": "<start_of_image>", "eoi_token_index": "<end_of_image>"}
     for key, token in named.items():
         said = config.get(key, (config.get("text_config") or {}).get(key))
         if said is not None and vocabulary.get(token) not in (said if isinstance(said, list) else [said]):
@@ -251,18 +246,16 @@ def names_and_template(folder: Path) -> tuple[dict[str, str], str]:
             settings |= weights.parsed(folder / name)
     tokens = {key: value for key, value in settings.items() if key.endswith("_token")}
     names = {key: value.get("content") if isinstance(value, dict) else value for key, value in tokens.items()}
-    file = folder / "chat_template.jinja"
+    file, template = folder / "chat_template.jinja", settings.get("chat_template")
     if file.is_file():
         if kind := weights.other_kind(file.read_bytes()[:8].replace(b"<", b"")):
             raise click.ClickException(f"{file} is {kind}.\n  {again(folder)}")
         template = file.read_text(encoding="utf-8", errors="replace")
-    else:
-        template = settings.get("chat_template") or ""
     if isinstance(template, list):  # several, each with its name
         template = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
     if isinstance(template, dict):
-        template = template.get("default") or ""
-    return {key: value for key, value in names.items() if isinstance(value, str)}, str(template)
+        template = template.get("default")
+    return {key: value for key, value in names.items() if isinstance(value, str)}, str(template or "")
 
 
 def can_be_fetched(base: str) -> None:
@@ -271,14 +264,6 @@ def can_be_fetched(base: str) -> None:
 
     with hub_errors(base.partition("@")[0], "", "BASE"):
         auth_check(base.partition("@")[0])
-
-
-def download(name: str, revision: str, named: str = "BASE") -> Path:
-    """Fetch a repository of the Hugging Face hub at a commit or branch; only safetensors, JSON and the template."""
-    from huggingface_hub import snapshot_download
-
-    with hub_errors(name, revision, named):
-        return Path(snapshot_download(name, revision=revision, allow_patterns=DOWNLOADED))
 
 
 @contextlib.contextmanager
@@ -333,8 +318,8 @@ def stand_in_note(folder: Path) -> str:
 
 def finished(out: Path) -> list[int]:
     """The stages in `out` that have a final model, the last first."""
-    there = [number for number, stage in enumerate(paths.STAGES) if (out / stage.folder / paths.RECORD).exists()]
-    return [number for number in reversed(there) if (out / paths.STAGES[number].folder / paths.FINAL).is_dir()]
+    there = [all((out / stage.folder / name).exists() for name in (paths.RECORD, paths.FINAL)) for stage in paths.STAGES]
+    return [number for number in reversed(range(len(there))) if there[number]]
 
 
 def last_stage(out: Path) -> int:

@@ -127,12 +127,12 @@ def computing(model):
 
 def pick_precision(precision: str, folder: Path) -> str:
     """Resolve "auto" to evaluate a model in: 16-bit where its weights and BESIDE fit into the free GPU memory, else 4-bit."""
-    if precision != "auto" or not on_gpu():
-        return "16bit" if precision == "auto" else precision
     import torch
 
-    need = 2 * shape_of(folder).parameters + BESIDE
-    return "16bit" if torch.cuda.mem_get_info()[0] >= need else "4bit"
+    if precision != "auto":
+        return precision
+    fits = not on_gpu() or torch.cuda.mem_get_info()[0] >= 2 * shape_of(folder).parameters + BESIDE
+    return "16bit" if fits else "4bit"
 
 
 def recomputes(setting: str) -> bool:
@@ -150,11 +150,15 @@ def load(folder: Path, precision: str, length: int, recompute: bool = False):
         recompute: activations in the backward pass, for memory; only where the model is to be trained.
     """
     unsloth = fast_model()  # before transformers
-    from transformers import AutoConfig
+    from transformers import AutoConfig, AutoTokenizer
 
     with readable(folder / "config.json"):
         AutoConfig.from_pretrained(folder, local_files_only=True)
-    with quiet(), contextlib.nullcontext() if on_gpu() else reading_no_tokenizer(load_tokenizer(folder), length):
+    with quiet(), contextlib.ExitStack() as patched:
+        if not on_gpu():  # Unsloth's CPU loader is given a tokenizer instead of reading one; on a GPU it changes what it reads
+            known = load_tokenizer(folder)
+            known.model_max_length = length
+            patched.enter_context(mock.patch.object(AutoTokenizer, "from_pretrained", lambda *args, **kwargs: known))
         model, processor = unsloth.from_pretrained(
             model_name=str(folder),
             max_seq_length=length,
@@ -202,16 +206,6 @@ def rewritten(model) -> bool:
     return type(model).forward.__module__.startswith("unsloth_compiled")
 
 
-@contextlib.contextmanager
-def reading_no_tokenizer(known, length: int) -> Iterator[None]:
-    """Give Unsloth's CPU loader a tokenizer instead of letting it read one; on a GPU it changes what it reads."""
-    from transformers import AutoTokenizer
-
-    known.model_max_length = length
-    with mock.patch.object(AutoTokenizer, "from_pretrained", lambda *args, **kwargs: known):
-        yield
-
-
 def load_tokenizer(folder: Path):
     """The tokenizer of a local folder. Folders with the same tokenizer share one object: Gemma's 33 MB take 5 to 18 s to read."""
     found = sorted(path for path in folder.iterdir() if "token" in path.name or path.suffix == ".jinja" or path.name == "config.json")
@@ -228,15 +222,7 @@ def load_tokenizer(folder: Path):
 
 
 def add_lora(
-    model,
-    *,
-    r: int,
-    alpha: int,
-    dropout: float,
-    seed: int,
-    recompute: bool = False,
-    embeddings: str = "none",
-    new_ids: list[int] | None = None,
+    model, *, r: int, alpha: int, dropout: float, seed: int, recompute: bool = False, embeddings: str = "none", new_ids: list | None = None
 ):
     """A PeftModel with LoRA on the seven projections of the text tower, and the embedding rows that `embeddings` names.
 
@@ -308,8 +294,7 @@ def trainable_summary(model) -> dict[str, int]:
     count = {"lora": 0, "embeddings": 0, "frozen": 0}
     for name, weight in model.named_parameters():
         kind = ("embeddings" if is_embedding(name) else "lora") if weight.requires_grad else "frozen"
-        packed = getattr(weight, "quant_state", None)  # 4-bit: two weights a byte
-        count[kind] += packed.shape.numel() if packed else weight.numel()
+        count[kind] += weight.quant_state.shape.numel() if getattr(weight, "quant_state", None) else weight.numel()  # 4-bit: two a byte
     return count
 
 

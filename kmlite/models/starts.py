@@ -35,13 +35,11 @@ def fitted_rows(old, tokenizer, merges: list[Merge]):
         remainder = both - (left + right) / 2
         ridge = features.pow(2).mean() * len(split) * 0.1 * torch.eye(features.shape[1])
         weights = torch.linalg.solve(features.T @ features + ridge, features.T @ remainder)
-    rows = torch.empty(len(merges), old.shape[1])
     known: dict = {}
-    for i, merge in enumerate(merges):
-        a, b = (known[name] if name in known else old[vocab[name]].float() for name in merge[:2])
-        rows[i] = (a + b) / 2 + torch.cat([a, b]) @ weights
-        known[merge.left + merge.right] = rows[i]
-    return rows
+    for left_name, right_name, _ in merges:
+        a, b = (known[name] if name in known else old[vocab[name]].float() for name in (left_name, right_name))
+        known[left_name + right_name] = (a + b) / 2 + torch.cat([a, b]) @ weights
+    return torch.stack(list(known.values()))
 
 
 def trained_rows(model, tokenizer, merges: list[Merge], texts: Iterable[str]):
@@ -66,9 +64,7 @@ def trained_rows(model, tokenizer, merges: list[Merge], texts: Iterable[str]):
         return start
     seen, totals, hits, targets = remembered(model, tokenizer, merges, snippets)
     width = start.shape[1]
-    free = [torch.zeros(width, width), torch.zeros(width), torch.zeros_like(start)]
-    for weight in free:
-        weight.requires_grad_(True)
+    free = [torch.zeros(shape, requires_grad=True) for shape in ((width, width), (width,), start.shape)]
 
     def rows():
         return start + start @ free[0] + free[1] + free[2]

@@ -44,14 +44,11 @@ def chunked_cross_entropy(states, targets, weights, matrix, rows=None, first: in
     class ChunkedCrossEntropy(torch.autograd.Function):
         @staticmethod
         def forward(ctx, states, rows):
-            total = torch.zeros((), dtype=torch.float32, device=states.device)
-            state_slopes = torch.empty_like(states)
+            total, state_slopes = torch.zeros((), device=states.device), torch.empty_like(states)
             row_slopes = None if rows is None else torch.zeros_like(rows)
-            for start in range(0, len(states), CHUNK):
-                at = slice(start, start + CHUNK)
-                losses, by_states, by_rows = chunk(states[at].to(matrix.dtype), targets[at, None], weights[at, None], matrix, mine, first)
+            for seen, slopes, target, weight in zip(*(t.split(CHUNK) for t in (states, state_slopes, targets, weights)), strict=True):
+                losses, slopes[:], by_rows = chunk(seen.to(matrix.dtype), target[:, None], weight[:, None], matrix, mine, first)
                 total += losses.sum()
-                state_slopes[at] = by_states
                 if row_slopes is not None:
                     row_slopes += by_rows
             ctx.save_for_backward(state_slopes, row_slopes)
@@ -77,11 +74,8 @@ def token_losses(states, targets, matrix, rows=None, first: int = 0):
     import torch
 
     mine = None if rows is None else rows.detach().to(matrix.dtype)
-    out = torch.empty(len(states), dtype=torch.float32)
-    for start in range(0, len(states), CHUNK):
-        at = slice(start, start + CHUNK)
-        out[at] = tiled_chunk(states[at].to(matrix.dtype), targets[at, None], None, matrix, mine, first)[0].squeeze(1)
-    return out
+    parts = zip(states.split(CHUNK), targets.split(CHUNK), strict=True)
+    return torch.cat([tiled_chunk(seen.to(matrix.dtype), target[:, None], None, matrix, mine, first)[0][:, 0] for seen, target in parts])
 
 
 def dense_chunk(seen, target, weight, matrix, mine, first: int):
