@@ -7,6 +7,7 @@ import shutil
 import traceback
 from itertools import pairwise
 from pathlib import Path
+from unittest import mock
 
 import click
 import pytest
@@ -17,6 +18,7 @@ from kmlite import files, paths, results
 from kmlite.models import loading, merging
 from recipes import demo, evaluate, export, pipeline, stage0, stage1, stage2
 
+ZERO, ONE, TWO = FOLDERS = [stage.folder for stage in paths.STAGES]
 SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "2"]
 STAGE0 = [*SMALL, "--new-tokens", "40", "--length", "64", "--max-steps", "12", "--save-every", "4", "--heldout", "6", "--entries", "30"]
 STAGE0 += ["--eval-every", "4", "--questions", "6"]
@@ -33,6 +35,14 @@ def run(recipe, *arguments, status: int = 0) -> str:
 
 def weights(folder: Path) -> dict:
     return load_file(folder / "model.safetensors")
+
+
+def embedding(folder: Path):
+    return next(weight for name, weight in weights(folder).items() if name.endswith("embed_tokens.weight"))
+
+
+def vocabulary_of(folder: Path) -> dict[str, int]:
+    return files.read_json(folder / "tokenizer.json")["model"]["vocab"]
 
 
 def record(folder: Path) -> dict:
@@ -58,8 +68,8 @@ def trained(base, tiny_refined, tmp_path_factory) -> tuple[Path, dict[str, str]]
 
 def test_each_stage_changes_the_text_tower_and_nothing_else(base, trained):
     out, _ = trained
-    models = [weights(base), *(weights(out / stage.folder / paths.FINAL) for stage in paths.STAGES)]
-    loops_helped = record(out / paths.STAGES[2].folder)["best_loop"] > 0
+    models = [weights(base), *(weights(out / stage / paths.FINAL) for stage in FOLDERS)]
+    loops_helped = record(out / TWO)["best_loop"] > 0
     for number, (before, after) in enumerate(pairwise(models)):
         assert before.keys() == after.keys()
         changed = {name for name in before if before[name].shape != after[name].shape or not before[name].equal(after[name])}
@@ -76,22 +86,18 @@ def test_each_stage_changes_the_text_tower_and_nothing_else(base, trained):
 
 
 def test_old_rows_keep_their_bytes_and_each_new_one_has_its_own(base, trained):
-    out, _ = trained
-    first, after = weights(base), weights(out / paths.STAGES[0].folder / paths.FINAL)
-    name = next(n for n in first if n.endswith("embed_tokens.weight"))
-    n = record(out / paths.STAGES[0].folder)["vocabulary"]["new_tokens"]
-    assert n == 40
-    start = len(json.loads((base / "tokenizer.json").read_text())["model"]["vocab"]) + 1  # behind the image token
-    assert after[name][:start].equal(first[name][:start])
-    rows = after[name][start : start + n]
-    assert len({tuple(row.tolist()) for row in rows}) == n
+    first, after = (embedding(folder) for folder in (base, trained[0] / ZERO / paths.FINAL))
+    assert record(trained[0] / ZERO)["vocabulary"]["new_tokens"] == 40
+    start = len(vocabulary_of(base)) + 1  # behind the image token
+    assert after[:start].equal(first[:start])
+    assert len({tuple(row.tolist()) for row in after[start : start + 40]}) == 40
 
 
 def test_finished_models_load_with_plain_transformers_and_tied(trained):
     from transformers import AutoModelForImageTextToText
 
-    for stage in paths.STAGES:
-        folder = trained[0] / stage.folder / paths.FINAL
+    for stage in FOLDERS:
+        folder = trained[0] / stage / paths.FINAL
         loaded = AutoModelForImageTextToText.from_pretrained(folder)
         assert loaded.lm_head.weight.data_ptr() == loaded.get_input_embeddings().weight.data_ptr()
         assert str(loaded.dtype) == "torch.bfloat16"
@@ -111,7 +117,7 @@ def by_moment(folder: Path, measure: str, data: str) -> dict[str, float]:
 def test_every_result_has_the_same_keys_and_words(trained):
     for stage in [
         *(trained[0] / stage.folder / paths.RECORD for stage in paths.STAGES),
-        trained[0] / paths.STAGES[2].folder / paths.EVALUATION,
+        trained[0] / TWO / paths.EVALUATION,
     ]:
         found = files.read_json(stage)["results"]
         assert found
@@ -123,7 +129,7 @@ def test_every_result_has_the_same_keys_and_words(trained):
 
 
 def test_stage0_measures_the_suite_at_three_moments_and_on_the_way(trained):
-    folder = trained[0] / paths.STAGES[0].folder
+    folder = trained[0] / ZERO
     for data in ("korean", "dictionary", "english"):
         bits = by_moment(folder, "bits_per_character", data)
         assert set(bits) == {"before", "extended", "after", "step 4", "step 8"}
@@ -142,14 +148,14 @@ def test_stage0_measures_the_suite_at_three_moments_and_on_the_way(trained):
 
 
 def test_stage1_measures_definitions_and_what_it_does_not_teach(trained):
-    folder = trained[0] / paths.STAGES[1].folder
+    folder = trained[0] / ONE
     bits = by_moment(folder, "bits_per_character", "seen definitions")
     assert bits["after"] < bits["before"]
     assert by_moment(folder, "definition_choice", "held-out definitions")  # all that is measured, and on how many: tests/golden.json
 
 
 def test_stage2_asks_dev_and_seen_questions_and_never_test(trained):
-    folder = trained[0] / paths.STAGES[2].folder
+    folder = trained[0] / TWO
     found = record(folder)
     assert {one["data"] for one in found["results"]} == {"dev", "seen", "korean", "dictionary", "english"}
     assert set(by_moment(folder, "accuracy", "dev")) == {"before", "loop 1", "loop 2", "after"}
@@ -173,7 +179,7 @@ def test_a_finished_stage_names_its_base_as_a_stand_in_and_leaves_nothing_half_d
 
 def test_eval_writes_every_prediction_and_counts_the_openings_of_test(trained):
     out, said = trained
-    folder = out / paths.STAGES[2].folder
+    folder = out / TWO
     result = files.read_json(folder / paths.EVALUATION)
     predictions = [json.loads(line) for line in (folder / paths.PREDICTIONS).read_text(encoding="utf-8").splitlines()]
     assert len(predictions) == result["summary"]["n"] == 6
@@ -261,7 +267,7 @@ def writes_reasonings(monkeypatch, kill_after: int | None = None) -> None:
 
 
 def test_stage2_teaches_its_own_reasonings_and_a_kill_changes_no_byte(trained, tiny_refined, tmp_path, monkeypatch):
-    base = trained[0] / paths.STAGES[1].folder / paths.FINAL
+    base = trained[0] / ONE / paths.FINAL
     arguments = ["--base", base, "--refined", tiny_refined, *STAGE2, "--target", "100", "--reasoned-share", "0.3"]
     arguments += ["--self-reason", "--reason-questions", "15", "--out"]
     with monkeypatch.context() as patch:
@@ -275,7 +281,7 @@ def test_stage2_teaches_its_own_reasonings_and_a_kill_changes_no_byte(trained, t
     with monkeypatch.context() as patch:
         writes_reasonings(patch)
         assert "going on after loop 1" in run(stage2, *arguments, tmp_path / "killed")
-    whole, killed = (tmp_path / name / paths.STAGES[2].folder for name in ("whole", "killed"))
+    whole, killed = (tmp_path / name / TWO for name in ("whole", "killed"))
     for name in ("adapter_model.safetensors", paths.SELF_REASONS):
         assert (whole / "loop_2" / name).read_bytes() == (killed / "loop_2" / name).read_bytes()
     loop = record(whole)["training"][1]
@@ -292,26 +298,38 @@ def test_stage2_on_exam_questions_alone_with_a_weighted_letter(trained, tiny_ref
     """Neither text nor a dictionary beside them: the suite has its English text, and nothing about Korean."""
     bare = tmp_path / "refined"
     shutil.copytree(tiny_refined / paths.EXAM, bare / paths.EXAM)
-    base = trained[0] / paths.STAGES[1].folder / paths.FINAL
+    base = trained[0] / ONE / paths.FINAL
     arguments = ["--base", base, "--refined", bare, *STAGE2, "--loops", "1", "--answer-weight"]
     run(stage2, *arguments, "3", "--out", tmp_path / "3")
     run(stage2, *arguments, "1", "--out", tmp_path / "1")
-    found = record(tmp_path / "3" / paths.STAGES[2].folder)["results"]
+    found = record(tmp_path / "3" / TWO)["results"]
     assert {one["data"] for one in found if one["measure"] == "bits_per_character"} == {"english"}
-    adapters = [tmp_path / weight / paths.STAGES[2].folder / "loop_1" / "adapter_model.safetensors" for weight in "31"]
+    adapters = [tmp_path / weight / TWO / "loop_1" / "adapter_model.safetensors" for weight in "31"]
     assert adapters[0].read_bytes() != adapters[1].read_bytes()
-    assert "--answer-weight" in run(stage2, *arguments, "0", "--out", tmp_path / "0", status=1)
 
 
 def test_self_reasoning_on_the_embedded_base_keeps_nothing_and_says_so(trained, tiny_refined, tmp_path):
-    base = trained[0] / paths.STAGES[1].folder / paths.FINAL
+    base = trained[0] / ONE / paths.FINAL
     arguments = ["--base", base, "--refined", tiny_refined, *STAGE2, "--loops", "1", "--out", tmp_path]
     asking = ["--self-reason", "--reason-questions", "3", "--reason-tokens", "4"]
     said = run(stage2, *arguments, *asking)
     assert "9 reasonings for 3 questions, 0 kept; dropped: unreadable 9" in said
     assert "A model of this size can't reason" in said
-    assert "--reasoned-share" in run(stage2, *arguments, *asking, "--reasoned-share", "0", status=1)
-    assert "above 0" in run(stage2, *arguments, *asking, "--reason-questions", "0", status=1)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arguments", "said"),
+    [
+        (stage2, ["--answer-weight", "0"], "--answer-weight 0: a number above 0"),
+        (stage2, ["--self-reason", "--reasoned-share", "0"], "--reasoned-share 0 never teaches"),
+        (stage2, ["--self-reason", "--reason-questions", "0"], "--reason-questions and --reason-tokens must be above 0"),
+        (stage2, ["--sources", "native:translated=3:1"], "no question of translated among those of train. As in: --sources"),
+        (stage0, ["--replay-share", "1.5"], "--replay-share 1.5: a share from 0 to below 1"),
+        (stage0, ["--new-tokens", "many"], "--new-tokens many: a number from 0 to 20000, or auto"),
+    ],
+)
+def test_settings_that_could_teach_nothing_are_refused(base, tiny_refined, tmp_path, recipe, arguments, said):
+    assert said in run(recipe, "--base", base, "--refined", tiny_refined, "--out", tmp_path, *arguments, status=1)
 
 
 # ---- other shapes
@@ -328,23 +346,22 @@ def test_rows_and_recomputed_activations_through_kill_and_merge(base, tiny_refin
         with pytest.raises(Killed):
             CliRunner().invoke(stage0.command, [str(a) for a in [*arguments, tmp_path / "killed"]], catch_exceptions=False)
     assert "going on from" in run(stage0, *arguments, tmp_path / "killed")
-    whole, killed = (weights(tmp_path / name / paths.STAGES[0].folder / paths.FINAL) for name in ("whole", "killed"))
+    whole, killed = (weights(tmp_path / name / ZERO / paths.FINAL) for name in ("whole", "killed"))
     assert all(whole[name].equal(killed[name]) for name in whole)
-    bits = by_moment(tmp_path / "whole" / paths.STAGES[0].folder, "bits_per_character", "korean")
+    bits = by_moment(tmp_path / "whole" / ZERO, "bits_per_character", "korean")
     assert bits["after"] < bits["before"]
-    found = record(tmp_path / "whole" / paths.STAGES[0].folder)
+    found = record(tmp_path / "whole" / ZERO)
     assert found["merge_difference"] < merging.ROUNDING
-    name = next(n for n in whole if n.endswith("embed_tokens.weight"))
-    old = weights(base)[name][:-64]
-    assert whole[name][: len(old)].equal(old) == (embeddings != "all")
-    assert found["trainable"]["embeddings"] == {"new": 40 * 64, "all": whole[name].numel(), "none": 0}[embeddings]
+    old, new = embedding(base)[:-64], embedding(tmp_path / "whole" / ZERO / paths.FINAL)
+    assert new[: len(old)].equal(old) == (embeddings != "all")
+    assert found["trainable"]["embeddings"] == {"new": 40 * 64, "all": new.numel(), "none": 0}[embeddings]
 
 
 def test_nothing_held_out_and_no_new_tokens(base, tiny_refined, tmp_path):
     """No text to measure on is no reason to fail, and rows that nothing added are not measured twice."""
     arguments = [*STAGE0, "--max-steps", "2", "--heldout", "0", "--entries", "0", "--questions", "0", "--new-tokens", "0"]
     run(stage0, "--base", base, "--refined", tiny_refined, "--out", tmp_path, *arguments)
-    found = record(tmp_path / paths.STAGES[0].folder)["results"]
+    found = record(tmp_path / ZERO)["results"]
     assert {(one["data"], one["when"]) for one in found} == {("english", when) for when in ("before", "after")}
 
 
@@ -370,13 +387,10 @@ def test_auto_adds_tokens_where_they_pay_and_says_the_sum(base, trained, tiny_re
     said = run(stage0, "--base", base, "--refined", tiny_refined, "--out", tmp_path, *AUTO)
     assert because in said and ("none are added" in said) == (not kept)
     assert "warning" not in said and "warning" in trained[1]["stage0"]  # which names 40
-    found = record(tmp_path / paths.STAGES[0].folder)
+    found = record(tmp_path / ZERO)
     assert found["vocabulary"]["new_tokens"] == kept
-    vocab, extended = (
-        json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
-        for folder in (base, tmp_path / paths.STAGES[0].folder / paths.FINAL)
-    )
-    assert len(extended.keys() - vocab.keys() - {"<image_soft_token>"}) == kept
+    added = vocabulary_of(tmp_path / ZERO / paths.FINAL).keys() - vocabulary_of(base).keys() - {"<image_soft_token>"}
+    assert len(added) == kept
 
 
 def test_replay_mixes_the_original_language_in(base, trained, tiny_refined, tmp_path):
@@ -385,9 +399,8 @@ def test_replay_mixes_the_original_language_in(base, trained, tiny_refined, tmp_
     arguments = ["--base", base, "--refined", refined, *STAGE0, "--max-steps", "2", "--eval-every", "0", "--questions", "0"]
     said = run(stage0, *arguments, "--out", tmp_path / "mixed")
     assert "20% of the sequences, from 1 file" in said
-    plain, mixed = (record(out / paths.STAGES[0].folder)["training"][0]["rows"] for out in (trained[0], tmp_path / "mixed"))
+    plain, mixed = (record(out / ZERO)["training"][0]["rows"] for out in (trained[0], tmp_path / "mixed"))
     assert mixed == plain + round(plain * 0.2 / 0.8)
-    assert "--replay-share" in run(stage0, *arguments, "--out", tmp_path / "no", "--replay-share", "1.5", status=1)
 
 
 def test_a_text_only_base_in_4_bit(text_base, tiny_refined, tmp_path):
@@ -395,28 +408,21 @@ def test_a_text_only_base_in_4_bit(text_base, tiny_refined, tmp_path):
         stage0, "--base", text_base, "--refined", tiny_refined, "--out", tmp_path, *STAGE0, "--max-steps", "2", "--precision", "4bit"
     )
     assert "4bit weights" in said
-    final = tmp_path / paths.STAGES[0].folder / paths.FINAL
+    final = tmp_path / ZERO / paths.FINAL
     assert {str(w.dtype) for w in weights(final).values()} == {"torch.bfloat16"}
     loaded, _ = loading.load(final, "16bit", 64)
     assert type(loaded).__name__ == "Gemma3ForCausalLM"
 
 
-def test_4bit_loading_quantises_the_text_tower_on_a_cpu(base):
+def test_16bit_weights_in_the_place_of_4bit_are_refused(base, monkeypatch):
+    """What Unsloth does where bitsandbytes does not run: on a small card it would end in full memory, and nobody knew why."""
     loaded, _ = loading.load(base, "4bit", 64)
     kinds = {type(m).__name__ for name, m in loaded.named_modules() if name.endswith("_proj") and "vision" not in name}
     assert kinds == {"Linear4bit"}
-
-
-def test_16bit_weights_in_the_place_of_4bit_are_refused(base, monkeypatch):
-    """What Unsloth does where bitsandbytes does not run: on a small card it would end in full memory, and nobody knew why."""
-    fast = loading.fast_model()
-
-    class Silent:
-        @staticmethod
-        def from_pretrained(**given):
-            return fast.from_pretrained(**{**given, "load_in_4bit": False, "load_in_16bit": True})
-
-    monkeypatch.setattr(loading, "fast_model", lambda: Silent)
+    silent = mock.Mock()
+    whole = loading.fast_model().from_pretrained
+    silent.from_pretrained = lambda **given: whole(**given | {"load_in_4bit": False, "load_in_16bit": True})
+    monkeypatch.setattr(loading, "fast_model", lambda: silent)
     with pytest.raises(click.ClickException, match="Unsloth loaded 16-bit ones"):
         loading.load(base, "4bit", 64)
 
@@ -475,7 +481,7 @@ def test_nothing_changed_but_what_was_meant_to(trained, refined):
     """What the sample and the minimal pipeline come to, by count and by name. A change on purpose: KMLITE_GOLDEN=write, and look."""
     out, _ = trained
     funnel = files.read_json(refined / paths.REFINE_RECORD)["funnel"]
-    records = [*(record(out / stage.folder) for stage in paths.STAGES), files.read_json(out / paths.STAGES[2].folder / paths.EVALUATION)]
+    records = [*(record(out / stage.folder) for stage in paths.STAGES), files.read_json(out / TWO / paths.EVALUATION)]
     measured = sorted({(r["stage"], r["when"].split()[0], r["measure"], r["data"], r["n"]) for one in records for r in one["results"]})
     found = {
         "refine": {name: {"read": part["read"], "kept": part["kept"], "rejected": part["rejected"]} for name, part in funnel.items()},
@@ -488,18 +494,11 @@ def test_nothing_changed_but_what_was_meant_to(trained, refined):
     assert found == files.read_json(golden)
 
 
-def test_a_stage_begins_with_the_figures_that_the_one_before_ended_with(trained):
+@pytest.mark.parametrize("data", ["korean", "english"])
+def test_a_stage_begins_with_the_figures_that_the_one_before_ended_with(trained, data):
     """Whatever lengths the two train with: the same model is measured in the same way."""
-    out, _ = trained
-    found: dict[tuple, list[float]] = {}
-    for number, stage in enumerate(paths.STAGES):
-        for one in record(out / stage.folder)["results"]:
-            if (one["measure"], one["data"]) in {("bits_per_character", "korean"), ("bits_per_character", "english")}:
-                found.setdefault((one["data"], number + (one["when"] == "after")), []).append(one["value"])
-    for data in ("korean", "english"):
-        for border in (1, 2):
-            before, after = found[data, border]
-            assert before == after, (data, border)
+    first, second, third = (by_moment(trained[0] / stage, "bits_per_character", data) for stage in FOLDERS)
+    assert (first["after"], second["after"]) == (second["before"], third["before"])
 
 
 def test_stage_2_takes_the_mix_and_the_reasonings_that_hold():
@@ -511,8 +510,6 @@ def test_stage_2_takes_the_mix_and_the_reasonings_that_hold():
     korean = "환자의 맥박이 느리고 혈압이 낮으며 피부가 차갑다. 검사에서 나트륨이 낮다. 따라서 갑상샘 기능이 낮다고 본다. 정답은 {}이다."
     right, wrong = ({**native[0], "cot": korean.format(letter)} for letter in "BD")
     assert [bool(question["cot"]) for question in stage2.chosen(stage2.Settings(), [right, wrong])] == [True, False]
-    with pytest.raises(click.ClickException, match="no question of translated"):
-        stage2.chosen(stage2.Settings(sources="native:translated=3:1"), native)
 
 
 def test_the_report_reads_what_the_stages_wrote(trained, tiny_refined):
@@ -527,14 +524,14 @@ def test_the_report_reads_what_the_stages_wrote(trained, tiny_refined):
     assert {part["name"][0] for part in given["browser"]["sets"]} >= {"before stage 2"}
     assert {part["split"] for part in given["browser"]["sets"]} == {"dev", "test"}
     html = page.build(tiny_refined, out, "ko", {})
-    test = files.read_json(out / paths.STAGES[2].folder / paths.EVALUATION)["summary"]
+    test = files.read_json(out / TWO / paths.EVALUATION)["summary"]
     assert f"{test['accuracy']:.1f}%" in html
 
 
 @pytest.mark.parametrize("kind", ["merged", "adapter"])
 def test_what_the_stages_trained_is_exported_with_its_card(trained, tiny_refined, kind):
     """On records as the stages write them."""
-    if kind == "adapter" and not record(trained[0] / paths.STAGES[2].folder)["best_loop"]:
+    if kind == "adapter" and not record(trained[0] / TWO)["best_loop"]:
         pytest.skip("no loop of these minimal models was better on dev")
     run(export, "--refined", tiny_refined, "--out", trained[0], "--format", kind)
     text = (trained[0] / f"export/stage2-{kind}/README.md").read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from kmlite.models import loading, new_rows
 from kmlite.training import loss
@@ -47,14 +48,14 @@ def test_the_tiled_loss_and_gradient_of_a_large_vocabulary_are_near_the_whole_on
     assert (ours.grad - theirs.grad).norm() < 0.01 * theirs.grad.norm()
 
 
-def adapted(base, embeddings: str = "new"):
-    loaded, tokenizer = loading.load(base, "16bit", 64)
-    network = loading.add_lora(loaded, r=4, alpha=4, dropout=0, seed=0, embeddings=embeddings, new_ids=NEW)
+def adapted(base, ids: list[int] = NEW):
+    loaded, _ = loading.load(base, "16bit", 64)
+    network = loading.add_lora(loaded, r=4, alpha=4, dropout=0, seed=0, embeddings="new", new_ids=ids)
     torch.manual_seed(0)
     for name, weight in network.named_parameters():
         if weight.requires_grad and "lora_A" not in name:
             torch.nn.init.normal_(weight, std=0.05)  # rows that differ from those they stand for
-    return network, tokenizer
+    return network
 
 
 IDS = torch.tensor([[2, 5, 300, 310, 339, 299, 340, 11], [2, 320, 321, 9, 8, 7, 6, 330]])
@@ -73,14 +74,14 @@ def pieced(network):
 
 @pytest.fixture(scope="module")
 def ours(base):
-    return adapted(base)[0]
+    return adapted(base)
 
 
 @pytest.fixture(scope="module")
 def pefts(base):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "beside", lambda _: None)
-        return adapted(base)[0]
+        return adapted(base)
 
 
 def whole(network):
@@ -103,19 +104,18 @@ def test_logits_and_gradients_are_those_of_pefts_own_way(ours, pefts, way):
         assert torch.allclose(found[name], slope, atol=1e-5 * float(slope.abs().max())), name
 
 
-class Largest(TorchDispatchMode):
-    """The most numbers that an operation wrote into memory of its own."""
+class Sizes(TorchDispatchMode):
+    """The numbers that each operation wrote into memory of its own."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: dict[int, int] = {}
+        self.seen: set[int] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        given = {t.untyped_storage().data_ptr() for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        for t in torch.utils._pytree.tree_leaves(out):
-            if isinstance(t, torch.Tensor) and t.untyped_storage().data_ptr() not in given:
-                self.seen[t.untyped_storage().nbytes() // t.element_size()] = 1
+        given, made = ([t for t in tree_leaves(tree) if isinstance(t, torch.Tensor)] for tree in ((args, kwargs), out))
+        known = {t.untyped_storage().data_ptr() for t in given}
+        self.seen |= {t.untyped_storage().nbytes() // t.element_size() for t in made if t.untyped_storage().data_ptr() not in known}
         return out
 
 
@@ -123,15 +123,15 @@ def test_a_step_makes_no_copy_of_the_matrix(ours, pefts, monkeypatch):
     monkeypatch.setattr(loss, "FAINT", 0.01)  # of 3,000 rows most reach the usual one
     monkeypatch.setattr(loss, "TILE", 256)
     matrix = new_rows.head_of(ours)[0].numel()
-    with Largest() as mine:
+    with Sizes() as mine:
         pieced(ours).backward()
     assert max(mine.seen) < matrix / 2
-    with Largest() as theirs:
+    with Sizes() as theirs:
         whole(pefts).backward()
     assert matrix in theirs.seen  # the count sees what it should
 
 
-def test_the_model_is_itself_again_afterwards(ours):
+def test_the_model_is_itself_again_afterwards_and_the_base_without_its_adapter(ours, pefts):
     before = ours(input_ids=IDS).logits
     with pytest.raises(RuntimeError), new_rows.states_for_logits(ours):
         assert ours(input_ids=IDS).logits.shape[-1] == ours.config.get_text_config().hidden_size
@@ -140,17 +140,13 @@ def test_the_model_is_itself_again_afterwards(ours):
     assert torch.equal(ours(input_ids=IDS).logits, before)
     rows = new_rows.rows_of(ours.get_output_embeddings().token_adapter)[0]
     assert torch.equal(ours.get_output_embeddings().weight[NEW], rows.to(torch.float32))
-
-
-def test_without_the_adapter_the_base_answers(ours, pefts):
     with ours.disable_adapter(), pefts.disable_adapter():
         assert torch.equal(ours(input_ids=IDS).logits, pefts(input_ids=IDS).logits)
 
 
 def test_ids_with_a_gap_are_refused(base):
-    loaded, _ = loading.load(base, "16bit", 64)
     with pytest.raises(AssertionError, match="not consecutive"):
-        loading.add_lora(loaded, r=4, alpha=4, dropout=0, seed=0, embeddings="new", new_ids=[300, 302])
+        adapted(base, [300, 302])
 
 
 def test_in_bfloat16_as_close_as_its_rounding(ours, pefts):
