@@ -1,6 +1,5 @@
 """New tokens: no string gets longer, and all that was there stays as it was."""
 
-import json
 from collections import Counter
 
 import pytest
@@ -9,6 +8,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from kmlite import files
 from kmlite.models import starts, vocabulary
 
 
@@ -24,9 +24,8 @@ def extended(base, tokenizer, texts, tmp_path_factory):
     return folder, merges, ids, AutoTokenizer.from_pretrained(folder)
 
 
-ANYTHING = st.one_of(
-    st.text(), st.text(alphabet=st.characters(min_codepoint=0xAC00, max_codepoint=0xD7A3)), st.text(alphabet="혈압이 높은환자의\n▁a1")
-)
+HANGUL = st.characters(min_codepoint=0xAC00, max_codepoint=0xD7A3)
+ANYTHING = st.one_of(st.text(), st.text(alphabet=HANGUL), st.text(alphabet="혈압이 높은환자의\n▁a1"))
 
 
 def test_real_text_gets_shorter(tokenizer, extended, texts):
@@ -68,7 +67,7 @@ def test_every_new_token_is_reachable(extended):
         assert encoded == [id]
 
 
-def test_rows_grow_only_and_old_ones_keep_their_bytes(base, tokenizer, extended):
+def test_rows_grow_only_and_old_ones_keep_their_bytes(base, tokenizer, extended, tmp_path):
     folder, merges, ids, _ = extended
     old, new = load_file(base / "model.safetensors"), load_file(folder / "model.safetensors")
     name = next(n for n in old if n.endswith("embed_tokens.weight"))
@@ -77,14 +76,10 @@ def test_rows_grow_only_and_old_ones_keep_their_bytes(base, tokenizer, extended)
     assert len(new[name]) > ids[-1]
     assert all(old[n].equal(new[n]) for n in old if n != name)
     assert new[name][ids].equal(starts.fitted_rows(old[name], tokenizer, merges).to(old[name].dtype))
-    config = json.loads((folder / "config.json").read_text())
-    assert config["text_config"]["vocab_size"] == len(new[name])
-
-
-def test_without_merges_nothing_changes(base, tokenizer, tmp_path):
+    assert files.read_json(folder / "config.json")["text_config"]["vocab_size"] == len(new[name])
     assert vocabulary.extend_model(base, tmp_path / "same", [], None) == []
-    old, new = load_file(base / "model.safetensors"), load_file(tmp_path / "same" / "model.safetensors")
-    assert all(old[name].equal(new[name]) for name in old)
+    same = load_file(tmp_path / "same" / "model.safetensors")
+    assert all(old[name].equal(same[name]) for name in old)
 
 
 def test_the_order_of_the_words_does_not_matter_and_rare_and_foreign_ones_give_none(tokenizer):
@@ -120,10 +115,12 @@ def test_merges_are_what_a_slow_count_says(tokenizer, texts):
 def test_a_flat_end_is_cut_where_more_tokens_save_next_to_nothing(tokenizer, texts, monkeypatch):
     monkeypatch.setattr(vocabulary, "FLAT_WINDOW", 10)
     words = vocabulary.count_words(texts)
-    monkeypatch.setattr(vocabulary, "FLAT_SHARE", 0.002)
-    some = vocabulary.choose_merges(words, tokenizer, 5000, flat=True)
-    monkeypatch.setattr(vocabulary, "FLAT_SHARE", 0.004)
-    fewer = vocabulary.choose_merges(words, tokenizer, 5000, flat=True)
+
+    def chosen(share: float) -> list:
+        monkeypatch.setattr(vocabulary, "FLAT_SHARE", share)
+        return vocabulary.choose_merges(words, tokenizer, 5000, flat=True)
+
+    some, fewer = chosen(0.002), chosen(0.004)
     assert 10 <= len(fewer) < len(some)
     assert some[: len(fewer)] == fewer
     total = sum(n * len(tokenizer.tokenize(w.replace("▁", " "))) for w, n in words.items() if any("가" <= c <= "힣" for c in w))
@@ -149,14 +146,12 @@ def test_words_of_the_domain_make_the_share_that_is_asked_for():
     assert vocabulary.weighted_words(texts, domain, 0) == vocabulary.weighted_words(texts, [], 0.5) == vocabulary.count_words(texts)
 
 
-PER_BYTE = vocabulary.TOKENS_PER_BYTE
-
-
 @pytest.mark.parametrize(("size", "rows"), [(16e6, 0), (1e9, 1300), (34e9, 20_000), (0, 0)])
 def test_new_tokens_that_a_size_of_text_can_teach(size, rows):
-    decision = vocabulary.affordable(size * PER_BYTE)
+    tokens = size * vocabulary.TOKENS_PER_BYTE
+    decision = vocabulary.affordable(tokens)
     assert decision.rows == rows
-    assert f"{size * PER_BYTE / 1e6:,.1f} million tokens" in decision.because  # the sum stands in it
+    assert f"{tokens / 1e6:,.1f} million tokens" in decision.because  # the sum stands in it
     assert ("none are added" in decision.because) == (rows == 0)
 
 

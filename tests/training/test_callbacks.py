@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from kmlite import files, paths
-from kmlite.training import callbacks, examples, trainer
+from kmlite.training import callbacks, examples, stages, trainer
 from recipes import stage1
 
 SETTINGS = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "1"]
@@ -152,14 +152,8 @@ def test_padding_and_useful_tokens_are_counted(undisturbed, tokenizer):
 def test_the_log_is_thinned_to_means():
     history = [{"step": n, "loss": float(n), "learning_rate": 0.1, "epoch": 1} for n in range(1, 8)]
     history.insert(4, {"step": 4, "eval_loss": 9.0})
-    found = callbacks.thinned(history, 3)
-    assert [(entry["step"], entry.get("loss"), entry.get("eval_loss")) for entry in found] == [
-        (1, 1.0, None),
-        (3, 2.5, None),
-        (4, None, 9.0),
-        (6, 5.0, None),
-        (7, 7.0, None),
-    ]
+    expected = [(1, 1.0, None), (3, 2.5, None), (4, None, 9.0), (6, 5.0, None), (7, 7.0, None)]
+    assert [(entry["step"], entry.get("loss"), entry.get("eval_loss")) for entry in callbacks.thinned(history, 3)] == expected
 
 
 @pytest.mark.parametrize(
@@ -173,6 +167,25 @@ def test_what_trains_must_move_and_nothing_else(name, said):
     model[name].data += 1 if name == "frozen" else -1
     with pytest.raises(AssertionError, match=said):
         callbacks.check_movement(model, before)
+
+
+# ---- the rate of plain LoRA that a stage's own comes to
+
+
+@pytest.mark.parametrize(("rate", "rank", "alpha", "same"), [(2e-5, 64, 128, 3.2e-4), (1e-5, 64, 128, 1.6e-4), (1e-4, 4, 4, 2e-4)])
+def test_steps_are_as_large_as_plain_lora_at_the_equivalent_rate(rate, rank, alpha, same):
+    assert stages.equivalent_rate(rate, rank, alpha) == pytest.approx(same)
+
+    def change(rate, scale):
+        """Of a weight, after Adam's first step on B (which starts at zero)."""
+        torch.manual_seed(0)
+        a, b = torch.randn(rank, 5), torch.zeros(5, rank, requires_grad=True)
+        ((scale * b @ a) * torch.randn(5, 5)).sum().backward()
+        torch.optim.Adam([b], lr=rate).step()
+        return (scale * b @ a).detach()
+
+    rank_stabilised, plain = alpha / rank**0.5, 1.0
+    assert torch.allclose(change(rate, rank_stabilised), change(same, plain), rtol=1e-3)
 
 
 # ---- checkpoints

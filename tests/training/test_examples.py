@@ -10,7 +10,7 @@ from kmlite.training import examples
 TEXTS = ["혈압은 높다.", "맥박이 빠르다. " * 30, "", "끝."]
 
 
-def test_rows_are_full_and_lose_no_token(tokenizer):
+def test_rows_are_full_lose_no_token_and_each_text_begins_with_bos_and_ends_with_eos(tokenizer):
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     rows = list(examples.packed(tokenizer, TEXTS, 16))
     assert all(len(row) == 16 and row[0] == bos for row in rows)
@@ -18,10 +18,6 @@ def test_rows_are_full_and_lose_no_token(tokenizer):
     found = [i for row in rows for i in row if i != bos]
     assert found == stream[: len(found)]
     assert len(stream) - len(found) < 16
-
-
-def test_each_text_begins_with_bos_and_ends_with_eos(tokenizer):
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     row = next(examples.packed(tokenizer, ["가", "나", "다 라 마 바 사 아 자 차"], 12))
     first, second = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("가", "나"))
     assert row[: len(first) + len(second) + 5] == [bos, *first, eos, bos, *second, eos, bos]

@@ -47,6 +47,12 @@ def adapted(base):
     return with_lora, tokenizer
 
 
+def one_step(batch: int, accumulation: int, **more) -> stage2.Settings:
+    """Settings of one optimizer step that changes nothing."""
+    one = {"batch": batch, "accumulation": accumulation, "max_steps": 1, "epochs": 1, "learning_rate": 0.0}
+    return dataclasses.replace(stage2.Settings(), **one, **more)
+
+
 def gradients(adapted, rows, tmp_path, monkeypatch, batch: int, accumulation: int, weight: float) -> dict:
     """The gradients of the first optimizer step, as they are before clipping."""
     from accelerate import Accelerator
@@ -60,10 +66,9 @@ def gradients(adapted, rows, tmp_path, monkeypatch, batch: int, accumulation: in
         for p in adapted[0].parameters():
             p.grad = None  # so that the step changes nothing and the next run begins from the same weights
 
-    settings = dataclasses.replace(stage2.Settings(), batch=batch, accumulation=accumulation, max_steps=1, epochs=1, learning_rate=0.0)
     with monkeypatch.context() as patch:
         patch.setattr(Accelerator, "clip_grad_norm_", note)
-        trainer.train(*adapted, rows, tmp_path, settings, trainer.Task(order="sequential", answer_weight=weight))
+        trainer.train(*adapted, rows, tmp_path, one_step(batch, accumulation), trainer.Task(order="sequential", answer_weight=weight))
     assert found
     return found
 
@@ -119,10 +124,9 @@ def test_the_gradient_is_the_same_where_the_trainer_divides_by_the_number_of_bat
 
 
 def test_dev_loss_is_unweighted(adapted, rows, tmp_path):
-    settings = dataclasses.replace(stage2.Settings(), batch=2, accumulation=2, max_steps=1, epochs=1, learning_rate=0.0, eval_every=1)
-    losses = []
-    for weight in (1, 5):
+    def losses(weight: float) -> list[float]:
         task = trainer.Task(eval_rows=rows, order="sequential", answer_weight=weight)
-        result = trainer.train(*adapted, rows, tmp_path / str(weight), settings, task)
-        losses.append([entry["eval_loss"] for entry in result["curve"] if "eval_loss" in entry])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+        result = trainer.train(*adapted, rows, tmp_path / str(weight), one_step(2, 2, eval_every=1), task)
+        return [entry["eval_loss"] for entry in result["curve"] if "eval_loss" in entry]
+
+    assert losses(1) == pytest.approx(losses(5), rel=1e-6)

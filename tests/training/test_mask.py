@@ -12,7 +12,10 @@ QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "
 COT = "차근차근 생각해봅시다. 비타민 C는 콜라겐을 만드는 데 필요합니다. 모자라면 잇몸에서 피가 납니다. 따라서, 정답은 (A) 입니다."
 CASES = {
     "short": (prompts.exam_prompt(QUESTION), "A"),
-    "reasoned": (prompts.exam_prompt(QUESTION, reasoned=True), prompts.exam_answer({**QUESTION, "cot": COT}, reasoned=True)),
+    "reasoned": (
+        prompts.exam_prompt(QUESTION, reasoned=True),
+        "<reasoning>\n첫째: 비타민 C는 콜라겐을 만드는 데 필요합니다.\n둘째: 모자라면 잇몸에서 피가 납니다.\n</reasoning>A",
+    ),
     "dictionary": (prompts.dictionary_prompt("괴혈병"), "Scurvy - 비타민 C가 모자라 생기는 병"),
 }
 
@@ -44,12 +47,8 @@ def test_the_prompt_is_a_prefix_of_the_training_text_and_both_are_the_templates(
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
     rendered = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
     assert [*whole, tokenizer.convert_tokens_to_ids("\n")] == list(rendered)
-
-
-def test_reasoned_answer_has_the_designs_shape():
-    assert CASES["reasoned"][1] == (
-        "<reasoning>\n첫째: 비타민 C는 콜라겐을 만드는 데 필요합니다.\n둘째: 모자라면 잇몸에서 피가 납니다.\n</reasoning>A"
-    )
+    if case == "reasoned":
+        assert prompts.exam_answer({**QUESTION, "cot": COT}, reasoned=True) == answer
 
 
 def test_padding_is_right_unseen_and_uncounted(tokenizer):

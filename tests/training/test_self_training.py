@@ -8,12 +8,8 @@ from kmlite import files, prompts, records
 from kmlite.training import examples, self_training
 
 QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "각기병", "C": "구루병", "D": "펠라그라", "E": "야맹증", "answer": "A"}
-EXAMPLE = {
-    **QUESTION,
-    "question": "다른 물음?",
-    "answer": "B",
-    "cot": "티아민은 당을 태우는 데 쓰이는 보조효소입니다. 따라서, 정답은 (B) 입니다.",
-}
+EXAMPLE = {**QUESTION, "question": "다른 물음?", "answer": "B"}
+EXAMPLE["cot"] = "티아민은 당을 태우는 데 쓰이는 보조효소입니다. 따라서, 정답은 (B) 입니다."
 FIRST = "비타민 C는 콜라겐을 엮는 데 쓰이므로 모자라면 잇몸에서 피가 나고 상처가 더디게 낫습니다."
 SECOND = "각기병은 티아민이 모자랄 때, 구루병은 비타민 D가 모자랄 때, 야맹증은 비타민 A가 모자랄 때 생깁니다."
 GOOD = f"<reasoning>\n첫째: {FIRST}\n둘째: {SECOND}\n</reasoning>A<end_of_turn>"
@@ -128,10 +124,7 @@ def test_examples_of_the_subject_come_first_and_the_prompt_ends_where_the_model_
     assert text.endswith("<start_of_turn>model\n")
 
 
-def test_asking_is_seeded_and_goes_on_from_what_was_written(base, tmp_path, monkeypatch):
-    from kmlite.models import loading
-
-    loaded = loading.load(base, "16bit", 256)
+def test_asking_is_seeded_and_goes_on_from_what_was_written(loaded, tmp_path, monkeypatch):
     questions = [{**QUESTION, "question": f"{n}번 물음?"} for n in range(5)]
     monkeypatch.setattr(self_training, "GROUP", 2)
     how = {"count": 4, "max_new_tokens": 5}
@@ -152,18 +145,10 @@ def test_asking_is_seeded_and_goes_on_from_what_was_written(base, tmp_path, monk
     assert all(len(set(self_training.orders(str(seed)))) == 3 for seed in range(200))
 
 
-def test_asking_leaves_the_random_numbers_of_training_alone(base, tmp_path):
+def test_asking_leaves_the_random_numbers_of_training_alone(loaded, tmp_path):
     import torch
 
-    from kmlite.models import loading
-
-    loaded = loading.load(base, "16bit", 256)
-    how = {"count": 1, "max_new_tokens": 2, "seed": "0"}
     torch.manual_seed(5)
-    random_numbers = torch.rand(3)
-    torch.manual_seed(5)
-    self_training.ask(*loaded, [QUESTION], [], tmp_path / "a", **how)
-    assert torch.rand(3).equal(random_numbers)
-    state = random.getstate()
-    self_training.ask(*loaded, [QUESTION], [], tmp_path / "b", **how)
-    assert random.getstate() == state
+    before = torch.get_rng_state(), random.getstate()
+    self_training.ask(*loaded, [QUESTION], [], tmp_path / "a", count=1, max_new_tokens=2, seed="0")
+    assert (torch.get_rng_state().equal(before[0]), random.getstate()) == (True, before[1])
