@@ -9,7 +9,6 @@ environment of its own imports kmlite and the recipes anew, so that they see it,
 import contextlib
 import gc
 import importlib
-import io
 import json
 import os
 import select
@@ -25,9 +24,8 @@ from pathlib import Path
 # what a stage, or an export and lm-eval, would import on the way
 GEMMA = ("transformers.models.gemma3.modeling_gemma3", "transformers.models.gemma.tokenization_gemma", "peft.tuners.lora.bnb")
 GEMMA += ("transformers.models.siglip.modeling_siglip", "transformers.models.auto.modeling_auto", "transformers.generation.utils")
-STACK = tuple(f"recipes.stage{number}" for number in range(3))
-STACK += tuple(f"kmlite.{name}" for name in ("training.trainer", "training.examples", "training.self_training", "models.merging"))
-STACK += tuple(f"kmlite.{name}" for name in ("models.vocabulary", "evaluation.suite", "evaluation.dictionary"))
+STACK = ("recipes.stage0", "recipes.stage1", "recipes.stage2", "kmlite.training.trainer", "kmlite.training.self_training")
+STACK += ("kmlite.models.merging", "kmlite.models.vocabulary", "kmlite.evaluation.dictionary")
 STACK += ("bitsandbytes", "trl.trainer.sft_trainer", "sacrebleu", "datasets.io.generator")
 LM_EVAL = ("lm_eval.models.huggingface", "lm_eval.tasks")
 OURS = ("kmlite", "recipes")
@@ -108,10 +106,10 @@ def watch_saving(events: str, at: str, after: bool) -> None:
 
     def wrapped(name, whole, half, target):
         def call(*given, **named):
-            line = f"{name} {target(given)}"
+            line = f"{name} {given[target]}"
             log.write(line + "\n")
             if line == at and not after:
-                half(given, named)
+                half(whole, given, named)
                 os.kill(os.getpid(), signal.SIGKILL)
             result = whole(*given, **named)
             if line == at:
@@ -120,30 +118,22 @@ def watch_saving(events: str, at: str, after: bool) -> None:
 
         return call
 
-    save, serialize, rmtree = torch.save, safetensors.torch.serialize_file, shutil.rmtree
-
-    def half_of_save(given, named):
-        whole = io.BytesIO()
-        save(given[0], whole)
-        Path(given[1]).write_bytes(whole.getvalue()[: whole.tell() // 2])
-
-    def half_of_serialize(given, named):
-        serialize(*given, **named)
+    def half_of_file(whole, given, named):
+        whole(*given, **named)
         os.truncate(given[1], Path(given[1]).stat().st_size // 2)
 
-    def half_of_rmtree(given, named):
+    def half_of_folder(_, given, named):
         files = sorted(path for path in Path(given[0]).rglob("*") if path.is_file())
         for path in files[: (len(files) + 1) // 2]:
             path.unlink()
 
-    def nothing(given, named):
+    def nothing(*_):
         pass
 
-    torch.save = wrapped("save", save, half_of_save, lambda given: given[1])
-    safetensors.torch.serialize_file = wrapped("serialize", serialize, half_of_serialize, lambda given: given[1])
-    shutil.rmtree = wrapped("rmtree", rmtree, half_of_rmtree, lambda given: given[0])
-    os.replace = wrapped("replace", os.replace, nothing, lambda given: given[1])
-    os.rename = wrapped("rename", os.rename, nothing, lambda given: given[1])
+    torch.save = wrapped("save", torch.save, half_of_file, 1)
+    safetensors.torch.serialize_file = wrapped("serialize", safetensors.torch.serialize_file, half_of_file, 1)
+    shutil.rmtree = wrapped("rmtree", shutil.rmtree, half_of_folder, 0)
+    os.replace, os.rename = (wrapped(name, getattr(os, name), nothing, 1) for name in ("replace", "rename"))
 
 
 def child(request: dict) -> int:
@@ -182,8 +172,7 @@ def main(kind: str) -> None:
         from kmlite.models import loading
 
         loading.fast_model()
-    names = [*STACK, *GEMMA] if kind == "unsloth" else [*GEMMA, *(LM_EVAL if find_spec("lm_eval") else ())]
-    for name in names:
+    for name in [*STACK, *GEMMA] if kind == "unsloth" else [*GEMMA, *(LM_EVAL if find_spec("lm_eval") else ())]:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a child then collects its own garbage alone

@@ -11,16 +11,12 @@ from kmlite import files, paths
 
 SEED = 5
 KILLS_IN_SAVING, KILLS_BY_CLOCK = 4, 2  # of each stage
-SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "1"]
-SUITE = ["--heldout", "2", "--entries", "2"]
+SMALL = "--batch 2 --accumulation 2 --rank 8 --alpha 8 --learning-rate 1e-3 --log-every 1 --eval-every 4 --heldout 2"
 STAGES = {
-    "stage0": [*SMALL, *SUITE, "--new-tokens", "40", "--length", "64", "--max-steps", "9", "--save-every", "3", "--eval-every", "4"],
-    "stage1": [*SMALL, "--epochs", "3", "--max-steps", "12", "--heldout-share", "0.7", "--eval-every", "4", "--entries", "5"],
-    "stage2": [*SMALL, *SUITE, "--max-steps", "6", "--save-every", "2", "--eval-every", "4", "--loops", "2", "--max-new-tokens", "2"],
+    "stage0": "--new-tokens 40 --length 64 --max-steps 9 --save-every 3 --entries 2 --questions 2",
+    "stage1": "--epochs 3 --max-steps 12 --heldout-share 0.7 --entries 5 --recalled 1 --questions 2",
+    "stage2": "--max-steps 6 --save-every 2 --loops 2 --max-new-tokens 2 --target 100 --epochs 2 --entries 2 --questions 5",
 }
-STAGES["stage0"] += ["--questions", "2"]
-STAGES["stage1"] += ["--recalled", "1", "--heldout", "2", "--questions", "2"]
-STAGES["stage2"] += ["--target", "100", "--patience", "2", "--epochs", "2", "--questions", "5"]
 # of the part of a run that its last process made, and of its place
 VOLATILE = {"seconds", "tokens_per_second", "padding", "process_peak_bytes", "finished", "out"}
 
@@ -45,7 +41,7 @@ def run(warm, base, tiny_refined, tmp_path_factory):
         log, events = folder / "log", folder / "events"
         for path in (log, events):
             path.unlink(missing_ok=True)
-        arguments = ["--base", str(base), "--refined", str(tiny_refined), "--out", str(out), *STAGES[stage]]
+        arguments = ["--base", str(base), "--refined", str(tiny_refined), "--out", str(out), *SMALL.split(), *STAGES[stage].split()]
         started = time.monotonic()
         warm.start(CODE.format(stage), *arguments, "after" if after else "", at, str(events), output=log)
         if seconds is not None and not warm.ended(seconds):
