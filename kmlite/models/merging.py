@@ -29,14 +29,18 @@ def merge(base: Path, adapter: Path, final: Path, texts: list[str]) -> float:
     if not on_gpu():
         with quiet():
             return merge_here(base, adapter, final, texts)
-    no_card = ({"CUDA_VISIBLE_DEVICES": ""},)
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=os.environ.update, initargs=no_card) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
-            return pool.submit(merge_here, base, adapter, final, texts).result()
+            return pool.submit(merge_without_card, base, adapter, final, texts).result()
         except BrokenProcessPool as error:
             raise click.ClickException(
                 "merging was killed, most often for want of main memory.\n  make doctor shows what it needs; then run the same command."
             ) from error
+
+
+def merge_without_card(*given) -> float:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported
+    return merge_here(*given)
 
 
 def merge_here(base: Path, adapter: Path, final: Path, texts: list[str]) -> float:
