@@ -28,15 +28,8 @@ SPARE = 1024  # rows that no token has: padding to a multiple of 64, as publishe
 
 
 def resolve(base: str, named: str = "BASE") -> Path:
-    """The local folder of a base: a path as it stands, a hub name downloaded into the Hugging Face cache.
-
-    Args:
-        base: a folder, or a hub name, which may name a commit or branch: google/medgemma-4b-it@main.
-        named: the variable that the user named it by, for the messages.
-
-    Raises:
-        click.ClickException: neither a model folder nor a repository that can be fetched, or one that lacks what
-            training needs (safetensors, a tokenizer.json, a chat template, a Gemma 3 configuration).
+    """The local folder of a base: a folder that `check` accepts, or a hub name, maybe with a commit or branch
+    (google/medgemma-4b-it@main), downloaded into the Hugging Face cache; else a click error that calls it as the user did, `named`.
     """
     folder = Path(base)
     if not base or not os.path.isdir(base):  # Path.is_dir raises where a name is too long
@@ -87,12 +80,10 @@ def at_hand(base: str) -> Path | None:
 
 
 def check(folder: Path) -> None:
-    """Refuse a model folder that would end in a traceback later, or in silence in another model.
+    """Refuse a model folder that would end in a traceback later, or in silence in another model: a click error says what is wrong, in
+    which file, and how to get it right.
 
     Reads every JSON file and every header of the weights, the tokenizer and its template, but no weights: a few seconds.
-
-    Raises:
-        click.ClickException: what is wrong, in which file, and how to get it right.
     """
     try:
         config = check_config(folder)

@@ -143,11 +143,8 @@ def recomputes(setting: str) -> bool:
 def load(folder: Path, precision: str, length: int, recompute: bool = False):
     """(model, tokenizer) of a local folder, ready to evaluate or to adapt.
 
-    Args:
-        precision: "4bit" (NF4, double quantisation), "8bit" (GPU only; 16-bit on a CPU) or "16bit". A 16-bit model
-            computes in bfloat16 on a GPU, and on a CPU in what `cpu_dtype` finds faster.
-        length: the longest sequence, in tokens.
-        recompute: activations in the backward pass, for memory; only where the model is to be trained.
+    `precision` is "4bit" (NF4, double quantisation), "8bit" (GPU only; 16-bit on a CPU) or "16bit", which computes in bfloat16 on a GPU
+    and on a CPU in what `cpu_dtype` finds faster; `length` the longest sequence in tokens; `recompute` for a model to be trained.
     """
     unsloth = fast_model()  # before transformers
     from transformers import AutoConfig, AutoTokenizer
@@ -199,9 +196,7 @@ def with_one_bos(tokenizer):
 def rewritten(model) -> bool:
     """Whether the model's class is the one that Unsloth writes anew for a GPU, with the fused loss.
 
-    It is not on cards before Turing, and where an Auto class of transformers had looked the class up before Unsloth's first load
-    (unsloth/models/loader.py replaces it in its module, transformers' lazy packages keep what they gave out; found on a CPU
-    by tests/gpu/unsloth_on_cpu.py).
+    It is not on cards before Turing, and where an Auto class of transformers had looked the class up before Unsloth's first load.
     """
     return type(model).forward.__module__.startswith("unsloth_compiled")
 
@@ -224,11 +219,8 @@ def load_tokenizer(folder: Path):
 def add_lora(
     model, *, r: int, alpha: int, dropout: float, seed: int, recompute: bool = False, embeddings: str = "none", new_ids: list | None = None
 ):
-    """A PeftModel with LoRA on the seven projections of the text tower, and the embedding rows that `embeddings` names.
-
-    Args:
-        embeddings: "new" trains the rows `new_ids` alone, "all" the whole matrix, "none" neither. Trained rows are float32
-            and tied: one copy serves as input and output embedding.
+    """A PeftModel with LoRA on the seven projections of the text tower, and trained embedding rows: `embeddings` is "new" (`new_ids`
+    alone), "all" or "none". They are float32 and tied: one copy serves as input and output embedding.
     """
     import torch
 

@@ -49,13 +49,9 @@ def merge_here(base: Path, adapter: Path, final: Path, texts: list[str]) -> floa
     The base's 16-bit weights are used, also where training saw them in 4-bit: outputs move a little, so what is evaluated
     is this folder. Weights without LoRA (the vision tower) keep their bytes. Needs the 16-bit model's size in memory and a third.
 
-    Returns:
-        The root mean square difference, on `texts`, between the logits of the written folder and those of base and
-        adapter side by side, as a share of the logits' spread.
-
-    Raises:
-        click.ClickException: a row of the written weights is not what base and adapter come to, or the difference is over ROUNDING
-            and over a quarter of what the adapter changes; nothing was put in place.
+    Returns the root mean square difference, on `texts`, between the logits of the written folder and those of base and adapter side by
+    side, as a share of the logits' spread. A click error where a row of the written weights is not what base and adapter come to, or
+    the difference is over ROUNDING and over a quarter of what the adapter changes: then nothing was put in place.
     """
     import torch
     from peft import PeftModel
@@ -97,9 +93,8 @@ def merge_here(base: Path, adapter: Path, final: Path, texts: list[str]) -> floa
 def expected_rows(adapted) -> dict:
     """Some rows of every weight that the adapter changes, as base and adapter come to: computed from the matrices, not by peft's merge.
 
-    Returns:
-        {name of the weight in the plain model: (ids of the rows, float32 values, by how much bfloat16 may be off: half a unit in the
-        last place of the change, and of the sum)}; values and slack are [rows, columns].
+    {name of the weight in the plain model: (ids of the rows, float32 values [rows, columns], by how much bfloat16 may be off [the same]:
+    half a unit in the last place of the change, and of the sum)}.
     """
     import torch
     from peft.tuners.lora import LoraLayer

@@ -17,14 +17,8 @@ LENGTH = 100_000  # characters of a rendering of two words
 
 
 def render(template: str, conversations: list[list[dict]], names: dict[str, str]) -> list[str]:
-    """Each conversation in the template, with the generation prompt behind it where the user spoke last, as transformers renders it.
-
-    Args:
-        names: what the template may use beside the messages: bos_token and the like.
-
-    Raises:
-        click.ClickException: the template fails, loops, or takes too much memory; the message says which, and no more.
-    """
+    """Each conversation in the template, with the generation prompt behind it where the user spoke last, as transformers renders it;
+    a click error says that it fails, loops or takes too much memory, and no more. `names`: bos_token and the like."""
     request = json.dumps({"template": template, "conversations": conversations, "names": names})
     why = f"does not end: it was stopped after {SECONDS} s of computing"
     try:

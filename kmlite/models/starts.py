@@ -50,10 +50,6 @@ def trained_rows(model, tokenizer, merges: list[Merge], texts: Iterable[str]):
     gemma-3-270m, 1,000 tokens, right after extension: Korean +5.4% bits per character and exam questions +10.1%, the fitted start +6.7%
     and +19.2%, the mean +10.2% and +20.0% (benchmarks/real.py). The input side needs gradients through the model and gained another
     0.4 and 1.3 points.
-
-    Args:
-        model: with the old matrix, as loaded to be measured.
-        texts: some in which the new tokens stand.
     """
     import torch
 
@@ -125,11 +121,8 @@ def chosen_snippets(tokenizer, merges: list[Merge], texts: Iterable[str]) -> lis
 
 
 def remembered(model, tokenizer, merges: list[Merge], snippets: list[list[str]], batch: int = 16):
-    """What the model thinks before each token of the snippets, reading them in its old tokens.
-
-    Returns:
-        (states [positions, width] on the CPU, logsumexp of the old logits, the old target's logit, the new target's number or -1).
-    """
+    """What the model thinks before each token of the snippets, reading them in its old tokens: (states [positions, width] on the CPU,
+    logsumexp of the old logits, the old target's logit, the new target's number or -1)."""
     import torch
 
     from kmlite.models.new_rows import states_for_logits

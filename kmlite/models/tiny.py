@@ -189,16 +189,10 @@ def build(
     text_only: bool = False,
     seed: int = 0,
 ) -> dict:
-    """Build the embedded base and save it as an ordinary model folder of bfloat16 safetensors.
+    """Build the embedded base and save it as an ordinary model folder of bfloat16 safetensors; 0 warm-up steps leave it random.
 
-    Args:
-        texts: Korean texts for tokenizer and warm-up.
-        turns: (prompt, answer) pairs for the warm-up's share of chat.
-        steps: warm-up steps; 0 leaves the weights random.
-        text_only: Gemma3ForCausalLM, the class of gemma-3-1b and medgemma-27b-text, instead of the one with a tower.
-
-    Returns:
-        {"parameters", "tokens", "rows", "warm_up_loss" (nats a token, None without warm-up)}.
+    `text_only`: Gemma3ForCausalLM, the class of gemma-3-1b and medgemma-27b-text, instead of the one with a tower.
+    Returns {"parameters", "tokens", "rows", "warm_up_loss" (nats a token, None without warm-up)}.
     """
     import torch
     from transformers import AutoTokenizer, GenerationConfig

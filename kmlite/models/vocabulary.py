@@ -87,12 +87,8 @@ def affordable(tokens: float) -> Decision:
 
 
 def worth_it(count: int, tokens: float, found: dict[str, tuple[float, float]]) -> Decision:
-    """`count` or 0: whether new tokens that were chosen and measured stay.
-
-    Args:
-        tokens: of training text.
-        found: kind of text → (share of its tokens saved, rise of its bits per character right after extension, as a share).
-    """
+    """`count` or 0: whether new tokens that were chosen and measured stay, with `tokens` tokens of training text; `found`: kind of
+    text → (share of its tokens saved, rise of its bits per character right after extension, as a share)."""
     saves = ", ".join(f"{saved:.1%} of {name}" for name, (saved, _) in found.items())
     if max((saved for saved, _ in found.values()), default=0.0) < WORTH:
         return Decision(0, f"{count:,} would save {saves}, less than {WORTH:.0%} of either: none are added")
@@ -116,13 +112,7 @@ def warning(count: int, tokens: float) -> str | None:
 def choose_merges(words: dict[str, int], tokenizer, count: int, min_count: int = 2, flat: bool = False) -> list[Merge]:
     """The `count` merges that continue the tokenizer's BPE on these words, most frequent pair first.
 
-    Args:
-        words: frequency of each word, with its leading ▁.
-        tokenizer: a fast transformers tokenizer; splits each word as it does today.
-        count: how many merges at the most.
-        min_count: a pair that stands less often is not merged.
-        flat: stop earlier, where more of them save next to nothing (see FLAT_SHARE).
-
+    `words` are frequencies of words with their leading ▁; `flat` stops earlier, where more merges save next to nothing (FLAT_SHARE).
     Equal counts are decided by the pair's text, so that the result does not depend on the order of the words.
     """
     known, fitting = set(tokenizer.get_vocab()), pairs_to_join(set(tokenizer.get_added_vocab()))
@@ -257,12 +247,8 @@ def extend_model(base: Path, target: Path, merges: list[Merge], new_rows) -> lis
 
 
 def gain(before, after, texts: dict[str, list[str]], new_ids: list[int]) -> dict:
-    """What the new tokens save on each kind of text, and which of them are used.
-
-    Returns:
-        {"by_text": {name: {"texts" (how many), "characters", "tokens_before", "tokens_after", "saved" (share)}},
-        "used_share": of the new tokens in these texts, "most_used": 50 of them with their counts}.
-    """
+    """What the new tokens save on each kind of text, and which of them are used: {"by_text": {name: {"texts" (how many), "characters",
+    "tokens_before", "tokens_after", "saved" (share)}}, "used_share": of the new tokens, "most_used": 50 of them with their counts}."""
     used, new = Counter[int](), set(new_ids)
     by_text: dict[str, dict] = {}
     for name, listed in texts.items():

@@ -45,14 +45,8 @@ class Stored(NamedTuple):
 
 
 def check(folder: Path, config: dict) -> int:
-    """Compare the headers of all weights with the class that config.json names; returns the rows of the embedding.
-
-    Args:
-        config: what config.json holds, of the type gemma3 or gemma3_text.
-
-    Raises:
-        click.ClickException: files or tensors that are missing, unknown, stored twice, of another shape or type, or a head of its own.
-    """
+    """Compare the headers of all weights with the class that config.json names; returns the rows of the embedding. A click error names
+    files or tensors that are missing, unknown, stored twice, of another shape or type, or a head of its own."""
     stored: dict[str, Stored] = {}
     for tensor in headers(folder):
         if NOT_NEEDED.search(tensor.name):

@@ -51,12 +51,7 @@ class Meter:
 
 def watch(model, tokenizer, folder: Path, settings: TrainingSettings, task, meter: Meter, stop: "Stop", measured: dict):
     """The trainer's one callback: progress, which weights train and move, losses, measures, a request to stop, and room for what is
-    saved. It draws no random numbers.
-
-    Args:
-        task: kmlite/training/trainer.py's: the mode of the embeddings, and the measure that is called each `eval_every` steps.
-        measured: results by step, added to and kept in a file so that a run that goes on still has them.
-    """
+    saved. It draws no random numbers. `measured`, results by step, is kept in a file so that a run that goes on still has them."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):

@@ -227,14 +227,11 @@ def without_leaks(questions: list[dict], *others: list[dict]) -> tuple[list[dict
 
 
 def mixed(questions: list[dict], sources: str, shares: str, seed: int) -> list[dict]:
-    """The questions in the proportion asked for, as many as there are of the scarcest, in their old order.
+    """The questions in the proportion asked for, as many as there are of the scarcest, in their old order; a ValueError where there
+    are not as many shares as sources, or a source has no question.
 
-    Args:
-        sources: values of `origin` or `source`, apart by colons: "native:translated". A question without an origin is native.
-        shares: as many whole numbers: "3:1" is three native ones for each translated. 0 leaves a source out.
-
-    Raises:
-        ValueError: not as many shares as sources, or a source of which there is no question.
+    `sources` are values of `origin` or `source`, apart by colons: "native:translated". A question without an origin is native.
+    `shares` are as many whole numbers: "3:1" is three native ones for each translated. 0 leaves a source out.
     """
     names, parts = sources.split(":"), [int(share) for share in shares.split(":")]
     if len(names) != len(parts) or min(parts) < 0 or not any(parts):
@@ -265,11 +262,8 @@ def turns(questions: list[dict], share: float, seed: int | str) -> tuple[list[tu
 def rows_of_loop(
     tokenizer, questions: list[dict], *, epochs: int, shuffle: bool, reasoned_share: float, length: int, batch: int, seed: str
 ) -> tuple[list[dict], dict]:
-    """The rows of all epochs of a loop in order, each epoch with its own order of options and its own reasoned questions.
-
-    Returns:
-        (rows, {"reasoned_rows": in an epoch, "left_out": of all epochs, longer than `length`}).
-    """
+    """The rows of all epochs of a loop in order, each epoch with its own order of options and its own reasoned questions; and
+    {"reasoned_rows": in an epoch, "left_out": of all epochs, longer than `length`}."""
     rows, left_out, reasoned = [], 0, 0
     for epoch in range(epochs):
         chance = random.Random(f"{seed} {epoch}")

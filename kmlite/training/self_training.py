@@ -116,11 +116,8 @@ def ask(
     """Let the model write a reasoning in ORDERS orders of the options for each of up to `count` questions; every one with its verdict.
 
     Each group of questions is seeded by itself and kept in `journal` as soon as it is done, so that a run that was killed goes
-    on with the same texts as one that was not.
-
-    Returns:
-        One record a text: {"question": its place, "order" (of the options, as `reordered` takes it),
-        "output", "dropped": the reason or ""}, and where it is kept "cot", with the letters of the question as it stands.
+    on with the same texts as one that was not. One record a text: {"question": its place, "order" (of the options, as `reordered` takes
+    it), "output", "dropped": the reason or ""}, and where it is kept "cot", with the letters of the question as it stands.
     """
     import torch
 

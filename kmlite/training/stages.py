@@ -161,12 +161,8 @@ def open_stage(
 ) -> Stage | None:
     """The stage ready to begin or to go on, or None where it is done and nothing that decides its result changed.
 
-    Args:
-        data: files by name that its result depends on, beside those that every stage is measured on.
-        embeddings, new_rows: rows of the embedding that are to train, for the memory plan.
-
-    Raises:
-        click.ClickException: no base, a folder that cannot be written, or a run of other deciding settings without `restart`.
+    `data`: files by name that its result depends on, beside those that every stage is measured on; `embeddings`, `new_rows`: of the
+    embedding, to train. A click error where there is no base, no room, or a run of other deciding settings without `restart`.
     """
     name, folder, started = f"stage{number}", settings.out / paths.STAGES[number].folder, time.time()
     if settings.base:

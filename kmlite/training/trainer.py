@@ -48,9 +48,6 @@ def train(model, tokenizer, rows, folder: Path, settings: TrainingSettings, task
         trainer's log, "measured": {step: …}, "batch", "accumulation", "out_of_memory" (how often), "compute" (dtype of the
         multiplications), "tokens_per_second" (padding not counted), "padding" (its share), "peak_bytes" (GPU memory that tensors held
         at the most; None on a CPU)}. Rates are of this process's own part of the run; None where it found the last step done.
-
-    Raises:
-        click.ClickException: the loss is not a number or jumped, the disk or the memory is full, or a stop was asked for.
     """
     loading.fast_model()  # before trl: unsloth replaces its trainer
     import torch
@@ -224,11 +221,8 @@ def trainers_arguments(settings: TrainingSettings, folder: Path, batch: int, acc
 
 
 def smaller(trainer, size: dict, settings: TrainingSettings) -> dict:
-    """The next batch and accumulation after the memory was full; the last finished step is saved first.
-
-    Raises:
-        click.ClickException: the batch is 1 already, or this was the fourth time.
-    """
+    """The next batch and accumulation after the memory was full; the last finished step is saved first. A click error where the batch
+    is 1 already, or this was the fourth time."""
     batch, times = size["batch"], size["out_of_memory"]
     if batch == 1 or times == 3 or processes() > 1:
         raise click.ClickException(
