@@ -139,6 +139,26 @@ def make_checkpoint():
     return make
 
 
+@pytest.fixture
+def at_batch(monkeypatch):
+    """at_batch(what): call `what(number of the batch, its rows)` before each batch of training; the sizes of those so far."""
+    from kmlite.training import trainer
+
+    whole, seen = trainer.collate, []
+
+    def install(what):
+        def collate(rows, *others):
+            if "record" in rows[0]:
+                seen.append(len(rows))
+                what(len(seen), rows)
+            return whole(rows, *others)
+
+        monkeypatch.setattr(trainer, "collate", collate)
+        return seen
+
+    return install
+
+
 def minimal(folder: Path, texts: list[str], refined: Path, text_only: bool) -> None:
     from kmlite.models import tiny
 

@@ -3,12 +3,7 @@
 import pytest
 import torch
 
-from kmlite.models import loading, starts, vocabulary
-
-
-@pytest.fixture(scope="module")
-def loaded(base):
-    return loading.load(base, "16bit", 64)
+from kmlite.models import starts, vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -42,25 +37,21 @@ def test_what_is_remembered_is_what_the_model_says_behind_the_same_old_tokens(lo
     snippets = starts.chosen_snippets(tokenizer, merges, texts)[:3]
     states, totals, hits, targets = starts.remembered(loaded[0], tokenizer, merges, snippets, batch=2)
     names = [merge.left + merge.right for merge in merges]
-    vocab, place = tokenizer.get_vocab(), 0
-    for snippet in snippets:
-        for i, token in enumerate(snippet):
-            before = [vocab[old] for done in snippet[:i] for old in pieces_of(done, merges)]
-            with torch.no_grad():
-                logits = loaded[0](input_ids=torch.tensor([[tokenizer.bos_token_id, *before]])).logits[0, -1].float()
-            assert totals[place] == pytest.approx(float(logits.logsumexp(0)), abs=1e-3)
-            assert int(targets[place]) == (names.index(token) if token in names else -1)
-            if token in vocab:
-                assert hits[place] == pytest.approx(float(logits[vocab[token]]), abs=1e-3)
-            place += 1
-    assert place == len(states) == len(totals) == len(hits) == len(targets)
+    vocab, halves = tokenizer.get_vocab(), dict(zip(names, merges, strict=True))
 
+    def pieces_of(token: str) -> list[str]:
+        return [token] if token not in halves else [*pieces_of(halves[token].left), *pieces_of(halves[token].right)]
 
-def pieces_of(token, merges):
-    for merge in merges:
-        if merge.left + merge.right == token:
-            return [*pieces_of(merge.left, merges), *pieces_of(merge.right, merges)]
-    return [token]
+    positions = [(snippet[:i], token) for snippet in snippets for i, token in enumerate(snippet)]
+    assert len(positions) == len(states)
+    for (done, token), total, hit, target in zip(positions, totals, hits, targets, strict=True):
+        before = [vocab[old] for piece in done for old in pieces_of(piece)]
+        with torch.no_grad():
+            logits = loaded[0](input_ids=torch.tensor([[tokenizer.bos_token_id, *before]])).logits[0, -1].float()
+        assert total == pytest.approx(float(logits.logsumexp(0)), abs=1e-3)
+        assert int(target) == (names.index(token) if token in names else -1)
+        if token in vocab:
+            assert hit == pytest.approx(float(logits[vocab[token]]), abs=1e-3)
 
 
 def test_every_new_token_that_stands_in_the_texts_gets_a_snippet(tokenizer, merges, texts):

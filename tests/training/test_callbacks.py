@@ -47,24 +47,6 @@ def trained(folder) -> dict:
     return files.read_json(folder / paths.RECORD)["training"][0]
 
 
-@pytest.fixture
-def at_batch(monkeypatch):
-    """Call `what(number of the batch, its rows)` before each batch of training."""
-    whole, seen = trainer.collate, []
-
-    def install(what):
-        def collate(rows, *others):
-            if "record" in rows[0]:
-                seen.append(len(rows))
-                what(len(seen), rows)
-            return whole(rows, *others)
-
-        monkeypatch.setattr(trainer, "collate", collate)
-        return seen
-
-    return install
-
-
 def full_above(rows_at_once: int, from_batch: int = 0):
     def fill(number, rows):
         if len(rows) > rows_at_once and number > from_batch:

@@ -23,22 +23,16 @@ def rows_of(tokenizer, letter: str) -> list[dict]:
     return [{**row, "labels": [label if label == token else prompts.IGNORED for label in row["labels"]]} for row in rows]
 
 
-def run(base, folder, patience: int, **more):
+def run(base, folder, patience: int):
     """(what training found, the held-out loss of the model that it leaves): it teaches A, and is measured on B."""
     model, tokenizer = loading.load(base, "16bit", 512)
     adapted = loading.add_lora(model, r=8, alpha=8, dropout=0, seed=0)
-    settings = dataclasses.replace(stage2.Settings(), batch=2, accumulation=1, learning_rate=0.01, epochs=1, eval_every=1, log_every=1)
-    settings = dataclasses.replace(settings, warmup=0)
-    held_out = rows_of(tokenizer, "B")
-    task = trainer.Task(eval_rows=held_out, patience=patience, order="sequential", **more)
+    how = {"batch": 2, "accumulation": 1, "learning_rate": 0.01, "warmup": 0, "epochs": 1, "eval_every": 1, "log_every": 1}
+    settings, held_out = dataclasses.replace(stage2.Settings(), **how), rows_of(tokenizer, "B")
+    task = trainer.Task(eval_rows=held_out, patience=patience, order="sequential")
     found = trainer.train(adapted, tokenizer, rows_of(tokenizer, "A"), folder, settings, task)
     pairs = [(row["input_ids"], row["labels"]) for row in held_out]
     return found, generation.total_loss(adapted, tokenizer, pairs)
-
-
-@pytest.fixture(scope="module")
-def whole(base, tmp_path_factory):
-    return run(base, tmp_path_factory.mktemp("whole"), patience=0)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +44,8 @@ def held_out(found: dict) -> list[float]:
     return [entry["eval_loss"] for entry in found["curve"] if "eval_loss" in entry]
 
 
-def test_it_stops_and_keeps_the_weights_of_the_lowest_loss(whole, stopped):
+def test_it_stops_and_keeps_the_weights_of_the_lowest_loss(base, tmp_path, stopped):
+    whole = run(base, tmp_path, patience=0)
     losses = held_out(whole[0])
     assert (len(losses), whole[0]["steps"], whole[0]["kept_step"]) == (8, 8, 8)
     assert whole[1] / 16 == pytest.approx(losses[-1], rel=1e-4)
@@ -61,18 +56,9 @@ def test_it_stops_and_keeps_the_weights_of_the_lowest_loss(whole, stopped):
 
 
 @pytest.mark.parametrize("batch", [2, 5])
-def test_killed_it_goes_on_to_the_same(base, tmp_path, monkeypatch, stopped, batch):
-    unpatched, seen = trainer.collate, []
-
-    def collate(rows, *others):
-        if "record" in rows[0]:
-            seen.append(rows)
-            if len(seen) == batch:
-                os.kill(os.getpid(), signal.SIGTERM)
-        return unpatched(rows, *others)
-
-    with monkeypatch.context() as patched, pytest.raises(click.ClickException, match="is saved"):
-        patched.setattr(trainer, "collate", collate)
+def test_killed_it_goes_on_to_the_same(base, tmp_path, at_batch, stopped, batch):
+    at_batch(lambda number, rows: os.kill(os.getpid(), signal.SIGTERM) if number == batch else None)
+    with pytest.raises(click.ClickException, match="is saved"):
         run(base, tmp_path, patience=2)
     found, loss = run(base, tmp_path, patience=2)
     assert [found[key] for key in ("steps", "kept_step")] == [stopped[0][key] for key in ("steps", "kept_step")]

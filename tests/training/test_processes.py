@@ -14,22 +14,20 @@ ARGUMENTS = "--batch 2 --accumulation 4 --rank 8 --alpha 8 --learning-rate 1e-3 
 ARGUMENTS += " --save-every 2 --eval-every 2 --heldout 2 --entries 2 --questions 0 --dropout 0"
 
 
-def command(base, refined, out, processes: int, *more: str) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    folders = ["--base", str(base), "--refined", str(refined), "--out", str(out)]
-    return [sys.executable, *launcher, "-m", "recipes.stage0", *folders, *ARGUMENTS.split(), *more]
+def arguments(base, refined, out) -> list[str]:
+    return ["--base", str(base), "--refined", str(refined), "--out", str(out), *ARGUMENTS.split()]
 
 
 def test_two_processes_follow_the_curve_of_one(base, refined, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "UNSLOTH_FORCE_CPU": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "recipes.stage0"]
     with (
         open(tmp_path / "said", "w+", encoding="utf-8") as said,
-        subprocess.Popen(command(base, refined, two, 2), stdout=said, stderr=said, cwd=paths.ROOT, env=environment) as shared,
+        subprocess.Popen([*launcher, *arguments(base, refined, two)], stdout=said, stderr=said, cwd=paths.ROOT, env=environment) as shared,
     ):
         try:  # the one beside the two, who take longer to start than it takes
-            folders = ["--base", base, "--refined", refined, "--out", one]
-            alone = CliRunner().invoke(stage0.command, [*map(str, folders), *ARGUMENTS.split()])
+            alone = CliRunner().invoke(stage0.command, arguments(base, refined, one))
             shared.wait(600)
         finally:
             shared.terminate()  # torchrun ends its workers
@@ -50,17 +48,13 @@ def test_two_processes_follow_the_curve_of_one(base, refined, tmp_path):
 def test_processes_that_do_not_divide_the_accumulation_are_refused(base, refined, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setattr(runs, "wait", lambda: None)
-    result = CliRunner().invoke(
-        stage0.command, ["--base", str(base), "--refined", str(refined), "--out", str(tmp_path), *ARGUMENTS.split()]
-    )
+    result = CliRunner().invoke(stage0.command, arguments(base, refined, tmp_path))
     assert result.exit_code == 1
     assert "GPUS=3 does not divide the accumulation of 4" in result.output
 
 
-def test_only_the_first_process_writes(tmp_path, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
+@pytest.mark.parametrize(("rank", "writes"), [("0", True), ("1", False)])
+def test_only_the_first_process_writes(tmp_path, monkeypatch, rank, writes):
+    monkeypatch.setenv("RANK", rank)
     files.write_json(tmp_path / "record.json", {})
-    assert not (tmp_path / "record.json").exists()
-    monkeypatch.setenv("RANK", "0")
-    files.write_json(tmp_path / "record.json", {})
-    assert (tmp_path / "record.json").exists()
+    assert (tmp_path / "record.json").exists() is writes

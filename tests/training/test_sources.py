@@ -38,11 +38,9 @@ def test_the_mix_has_the_shares_asked_for_and_as_many_as_there_are(have, shares,
     assert counts(mix) == expected
     assert mix == sorted(mix, key=lambda q: int(q["question"]))
     assert mix == examples.mixed(all_of, "native:translated", shares, seed=3)
+    if len(have) == 2:  # a source may be named itself
+        assert mix == examples.mixed(all_of, "native-set:translated-set", shares, seed=3)
     assert sum(expected) in (80, 40, 30) or mix != examples.mixed(all_of, "native:translated", shares, seed=4)
-
-
-def test_a_source_may_be_named_itself():
-    assert counts(examples.mixed(questions(10, 10), "native-set:translated-set", "1:1", 0)) == [10, 10]
 
 
 @pytest.mark.parametrize(
