@@ -181,11 +181,9 @@ class Stop:
         self.asked = ""
         self.before: dict = {}
 
-    def __enter__(self) -> "Stop":
+    def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self.note)
-        return self
+            self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def __exit__(self, *error) -> None:
         for number, handler in self.before.items():
@@ -201,12 +199,11 @@ class Stop:
         """Whether any process was asked to stop: all must end at the same step."""
         import torch
 
+        asked = torch.tensor(float(bool(self.asked)))
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-            asked = torch.tensor(float(bool(self.asked)), device=device)
+            asked = asked.to("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
             torch.distributed.all_reduce(asked)
-            return bool(asked)
-        return bool(self.asked)
+        return bool(asked)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
