@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import traceback
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,28 @@ from kmlite import files, paths, prompts, records
 hypothesis.settings.register_profile("same", derandomize=True)
 hypothesis.settings.load_profile("same")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch comes later; matrices this small cost more in threads than they gain
+
+
+# a stage that takes seconds
+SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "1"]
+
+
+def run(recipe, *arguments, status: int = 0) -> str:
+    """What a recipe prints; it must end with `status`, and without a traceback."""
+    result = CliRunner().invoke(recipe.command, [str(a) for a in arguments])
+    assert result.exit_code == status, result.output + "".join(traceback.format_exception(*result.exc_info))
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def weights(folder: Path) -> dict:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def embedding(folder: Path):
+    return next(weight for name, weight in weights(folder).items() if name.endswith("embed_tokens.weight"))
 
 
 def settle() -> None:

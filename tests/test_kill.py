@@ -6,12 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import SMALL
 
 from kmlite import files, paths
 
 SEED = 5
 KILLS_IN_SAVING, KILLS_BY_CLOCK = 4, 2  # of each stage
-SMALL = "--batch 2 --accumulation 2 --rank 8 --alpha 8 --learning-rate 1e-3 --log-every 1 --eval-every 4 --heldout 2"
+EACH = ["--eval-every", "4", "--heldout", "2"]
 STAGES = {
     "stage0": "--new-tokens 40 --length 64 --max-steps 9 --save-every 3 --entries 2 --questions 2",
     "stage1": "--epochs 3 --max-steps 12 --heldout-share 0.7 --entries 5 --recalled 1 --questions 2",
@@ -41,7 +42,7 @@ def run(warm, base, tiny_refined, tmp_path_factory):
         log, events = folder / "log", folder / "events"
         for path in (log, events):
             path.unlink(missing_ok=True)
-        arguments = ["--base", str(base), "--refined", str(tiny_refined), "--out", str(out), *SMALL.split(), *STAGES[stage].split()]
+        arguments = ["--base", str(base), "--refined", str(tiny_refined), "--out", str(out), *SMALL, *EACH, *STAGES[stage].split()]
         started = time.monotonic()
         warm.start(CODE.format(stage), *arguments, "after" if after else "", at, str(events), output=log)
         if seconds is not None and not warm.ended(seconds):

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import traceback
 from itertools import pairwise
 from pathlib import Path
 from unittest import mock
@@ -12,33 +11,18 @@ from unittest import mock
 import click
 import pytest
 from click.testing import CliRunner
-from safetensors.torch import load_file
+from conftest import SMALL, embedding, run, weights
 
 from kmlite import files, paths, results
 from kmlite.models import loading, merging
 from recipes import demo, evaluate, export, pipeline, stage0, stage1, stage2
 
 ZERO, ONE, TWO = FOLDERS = [stage.folder for stage in paths.STAGES]
-SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "2"]
-STAGE0 = [*SMALL, "--new-tokens", "40", "--length", "64", "--max-steps", "12", "--save-every", "4", "--heldout", "6", "--entries", "30"]
-STAGE0 += ["--eval-every", "4", "--questions", "6"]
-STAGE1 = [*SMALL, "--max-steps", "6", "--eval-every", "3", "--heldout", "6", "--entries", "50", "--questions", "4", "--recalled", "3"]
-STAGE2 = [*SMALL, "--max-steps", "4", "--save-every", "2", "--eval-every", "4", "--loops", "2", "--max-new-tokens", "2", "--heldout", "6"]
-
-
-def run(recipe, *arguments, status: int = 0) -> str:
-    result = CliRunner().invoke(recipe.command, [str(a) for a in arguments])
-    assert result.exit_code == status, result.output + "".join(traceback.format_exception(*result.exc_info))
-    assert "Traceback" not in result.output
-    return result.output
-
-
-def weights(folder: Path) -> dict:
-    return load_file(folder / "model.safetensors")
-
-
-def embedding(folder: Path):
-    return next(weight for name, weight in weights(folder).items() if name.endswith("embed_tokens.weight"))
+SOME = [*SMALL, "--log-every", "2", "--heldout", "6"]
+STAGE0 = [*SOME, "--new-tokens", "40", "--length", "64", "--max-steps", "12", "--save-every", "4", "--entries", "30", "--eval-every", "4"]
+STAGE0 += ["--questions", "6"]
+STAGE1 = [*SOME, "--max-steps", "6", "--eval-every", "3", "--entries", "50", "--questions", "4", "--recalled", "3"]
+STAGE2 = [*SOME, "--max-steps", "4", "--save-every", "2", "--eval-every", "4", "--loops", "2", "--max-new-tokens", "2"]
 
 
 def vocabulary_of(folder: Path) -> dict[str, int]:

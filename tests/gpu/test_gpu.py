@@ -8,13 +8,11 @@ import math
 import os
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
-from safetensors.torch import load_file
+from conftest import SMALL, run, weights
 
 from kmlite import files, paths, prompts, records
 from kmlite.evaluation import generation, scoring
@@ -29,13 +27,11 @@ pytestmark = pytest.mark.skipif(
 on_a_card = pytest.mark.skipif(not CUDA, reason="measures a card's memory: nothing to rehearse")
 PRECISIONS = ["4bit", "8bit", "16bit"]
 
-SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "1"]
-SMALL += ["--max-steps", "3"]
-SUITE = ["--heldout", "2", "--entries", "2"]
+SUITE = [*SMALL, "--max-steps", "3", "--heldout", "2", "--entries", "2", "--questions", "2"]
 STAGES = {
-    0: (stage0, [*SMALL, *SUITE, "--questions", "2", "--new-tokens", "40", "--length", "64", "--eval-every", "0"]),
-    1: (stage1, [*SMALL, "--entries", "4", "--heldout", "2", "--questions", "2", "--recalled", "1"]),
-    2: (stage2, [*SMALL, *SUITE, "--loops", "1", "--target", "100", "--max-new-tokens", "2", "--questions", "4"]),
+    0: (stage0, [*SUITE, "--new-tokens", "40", "--length", "64", "--eval-every", "0"]),
+    1: (stage1, [*SUITE, "--entries", "4", "--recalled", "1"]),
+    2: (stage2, [*SUITE, "--loops", "1", "--target", "100", "--max-new-tokens", "2", "--questions", "4"]),
 }
 
 
@@ -49,17 +45,11 @@ def small(tmp_path_factory, texts, refined) -> Path:
     return folder
 
 
-def run(stage: int, base: Path, refined: Path, out: Path, *more, status: int = 0) -> dict:
+def ran(stage: int, base: Path, refined: Path, out: Path, *more, status: int = 0) -> dict:
     """A stage's run.json."""
     recipe, settings = STAGES[stage]
-    arguments = ["--base", base, "--refined", refined, "--out", out, *settings, *more]
-    result = CliRunner().invoke(recipe.command, [str(a) for a in arguments])
-    assert result.exit_code == status, result.output + "".join(traceback.format_exception(*result.exc_info))
-    return files.read_json(out / paths.STAGES[stage].folder / paths.RECORD) if not status else {"said": result.output}
-
-
-def weights(folder: Path) -> dict:
-    return load_file(folder / "model.safetensors")
+    said = run(recipe, "--base", base, "--refined", refined, "--out", out, *settings, *more, status=status)
+    return files.read_json(out / paths.STAGES[stage].folder / paths.RECORD) if not status else {"said": said}
 
 
 def losses(record: dict) -> list[float]:
@@ -73,7 +63,7 @@ def losses(record: dict) -> list[float]:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("stage", STAGES)
 def test_three_steps_and_what_they_changed(small, tiny_refined, tmp_path, stage, precision):
-    record = run(stage, small, tiny_refined, tmp_path, "--precision", precision)
+    record = ran(stage, small, tiny_refined, tmp_path, "--precision", precision)
     assert record["precision"] == precision
     assert len(losses(record)) == 3
     assert all(3 < loss < 12 for loss in losses(record))  # random weights: about ln of the number of rows, 7.6
@@ -110,12 +100,12 @@ def test_a_run_that_was_stopped_and_goes_on_ends_where_an_undisturbed_one_does(
     small, tiny_refined, tmp_path, monkeypatch, stage, precision
 ):
     more = ["--precision", precision, "--max-steps", "6"]
-    whole = run(stage, small, tiny_refined, tmp_path / "whole", *more)
+    whole = ran(stage, small, tiny_refined, tmp_path / "whole", *more)
     asked = iter([False, False, True])
     with monkeypatch.context() as patch:
         patch.setattr(callbacks.Stop, "wanted", lambda self: next(asked) and not setattr(self, "asked", "SIGTERM"))
-        assert "after step 3 of 6, which is saved" in run(stage, small, tiny_refined, tmp_path / "stopped", *more, status=1)["said"]
-    stopped = run(stage, small, tiny_refined, tmp_path / "stopped", *more)
+        assert "after step 3 of 6, which is saved" in ran(stage, small, tiny_refined, tmp_path / "stopped", *more, status=1)["said"]
+    stopped = ran(stage, small, tiny_refined, tmp_path / "stopped", *more)
     assert losses(stopped) == pytest.approx(losses(whole), abs=2e-3 if CUDA else 0)  # kernels on a card may add in another order
     found, expected = (weights(tmp_path / name / paths.STAGES[stage].folder / paths.FINAL) for name in ("stopped", "whole"))
     for name, weight in expected.items():
@@ -130,7 +120,7 @@ def test_a_run_that_was_stopped_and_goes_on_ends_where_an_undisturbed_one_does(
 def test_the_loss_is_that_of_the_cpu(small, tiny_refined, tmp_path, stage):
     recipe, settings = STAGES[stage]
     more = ["--precision", "16bit", "--dropout", "0"]
-    here = run(stage, small, tiny_refined, tmp_path / "here", *more)
+    here = ran(stage, small, tiny_refined, tmp_path / "here", *more)
     arguments = ["--base", small, "--refined", tiny_refined, "--out", tmp_path / "cpu", *settings, *more]
     command = [sys.executable, "-m", recipe.__name__, *(str(a) for a in arguments)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "UNSLOTH_FORCE_CPU": "1"}

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from safetensors.torch import load_file
+from conftest import weights
 
 from kmlite.models import folders, loading, tiny
 
@@ -45,7 +45,7 @@ def test_the_same_seed_gives_the_same_bytes_and_the_warm_up_leaves_the_tower_alo
         tiny.build(tmp_path / name, texts[:40], [("가", "나")], pieces=600, hidden=64, layers=1, steps=steps, seed=3)
     for file in ("tokenizer.json", "config.json", "model.safetensors"):
         assert (tmp_path / "warm" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
-    cold, warm = (load_file(tmp_path / name / "model.safetensors") for name in ("cold", "warm"))
+    cold, warm = weights(tmp_path / "cold"), weights(tmp_path / "warm")
     changed = {name for name in cold if not cold[name].equal(warm[name])}
     assert any("self_attn" in name for name in changed)
     assert not [name for name in changed if "vision" in name or "multi_modal" in name]

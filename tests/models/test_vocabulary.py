@@ -3,17 +3,13 @@
 from collections import Counter
 
 import pytest
+from conftest import embedding, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from kmlite import files
 from kmlite.models import starts, vocabulary
-
-
-def embedding(folder):
-    return next(w for name, w in load_file(folder / "model.safetensors").items() if name.endswith("embed_tokens.weight"))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +65,7 @@ def test_every_new_token_is_reachable(extended):
 
 def test_rows_grow_only_and_old_ones_keep_their_bytes(base, tokenizer, extended, tmp_path):
     folder, merges, ids, _ = extended
-    old, new = load_file(base / "model.safetensors"), load_file(folder / "model.safetensors")
+    old, new = weights(base), weights(folder)
     name = next(n for n in old if n.endswith("embed_tokens.weight"))
     assert new[name][: ids[0]].equal(old[name][: ids[0]])  # the first new ids fill rows that no token had
     assert len(new[name]) % 64 == 0
@@ -78,7 +74,7 @@ def test_rows_grow_only_and_old_ones_keep_their_bytes(base, tokenizer, extended,
     assert new[name][ids].equal(starts.fitted_rows(old[name], tokenizer, merges).to(old[name].dtype))
     assert files.read_json(folder / "config.json")["text_config"]["vocab_size"] == len(new[name])
     assert vocabulary.extend_model(base, tmp_path / "same", [], None) == []
-    same = load_file(tmp_path / "same" / "model.safetensors")
+    same = weights(tmp_path / "same")
     assert all(old[name].equal(same[name]) for name in old)
 
 

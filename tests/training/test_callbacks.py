@@ -10,23 +10,17 @@ from types import SimpleNamespace
 import click
 import pytest
 import torch
-from click.testing import CliRunner
-from safetensors.torch import load_file
+from conftest import SMALL, run, weights
 
 from kmlite import files, paths
 from kmlite.training import callbacks, examples, stages, trainer
 from recipes import stage1
 
-SETTINGS = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "1"]
-SETTINGS += ["--max-steps", "8", "--eval-every", "100", "--entries", "4", "--recalled", "1", "--heldout", "2", "--questions", "0"]
-SETTINGS += ["--dropout", "0"]
+SETTINGS = [*SMALL, "--max-steps", "8", "--eval-every", "100", "--entries", "4", "--recalled", "1", "--heldout", "2", "--questions", "0"]
 
 
 def stage(base, refined, out, *more, status: int = 0) -> str:
-    arguments = ["--base", base, "--refined", refined, "--out", out, *SETTINGS, *more]
-    result = CliRunner().invoke(stage1.command, [str(a) for a in arguments])
-    assert result.exit_code == status, result.output
-    return result.output
+    return run(stage1, "--base", base, "--refined", refined, "--out", out, *SETTINGS, "--dropout", "0", *more, status=status)
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +81,8 @@ def test_a_signal_saves_the_step_and_the_same_command_ends_with_the_same_bytes(b
     said = stage(base, few, tmp_path)
     assert "going on from" in said
     assert len(seen) - before <= 11  # five steps of two batches, and one that is drawn ahead
-    final = paths.STAGES[1].folder + "/final/model.safetensors"
-    expected = load_file(undisturbed / "final/model.safetensors")
-    assert all(weight.equal(expected[name]) for name, weight in load_file(tmp_path / final).items())
+    expected = weights(undisturbed / paths.FINAL)
+    assert all(weight.equal(expected[name]) for name, weight in weights(tmp_path / paths.STAGES[1].folder / paths.FINAL).items())
 
 
 def test_a_second_signal_ends_at_once(base, few, tmp_path, at_batch):
