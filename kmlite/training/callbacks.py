@@ -139,23 +139,24 @@ def check_loss(logs: dict, last: deque, step: int, folder: Path, suspects: Calla
     if wrong and math.isfinite(loss) and (read_record(path) or {}).get("step") == step:
         console.print(f"  the loss jumps to {loss:.2f} again at step {step}; going on, as this was seen before")
     elif wrong:
-        found = suspects()
-        write_json(path, {"step": step, "loss": loss if math.isfinite(loss) else f"is {loss}", "records": found})
-        listed = f"  The {len(found)} records of that step (and of the batch drawn next) are in {path}"
+        found, what = suspects(), f"is {loss}"
+        write_json(path, {"step": step, "loss": loss if math.isfinite(loss) else what, "records": found})
         if math.isfinite(loss):
             raise click.ClickException(
-                f"the loss jumped to {loss:.2f} at step {step}; {usual:.2f} was usual before it.\n{listed}: look for broken ones.\n"
+                f"the loss jumped to {loss:.2f} at step {step}; {usual:.2f} was usual before it.\n"
+                f"  The {len(found)} records of that step (and of the batch drawn next) are in {path}: look for broken ones.\n"
                 "  Run the same command to go on past it from the last checkpoint, or again with a lower rate: "
                 "ARGS='--restart --learning-rate …'."
             )
         if not last:
             raise click.ClickException(
-                f"the loss is {loss} at step {step}, and was no number before: that is not the learning rate.\n"
+                f"the loss {what} at step {step}, and was no number before: that is not the learning rate.\n"
                 f"  The weights of the base hold NaN or infinity, overflow in this precision, or a record of {path} is damaged.\n"
                 "  Take the base anew, or try ARGS='--restart --precision 16bit'."
             )
         raise click.ClickException(
-            f"the loss is {loss} at step {step}: the run diverged.\n{listed}.\n"
+            f"the loss {what} at step {step}: the run diverged.\n"
+            f"  The {len(found)} records of that step (and of the batch drawn next) are in {path}.\n"
             "  The checkpoints before it are whole. Lower the learning rate and run again with ARGS='--restart --learning-rate …'."
         )
     if "loss" in logs:
