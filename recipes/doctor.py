@@ -259,7 +259,7 @@ def new_rows(tokens: float) -> int:
     """The most new tokens that stage 0's own setting adds to `tokens` of text; where there is none yet, the most there are."""
     from kmlite.models import vocabulary
 
-    return vocabulary.affordable(tokens).rows if tokens else vocabulary.MOST
+    return vocabulary.affordable(tokens)[0] if tokens else vocabulary.MOST
 
 
 def plan_of(shape, gib: float, step: str, values, tokens: float = 0):

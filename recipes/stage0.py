@@ -56,7 +56,7 @@ def main(settings: Settings) -> None:
     from kmlite.training import stages
 
     tokens, auto = text_tokens(shards, settings), settings.new_tokens == "auto"
-    most, because = vocabulary.affordable(tokens) if auto else vocabulary.Decision(int(settings.new_tokens), "as asked for")
+    most, because = vocabulary.affordable(tokens) if auto else (int(settings.new_tokens), "as asked for")
     mode = "none" if settings.embeddings == "auto" and not most else settings.embeddings
     data = {"text": shards, "replay": replay, "train": [paths.exam_split(settings.refined, "train")]}
     stage = stages.open_stage(0, settings, data, embeddings=mode, new_rows=most)
@@ -197,9 +197,9 @@ def write_extended(stage, settings: Settings, most: int, tokens: float | None, s
     del model
     loading.free()
     found = {name: (saved[name]["saved"], after[name] / was - 1) for name, was in before.items()}
-    decision = vocabulary.worth_it(len(ids), tokens, found)
-    console.print(f"  new tokens   {decision.because}")
-    return ids if decision.rows else without()
+    stay, because = vocabulary.worth_it(len(ids), tokens, found)
+    console.print(f"  new tokens   {because}")
+    return ids if stay else without()
 
 
 def domain_texts(refined: Path) -> Iterator[str]:

@@ -70,32 +70,26 @@ def weighted_words(texts: Iterable[str], domain: Iterable[str], share: float) ->
     return words
 
 
-class Decision(NamedTuple):
-    """How many new tokens, and the sum that says so in words."""
-
-    rows: int
-    because: str
-
-
-def affordable(tokens: float) -> Decision:
-    """As many new tokens as `tokens` tokens of training text can teach, before anything is measured; 0 where that is under LEAST."""
+def affordable(tokens: float) -> tuple[int, str]:
+    """As many new tokens as `tokens` tokens of training text can teach, before anything is measured, and the sum that says so; 0 where
+    that is under LEAST."""
     rows = min(MOST, int(tokens / TOKENS_PER_ROW))
     because = f"{tokens / 1e6:,.1f} million tokens of text / {TOKENS_PER_ROW:,} a new row = {tokens / TOKENS_PER_ROW:,.0f} rows"
     if rows < LEAST:
-        return Decision(0, f"{because}, fewer than {LEAST}: none are added")
-    return Decision(rows, f"{because}: at most {rows:,}")
+        return 0, f"{because}, fewer than {LEAST}: none are added"
+    return rows, f"{because}: at most {rows:,}"
 
 
-def worth_it(count: int, tokens: float, found: dict[str, tuple[float, float]]) -> Decision:
-    """`count` or 0: whether new tokens that were chosen and measured stay, with `tokens` tokens of training text; `found`: kind of
-    text → (share of its tokens saved, rise of its bits per character right after extension, as a share)."""
+def worth_it(count: int, tokens: float, found: dict[str, tuple[float, float]]) -> tuple[bool, str]:
+    """Whether `count` new tokens that were chosen and measured stay, with `tokens` tokens of training text, and the sum that says so;
+    `found`: kind of text → (share of its tokens saved, rise of its bits per character right after extension, as a share)."""
     saves = ", ".join(f"{saved:.1%} of {name}" for name, (saved, _) in found.items())
     if max((saved for saved, _ in found.values()), default=0.0) < WORTH:
-        return Decision(0, f"{count:,} would save {saves}, less than {WORTH:.0%} of either: none are added")
+        return False, f"{count:,} would save {saves}, less than {WORTH:.0%} of either: none are added"
     rise = max(rise for _, rise in found.values())
     has, needs = tokens / max(1, count), TOKENS_PER_ROW * max(0.0, rise) / RISE
     because = f"{count:,} save {saves}; {has:,.0f} tokens of text each, {needs:,.0f} needed after a rise of {rise:.1%}"
-    return Decision(count, because) if has >= needs else Decision(0, because + ": none are added")
+    return has >= needs, because if has >= needs else because + ": none are added"
 
 
 def warning(count: int, tokens: float) -> str | None:
