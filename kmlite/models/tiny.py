@@ -114,11 +114,7 @@ def new_model(tokens: int, hidden: int, layers: int, text_only: bool, seed: int)
         "sliding_window": 256,
         "layer_types": ["full_attention" if i % 6 == layers - 1 else "sliding_attention" for i in range(layers)],
         "max_position_embeddings": 4096,
-        "bos_token_id": 2,
         "eos_token_id": [1, 106],
-        "pad_token_id": 0,
-        "tie_word_embeddings": True,
-        "initializer_range": 0.02,
     }
     if text_only:
         return Gemma3ForCausalLM(Gemma3TextConfig(**text))
@@ -131,7 +127,6 @@ def new_model(tokens: int, hidden: int, layers: int, text_only: bool, seed: int)
         eoi_token_index=tokens - 2,
         image_token_index=tokens - 1,
         eos_token_id=[1, 106],
-        tie_word_embeddings=True,
     )
     return Gemma3ForConditionalGeneration(config)
 
