@@ -72,7 +72,7 @@ def main(settings: Settings) -> None:
     questions, leaked = examples.without_leaks(exam["train"], *(listed for name, listed in exam.items() if name != "train"))
     exam["train"] = chosen(settings, questions)
     measured_on = suite.prepare(settings.refined, texts=settings.heldout, entries=settings.entries, questions=0)
-    stage.describe("questions", resolved(settings, exam, leaked) | {"suite": suite.in_words(measured_on), "until": until(settings)})
+    stage.describe("questions", resolved(settings, exam, leaked, suite.in_words(measured_on)))
     before, after = (partial(ask, settings=settings, exam=exam, file=stage.folder / name) for name in (paths.DEV_BEFORE, paths.DEV_AFTER))
 
     # ---- measure, then loop: train, ask dev, keep the best
@@ -126,8 +126,8 @@ def chosen(settings: Settings, questions: list[dict]) -> list[dict]:
     return [{**question, "cot": ""} if reason else question for question, reason in zip(questions, reasons, strict=True)]
 
 
-def resolved(settings: Settings, exam: dict[str, list[dict]], leaked: int) -> dict[str, object]:
-    """What the stage trains on and how, in words."""
+def resolved(settings: Settings, exam: dict[str, list[dict]], leaked: int, measured_on: str) -> dict[str, object]:
+    """What the stage trains on, how and until when, in words."""
     from kmlite.training import examples
 
     pairs, reasoned = examples.turns(exam["train"], settings.reasoned_share, settings.seed)
@@ -139,11 +139,9 @@ def resolved(settings: Settings, exam: dict[str, list[dict]], leaked: int) -> di
         "leakage": f"{leaked} train questions found in dev, test or few-shot" + (", left out" if leaked else ""),
         "options": order if settings.shuffle else "in the given order",
         "reasonings": asked if settings.self_reason else "from the data only",
+        "suite": measured_on,
+        "until": f"dev accuracy {settings.target:g}%; at most {counted(settings.loops, 'loop')}, patience {settings.patience}",
     }
-
-
-def until(settings: Settings) -> str:
-    return f"dev accuracy {settings.target:g}%; at most {counted(settings.loops, 'loop')}, patience {settings.patience}"
 
 
 def guides(exam: dict[str, list[dict]]) -> list[dict]:
