@@ -39,8 +39,12 @@ def merge(base: Path, adapter: Path, final: Path, texts: list[str]) -> float:
 
 
 def merge_without_card(*given) -> float:
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported
-    return merge_here(*given)
+    from kmlite.models.loading import quiet
+
+    # before torch and transformers are imported
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    with quiet():
+        return merge_here(*given)
 
 
 def merge_here(base: Path, adapter: Path, final: Path, texts: list[str]) -> float:
