@@ -63,31 +63,6 @@ def test_the_choice_is_by_nats_a_character_behind_the_terms_own_prompt(loaded, m
     assert found["interval"][0] < found["accuracy"] < found["interval"][1]
 
 
-def test_a_model_that_learned_the_definitions_chooses_them(loaded):
-    """A hundred steps of gradient descent on the right pairs, on a copy: from near chance to all."""
-    import copy
-
-    import torch
-
-    from kmlite.training.examples import collate
-
-    network, tokenizer = copy.deepcopy(loaded[0]), loaded[1]
-    before = dictionary.choice(network, tokenizer, ENTRIES, ENTRIES, 256)
-    weights = [p for name, p in network.named_parameters() if "layers" in name and "vision" not in name and p.is_floating_point()]
-    for p in weights:
-        p.requires_grad_(True)
-    optimizer = torch.optim.Adam(weights, lr=3e-3)
-    pairs = [prompts.conversation_ids(tokenizer, *pair) for pair in dictionary.pairs(ENTRIES)]
-    batch = collate([{"input_ids": ids, "labels": labels} for ids, labels in pairs], tokenizer, multiple=8, apart=False)
-    for _ in range(100):
-        network(**batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    after = dictionary.choice(network, tokenizer, ENTRIES, ENTRIES, 256)
-    assert before["right"] <= 5
-    assert after["right"] == 7
-
-
 def test_too_few_or_too_long_is_not_measured(loaded):
     assert dictionary.choice(*loaded, ENTRIES[:3], ENTRIES[:3], 256) is None
     assert dictionary.choice(*loaded, [], [], 256) is None

@@ -160,16 +160,13 @@ def test_a_long_text_is_measured_in_windows_that_lose_no_token(loaded, monkeypat
     assert all(ids[0] == tokenizer.bos_token_id and len(ids) <= 16 for ids, _ in seen)
 
 
-def test_answer_bits_counts_answers_alone(loaded):
+def test_answer_bits_counts_answers_alone_and_what_is_not_there_is_not_measured(loaded):
+    """None, not 0.0000 bits: the best figure there is."""
     one = generation.answer_bits(*loaded, [("가", "혈압")], 64)
     other = generation.answer_bits(*loaded, [("나는 다른 물음", "혈압")], 64)
     assert 0 < one != other
     # an answer's bits are those of its tokens and <end_of_turn>, not of the prompt: twice as many prompts, the same mean
     assert generation.answer_bits(*loaded, [("가", "혈압"), ("가", "혈압")], 64) == pytest.approx(one, rel=1e-5)
-
-
-def test_what_no_text_or_answer_was_there_for_is_not_measured(loaded):
-    """None, not 0.0000 bits: the best figure there is."""
     assert generation.answer_bits(*loaded, [("가", "혈압")], 3) is None
     assert generation.answer_bits(*loaded, [], 64) is None
     assert generation.bits_per_character(*loaded, [], 64) is None
