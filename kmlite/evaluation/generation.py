@@ -188,9 +188,8 @@ def continued_ids(
 
     for_inference(model, tokenizer)
     pad, thinks = tokenizer.pad_token_id, prompts.thought_ids(tokenizer)
-    how: dict = {"do_sample": temperature > 0, "temperature": temperature or None, "top_p": None, "top_k": None}
-    how |= {"max_new_tokens": max_new_tokens + (THOUGHT_MOST if thinks else 0), "eos_token_id": ends, "pad_token_id": pad}
-    how |= {"cache_implementation": None}  # not the static one of Gemma's generation_config
+    how = writing(tokenizer, max_new_tokens + (THOUGHT_MOST if thinks else 0), temperature)
+    how |= {"eos_token_id": ends, "top_p": None, "top_k": None}
     out: list[list[int]] = [[]] * len(heads)
 
     def work(chosen: list[int], ids, mask) -> None:
@@ -202,6 +201,15 @@ def continued_ids(
 
     left_padded(heads, pad, batch, model.device, work)
     return out
+
+
+def writing(tokenizer, tokens: int, temperature: float = 0) -> dict:
+    """What `generate` is called with: the likeliest token each time, or above a temperature of 0 drawn, with top-k and top-p as the
+    model's own generation_config.json gives them; its static cache alone is not taken."""
+    greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    how: dict = {"do_sample": True, "temperature": temperature} if temperature else greedy
+    ends = {"eos_token_id": prompts.stop_ids(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    return {**how, **ends, "max_new_tokens": tokens, "cache_implementation": None}
 
 
 def until(tokenizer, shape, most: int, thinks: list[int], settled: Callable[[str], bool] | None) -> Callable:

@@ -183,11 +183,8 @@ def write(speaker: Speaker, ids: list[int], most: int, temperature: float, writt
     tokenizer = speaker.tokenizer
     thinks = prompts.thought_ids(tokenizer)
     full = generation.until(tokenizer, (1, len(ids)), most, thinks, None)
-    greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    how: dict = {"do_sample": True, "temperature": temperature} if temperature else greedy
-    how |= {"eos_token_id": prompts.stop_ids(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-    how |= {"max_new_tokens": min(most + (generation.THOUGHT_MOST if thinks else 0), speaker.length - len(ids))}
-    how |= {"cache_implementation": None}  # not the static one of Gemma's generation_config
+    tokens = min(most + (generation.THOUGHT_MOST if thinks else 0), speaker.length - len(ids))
+    how = generation.writing(tokenizer, tokens, temperature)
 
     def heard(tokens, scores, **_):
         written.put(tokens[0, len(ids) :].tolist())

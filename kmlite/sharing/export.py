@@ -7,6 +7,7 @@ from typing import NamedTuple
 import click
 
 from kmlite import files, paths, prompts, records
+from kmlite.evaluation import generation
 from kmlite.models import folders, loading, merging
 from kmlite.sharing import gguf
 
@@ -125,9 +126,7 @@ def answers(folder: Path, asked: list[str], adapter: Path | None = None) -> list
     encoded = [prompts.conversation_ids(tokenizer, prompt)[0] for prompt in asked]
     batch = tokenizer.pad({"input_ids": encoded}, padding_side="left", return_tensors="pt").to(device)
     with torch.no_grad():
-        ends = {"eos_token_id": prompts.stop_ids(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-        greedy = {"do_sample": False, "top_p": None, "top_k": None, "cache_implementation": None}
-        turns = model.generate(**batch, max_new_tokens=gguf.MAX_NEW_TOKENS, **ends, **greedy)
+        turns = model.generate(**batch, **generation.writing(tokenizer, gguf.MAX_NEW_TOKENS))
     return [tokenizer.decode(turn).split("<pad>")[0] for turn in turns[:, batch["input_ids"].shape[1] :]]
 
 
