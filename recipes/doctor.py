@@ -18,8 +18,8 @@ import click
 from kmlite import paths
 from kmlite.cli import console, recipe, setting, table
 from kmlite.messages import localized
+from kmlite.records import CHARACTERS_A_TOKEN
 
-CHARACTERS_A_TOKEN = 1.86  # of Korean in Gemma 3's vocabulary, as published; new tokens make it more
 TURN_TOKENS = 20  # of the prompt and the chat template around a definition
 QUESTION_TOKENS = 40  # the same around a question
 

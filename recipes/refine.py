@@ -16,6 +16,7 @@ import click
 from kmlite import paths
 from kmlite.cli import check_writable, console, counted, recipe, setting, size_in_words, split_settings, table
 from kmlite.files import fingerprint, read_record, write_json
+from kmlite.records import CHARACTERS_A_TOKEN
 
 if TYPE_CHECKING:
     from kmlite.refine.readers import Unread
@@ -228,8 +229,8 @@ def drop_others(folder: Path, keys: set[str]) -> None:
 def show(funnel: dict, settings: Settings) -> None:
     rows = table("", "read", "kept", "set aside", "characters", "≈ tokens", "seconds", title="What went in and what was kept")
     for name, part in funnel.items():
-        # 1.86 characters a token: published for Gemma 3 on Korean; stage 0 counts with its own tokenizer
-        counts = part["read"], part["kept"], sum(part["rejected"].values()), part["characters"], round(part["characters"] / 1.86)
+        size = part["characters"]
+        counts = part["read"], part["kept"], sum(part["rejected"].values()), size, round(size / CHARACTERS_A_TOKEN)
         rows.add_row(name, *(f"{value:,}" for value in counts), str(part["seconds"]))
     console.print(rows)
     for name, part in funnel.items():

@@ -120,7 +120,7 @@ def what_to_learn(settings: Settings) -> tuple[list[Path], list[Path]]:
 
 def text_tokens(shards: list[Path], settings: Settings) -> float:
     """Tokens of text that the stage will train on, estimated from the size of the files."""
-    from kmlite.models.vocabulary import TOKENS_PER_BYTE
+    from kmlite.records import TOKENS_PER_BYTE
 
     tokens = sum(shard.stat().st_size for shard in shards) * TOKENS_PER_BYTE * settings.epochs
     steps = settings.max_steps * settings.batch * settings.accumulation * settings.length

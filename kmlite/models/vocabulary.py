@@ -35,7 +35,6 @@ RISE = 0.25  # of bits per character right after extension: exam questions, 5,00
 # real.py): 1,000 trained rows and a LoRA cost 5.0% more Korean bits than plain pretraining at the start, 4.4% after 8 tokens of text a
 # row; 1,000 fitted rows alone 12.2% at the start and 10.5% after 65. So far less text does not win them back.
 TOKENS_PER_ROW = 200_000
-TOKENS_PER_BYTE = 0.26  # of refined text in its .jsonl, by Gemma 3's tokenizer on 16.5 MB of reviews and technical pages
 
 
 class Merge(NamedTuple):

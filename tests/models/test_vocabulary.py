@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from kmlite import files
+from kmlite import files, records
 from kmlite.models import starts, vocabulary
 
 
@@ -144,7 +144,7 @@ def test_words_of_the_domain_make_the_share_that_is_asked_for():
 
 @pytest.mark.parametrize(("size", "rows"), [(16e6, 0), (1e9, 1300), (34e9, 20_000), (0, 0)])
 def test_new_tokens_that_a_size_of_text_can_teach(size, rows):
-    tokens = size * vocabulary.TOKENS_PER_BYTE
+    tokens = size * records.TOKENS_PER_BYTE
     found, because = vocabulary.affordable(tokens)
     assert found == rows
     assert f"{tokens / 1e6:,.1f} million tokens" in because  # the sum stands in it
