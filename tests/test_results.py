@@ -2,7 +2,7 @@
 
 import pytest
 
-from kmlite import results
+from kmlite import files, paths, results
 
 
 def point(when: str, korean: float, dev: float, low: float) -> list[dict]:
@@ -89,3 +89,29 @@ def test_in_words():
     assert results.in_words(results.result("accuracy", "dev", 24.0, 50, 12.34, 40.06)) == "24.0% (12.3–40.1)"
     assert results.in_words(results.result("bits_per_character", "korean", 3.12343, 50)) == "3.1234"
     assert results.in_words(None) == "–"
+
+
+def test_a_measure_that_is_new_is_shown_by_every_reader(monkeypatch, tmp_path):
+    """Its value under its name in the summary of the answers and its line in MEASURES are all: terminal, card, report, compare."""
+    from kmlite.cli import console
+    from kmlite.sharing import model_card
+    from kmlite.sharing.report import page
+
+    new = results.Measure(("length of an answer", "답의 길이"), "characters", 1, better=0)
+    monkeypatch.setitem(results.MEASURES, "answer_length", new)
+    summary = {"n": 3, "accuracy": 33.3, "interval": [6.1, 79.2], "unreadable": 0, "by_subject": {}, "by_year": {}}
+    moments = {"before": 12.0, "after": 15.5}
+    found = [
+        one
+        for when, value in moments.items()
+        for one in results.stamped(results.of_answers(summary | {"answer_length": value}, "dev"), "eval", when)
+    ]
+    assert results.losses(found, {("answer_length", "dev")}) == ([], [])
+    [row] = [row for row in results.table(found)[1] if row["name"] == ("length of an answer: dev", "답의 길이: dev")]
+    assert (row["cells"], row["change"], row["sign"], row["n"]) == (["12.0", "15.5"], "+3.5", 0, 3)
+    assert "| eval | length of an answer: dev | 12.0 | 15.5 | 3 |" in model_card.table(found)
+    with console.capture() as shown:
+        results.show(found, "")
+    assert "length of an answer: dev" in shown.get()
+    files.write_json(tmp_path / paths.STAGES[2].folder / paths.EVALUATION, {"plan": {}, "results": found})
+    assert "답의 길이: dev" in page.build(tmp_path, tmp_path, "ko", {})

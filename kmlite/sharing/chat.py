@@ -33,7 +33,6 @@ class Speaker:
     """A loaded model to talk to."""
 
     name: str
-    folder: Path
     precision: str
     length: int  # tokens of a conversation, the answer included
     stand_in: bool
@@ -103,7 +102,7 @@ def load(name: str, folder: Path, precision: str) -> Speaker:
             f"the card has no room for {name} in {precision} weights. Close what else runs there, or: ARGS='--precision 4bit'"
         ) from error
     loading.for_inference(loaded, tokenizer)
-    return Speaker(name, folder, precision, length, folders.is_stand_in(folder), loaded, tokenizer)
+    return Speaker(name, precision, length, folders.is_stand_in(folder), loaded, tokenizer)
 
 
 # ---- what it says
