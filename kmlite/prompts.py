@@ -28,10 +28,7 @@ class Prompt(NamedTuple):
     echo: str  # how a turn begins that repeats the instruction: it goes on to repeat the question, and is no answer
 
 
-PROMPTS = {
-    "kmlite": Prompt(SHORT, 32, "정답 알파벳만 답하세요 "),
-    "kmlite-reasoned": Prompt(REASONED, 500, "Reasoning 후 정답 알파벳 "),
-}
+PROMPTS = {"kmlite": Prompt(SHORT, 32, "정답 알파벳만 답하세요 "), "kmlite-reasoned": Prompt(REASONED, 500, "Reasoning 후 정답 알파벳 ")}
 
 
 def dictionary_prompt(term: str) -> str:

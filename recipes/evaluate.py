@@ -11,10 +11,10 @@ lm-eval (extra `eval`) asks the refined test questions, or, where there are none
 white space and sets faulty questions aside: the figure to publish beside others' is the one with --hub.
 """
 
-import hashlib
 import tempfile
 import time
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import click
@@ -134,11 +134,12 @@ def plan_of(settings: Settings, base: Path, data: list[Path]) -> dict:
     from kmlite import files, prompts
     from kmlite.evaluation import harness
 
-    if settings.scorer == LM_EVAL:
-        names, prompt = ("base", "split", "scorer", "shots", "chat"), harness.prompt(settings.shots, settings.chat)
-        asked = {name: getattr(settings, name) for name in names}
+    by_lm_eval = settings.scorer == LM_EVAL
+    others = ("refined", "out", "restart", "batch", *((name for name in OWN if name != "split") if by_lm_eval else THEIRS))
+    asked = {name: value for name, value in asdict(settings).items() if name not in others}
+    if by_lm_eval:
+        prompt = harness.prompt(settings.shots, settings.chat)
     else:
-        asked = {name: value for name, value in asdict(settings).items() if name not in ("refined", "out", "restart", "batch", *THEIRS)}
         asked["max_new_tokens"] = settings.max_new_tokens or prompts.PROMPTS[settings.prompt].tokens
         prompt = {"name": settings.prompt, "version": prompts.VERSION}
     return {
@@ -166,15 +167,16 @@ def model_and_folder(base: str, out: Path, split: str) -> tuple[Path, Path]:
 
 
 def prior_questions(settings: Settings) -> list[dict]:
-    """The dev questions that the prior is estimated on, chosen by a hash of their text: the same ones whatever else dev holds."""
+    """The dev questions that the prior is estimated on, chosen by a hash of their text."""
     from kmlite import records
+    from kmlite.evaluation import suite
 
     if not settings.prior:
         return []
     dev = records.read_exam(settings.refined, "dev")
     if len(dev) < settings.prior:
         raise click.ClickException(f"--prior {settings.prior}: dev has {len(dev)} questions.")
-    return sorted(dev, key=lambda question: hashlib.blake2b(question["question"].encode()).digest())[: settings.prior]
+    return suite.sample_questions(dev, settings.prior)
 
 
 def own(settings: Settings, base: Path, questions: list[dict], among: list[dict], prompt: dict) -> tuple[list[dict], dict, dict]:
@@ -214,19 +216,19 @@ def answers(
     from kmlite.evaluation import voting
 
     prior = voting.estimated_prior(model, tokenizer, among, batch=how["batch"]) if among else []
-    predictions = voting.answer(model, tokenizer, questions, orders=settings.vote, scorer=settings.scorer, prior=prior, **how)
+    ask = partial(voting.answer, model, tokenizer, questions, orders=settings.vote, **how)
+    predictions = ask(scorer=settings.scorer, prior=prior)
     if settings.vote == 1 and not prior:
         return predictions, [], prior
-    found, passes = {}, {}
-    scorers = {"letter": predictions} if settings.scorer == "letter" else {"written": predictions}
+    given = {"letter" if settings.scorer == "letter" else "written": predictions}
     if settings.scorer == "generate" and settings.prompt != "kmlite-reasoned":
-        scorers = {"letter": voting.answer(model, tokenizer, questions, orders=settings.vote, scorer="letter", **how), **scorers}
-    for scorer, given in scorers.items():
-        found[f"{scorer}, single"], passes[f"{scorer}, single"] = voting.single(given), 1.0
-        if prior:
-            found["letter, prior"], passes["letter, prior"] = given, 1 + voting.ORDERS * len(among) / len(questions)
-        else:
-            found[f"{scorer}, voted"], passes[f"{scorer}, voted"] = given, sum(len(p["chosen_in"]) for p in given) / len(given)
+        given = {"letter": ask(scorer="letter"), **given}
+    found, passes = {}, {}
+    for scorer, answered in given.items():
+        found[f"{scorer}, single"], passes[f"{scorer}, single"] = voting.single(answered), 1.0
+        name = "letter, prior" if prior else f"{scorer}, voted"
+        asked = voting.ORDERS * len(among) if prior else sum(len(p["chosen_in"]) for p in answered) - len(answered)
+        found[name], passes[name] = answered, 1 + asked / len(answered)
     return predictions, voting.side_by_side(found, passes), prior
 
 

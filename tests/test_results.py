@@ -16,12 +16,7 @@ def point(when: str, korean: float, dev: float, low: float) -> list[dict]:
 
 @pytest.mark.parametrize(
     ("after", "worse", "also_worse"),
-    [
-        ((3.9, 31, 20), [], []),
-        ((4.001, 40, 30), ["Korean"], []),
-        ((3.9, 29, 20), [], ["dev"]),
-        ((4.2, 10, 0), ["Korean"], ["dev"]),
-    ],
+    [((3.9, 31, 20), [], []), ((4.001, 40, 30), ["Korean"], []), ((3.9, 29, 20), [], ["dev"]), ((4.2, 10, 0), ["Korean"], ["dev"])],
 )
 def test_what_is_trained_must_not_get_worse_and_the_rest_is_said(after, worse, also_worse):
     found = results.losses([*point("before", 4.0, 40, 30), *point("after", *after)], {("bits_per_character", "korean")})

@@ -133,11 +133,7 @@ def so_far(folder: Path) -> dict:
     state = next((json.loads((path / "trainer_state.json").read_text()) for path in reversed(checkpoints) if path), None)
     if state:
         training.append({"curve": state.get("log_history", []), "steps": state["global_step"]})
-    return {
-        "results": found,
-        "training": training,
-        "reached": state and {"step": state["global_step"], "of": state.get("max_steps")},
-    }
+    return {"results": found, "training": training, "reached": state and {"step": state["global_step"], "of": state.get("max_steps")}}
 
 
 def cards(found: list[dict], evaluated: list[dict]) -> Iterator[dict]:
