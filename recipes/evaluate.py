@@ -114,7 +114,8 @@ def check(settings: Settings) -> None:
     """Refuse settings that make no sense together."""
     for item in fields(settings):
         if item.name in (OWN if settings.scorer == LM_EVAL else THEIRS) and getattr(settings, item.name) != item.default:
-            raise click.ClickException(f"--{item.name.replace('_', '-')} does not go with --scorer {settings.scorer}: leave it out.")
+            name = item.name.replace("_", "-")
+            raise click.ClickException(f"--{name} does not go with --scorer {settings.scorer}: leave it out.")
     if settings.shots < 0:
         raise click.ClickException(f"--shots {settings.shots}: 0 or more examples.")
     if not 1 <= settings.vote <= 5:
