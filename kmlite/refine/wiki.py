@@ -29,23 +29,10 @@ ITEM = re.compile(r"^[*#:;]+ ?(?:\[\[|''')", re.MULTILINE)
 
 def kinds_of_sign(text: str) -> tuple[bool, int]:
     """(whether it has NamuWiki's own, how many kinds of MediaWiki's)."""
-    namu = (
-        ("[" in text and NAMU.search(text) is not None)
-        or ("{" in text and "{{{" in text and NAMU_BRACES.search(text) is not None)
-        or ("|" in text and "||" in text and NAMU_ROW.search(text) is not None)
-    )
-    kinds = 0
-    if "[" in text and "[[" in text:
-        kinds += (NO_TEXT_LINK.search(text) is not None) * 2 + (KOREAN_LINK.search(text) is not None)
+    namu = any(sign in text and expression.search(text) for sign, expression in (("[", NAMU), ("{{{", NAMU_BRACES), ("||", NAMU_ROW)))
+    kinds = sum(worth for sign, expression, worth in KINDS if sign in text and expression.search(text)) + ("[br]" in text)
     if "==" in text:
         kinds += min(2, len(HEADING.findall(text)))
-    if "'" in text and "''" in text:
-        kinds += (BOLD.search(text) is not None) + (ITALIC.search(text) is not None)
-    if "{" in text and "{{" in text:
-        kinds += TEMPLATE.search(text) is not None
-    if "{" in text and "{|" in text and TABLE.search(text):
-        kinds += 2
-    kinds += ("~" in text and "~~" in text and STRUCK.search(text) is not None) + ("[" in text and "[br]" in text)
     if "[[" in text or "'''" in text:
         kinds += ITEM.search(text) is not None
     return namu, kinds
@@ -256,6 +243,10 @@ NOTE_LINE = re.compile(r"^##[^\n]*$", re.MULTILINE)
 # not between digits: 30~~40% and 1990--1995 are ranges
 STRUCK = re.compile(  # begins with a set of signs, which the engine skips to
     r"[~\-](?:(?<=~)(?<![\d~]~)~(?![\s~])[^~\n]{1,300}~~(?!~)|(?<=-)(?<![\w\-]-)-(?![\s\d\-])[^\-\n]{1,300}--(?![\w\-]))"
+)
+KINDS = (  # of sign that MediaWiki's pages have: what asks for it, and how many it counts for
+    *(("[[", NO_TEXT_LINK, 2), ("[[", KOREAN_LINK, 1), ("{{", TEMPLATE, 1), ("{|", TABLE, 2)),
+    *(("''", BOLD, 1), ("''", ITALIC, 1), ("~~", STRUCK, 1)),
 )
 RAISED = re.compile(r"\^\^([^\^\n]{1,40})\^\^|,,([^,\n]{1,40}),,|(?<![\w_])__(?! )([^_\n]{1,200})__(?![\w_])")
 # what a list mark stands before is a blank, Korean or other markup: `#include`, `::1`, `>>> x` and `*args` are code

@@ -113,13 +113,6 @@ class Task(NamedTuple):
     stems: str  # a JSON file: the exam questions that no text may hold
 
 
-class Row(NamedTuple):
-    piece: int
-    source: str
-    line: int
-    text: str
-
-
 def refine_shard(task: Task) -> dict:
     """Refine one shard and return its summary, or the one that an earlier run left.
 
@@ -133,15 +126,15 @@ def refine_shard(task: Task) -> dict:
     chosen: list[tuple[int, int]] = []
     with writing(f"{task.out}.jsonl") as texts, writing(f"{task.out}.keys") as keys:
         for rows in batches(texts_of(task, tally, lines)):
-            cleaned = clean_all([row.text for row in rows], removed)
+            cleaned = clean_all([raw.value for _, raw in rows], removed)
             measured = batch.measure(cleaned)
             suspects, kept = exam.suspects(measured), []
-            for i, (row, found, counts) in enumerate(zip(rows, cleaned, batch.counts(measured), strict=True)):
+            for i, ((piece, raw), found, counts) in enumerate(zip(rows, cleaned, batch.counts(measured), strict=True)):
                 reason = judging.judge(found, task.min_length, counts)
                 if not reason and suspects[i] and exam.stands_in(found):
                     reason = "exam_leak"
                 if reason:
-                    tally.reject(reason, Raw(row.source, row.line, row.text, None), piece=row.piece)
+                    tally.reject(reason, raw, piece=piece)
                     continue
                 hashed = xxhash.xxh3_64_intdigest(found.encode())
                 if hashed < task.heldout_share * 2**64:
@@ -149,7 +142,7 @@ def refine_shard(task: Task) -> dict:
                 texts.writelines((b'{"text": ', orjson.dumps(found), b"}\n"))
                 tally.keep(len(found))
                 kept.append(i)
-            places = np.array([rows[i].piece << 32 | rows[i].line for i in kept], dtype=np.uint64)
+            places = np.array([rows[i][0] << 32 | rows[i][1].line for i in kept], dtype=np.uint64)
             keys.write(np.column_stack([batch.keys(measured)[kept], places]).tobytes())
     with writing(f"{task.out}.chosen") as file:
         file.write(np.array(chosen, dtype=np.uint64).tobytes())
@@ -160,8 +153,8 @@ def refine_shard(task: Task) -> dict:
     return summary
 
 
-def texts_of(task: Task, tally: Tally, lines: list[int]) -> Iterator[Row]:
-    """The texts of a shard; a record without one is set aside on the way."""
+def texts_of(task: Task, tally: Tally, lines: list[int]) -> Iterator[tuple[int, Raw]]:
+    """(number of the piece, record with its text for a value) of a shard; a record without one is set aside on the way."""
     root = Path(task.raw)
     for number, piece in enumerate(task.pieces):
         raw: Raw | None = None
@@ -174,16 +167,16 @@ def texts_of(task: Task, tally: Tally, lines: list[int]) -> Iterator[Row]:
             elif len(found) > TEXT_MOST:
                 tally.reject("too_long", raw._replace(value=found), piece=number)
             else:
-                yield Row(number, raw.source, raw.line, found)
+                yield number, raw._replace(value=found)
         lines.append(raw.line if raw else 0)
 
 
-def batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    some: list[Row] = []
+def batches(rows: Iterable[tuple[int, Raw]]) -> Iterator[list[tuple[int, Raw]]]:
+    some: list[tuple[int, Raw]] = []
     size = 0
     for row in rows:
         some.append(row)
-        size += len(row.text)
+        size += len(row[1].value)
         if size > BATCH:
             yield some
             some, size = [], 0

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from click.testing import CliRunner
 
 from kmlite import files, paths
@@ -27,6 +29,18 @@ def in_lines(*records) -> bytes:
 def write(path: Path, *records) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(in_lines(*records))
+
+
+def as_table(path: Path, records: list[dict], size: int = 1000) -> None:
+    """The records in the format of the ending (.ipc and .feather: Arrow's file, .arrow: its stream), `size` in a group or batch."""
+    table, ending = pa.Table.from_pylist(records), path.suffix.lower()
+    if ending == ".jsonl":
+        write(path, *records)
+    elif ending in (".parquet", ".pq"):
+        pq.write_table(table, path, row_group_size=size)
+    else:
+        with (pa.ipc.new_stream if ending == ".arrow" else pa.ipc.new_file)(path, table.schema) as file:
+            file.write_table(table, max_chunksize=size)
 
 
 def attempt(raw, out, *args) -> tuple[int, str]:

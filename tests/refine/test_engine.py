@@ -14,10 +14,8 @@ import time
 from pathlib import Path
 
 import click
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from refining import attempt, content, funnel, in_lines, refined, rejected, trained, write
+from refining import as_table, attempt, content, funnel, in_lines, refined, rejected, trained, write
 
 from kmlite import paths
 from kmlite.refine import batch, engine, readers, worker
@@ -49,25 +47,11 @@ ONE, TWO = (("--workers", n, "--shard-mb", 1) for n in (1, 2))
 # ---- pieces of files
 
 
-def as_jsonl(path, table):
-    write(path, *table)
-
-
-def as_arrow(path, table):
-    columns = pa.Table.from_pylist(table)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, columns.schema) as writer:
-        writer.write_table(columns, max_chunksize=17)
-
-
-def as_parquet(path, table):
-    pq.write_table(pa.Table.from_pylist(table), path, row_group_size=17)
-
-
-@pytest.mark.parametrize(("name", "write"), [("a.jsonl", as_jsonl), ("a.arrow", as_arrow), ("a.parquet", as_parquet)])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.arrow", "a.parquet"])
 @pytest.mark.parametrize("size", [64, 1000, 4096, 10**9])
-def test_a_file_in_pieces_gives_each_record_once_and_in_order(tmp_path, name, write, size):
+def test_a_file_in_pieces_gives_each_record_once_and_in_order(tmp_path, name, size):
     table = rows(100)
-    write(tmp_path / name, table)
+    as_table(tmp_path / name, table, 17)
     pieces = worker.cut(tmp_path / name, tmp_path, size)
     assert (len(pieces) > 1) == (size < 10_000)
     found = [raw.value for piece in pieces for raw in readers.read_raw(tmp_path / name, tmp_path, piece.start, piece.stop)]
@@ -103,8 +87,8 @@ def large(tmp_path_factory) -> Path:
     raw = tmp_path_factory.mktemp("large") / "raw"
     folder = raw / paths.RAW_TEXT
     write(folder / "a" / "lines.jsonl", *rows(4000))
-    as_arrow(folder / "b.arrow", rows(1500, 3000))
-    as_parquet(folder / "c.parquet", rows(1500, 4000))
+    as_table(folder / "b.arrow", rows(1500, 3000), 17)
+    as_table(folder / "c.parquet", rows(1500, 4000), 17)
     (folder / "d.jsonl.gz").write_bytes(gzip.compress(in_lines(*rows(500, 5000))))
     (folder / "e.txt").write_text(text_of(-1, 200), encoding="utf-8")
     return raw
@@ -304,7 +288,7 @@ def test_broken_files_are_named_and_the_rest_goes_on(tmp_path):
     write(folder / "good.jsonl", *good)
     packed = gzip.compress(in_lines(*({"text": text_of(100 + i)} for i in range(500))))
     (folder / "cut.jsonl.gz").write_bytes(packed[: len(packed) // 2])
-    as_arrow(folder / "cut.arrow", [{"text": text_of(1000 + i)} for i in range(500)])
+    as_table(folder / "cut.arrow", [{"text": text_of(1000 + i)} for i in range(500)], 17)
     arrow = (folder / "cut.arrow").read_bytes()
     (folder / "cut.arrow").write_bytes(arrow[: len(arrow) // 2])
     (folder / "no.parquet").write_bytes(b"PAR1 nothing of the kind PAR1")

@@ -9,27 +9,13 @@ import random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from refining import write
+from refining import as_table, write
 
 from kmlite.refine import encodings, readers, tables
 from kmlite.refine.readers import Raw, raw_files, read_raw
 
 RECORDS = [{"text": "첫째 글"}, {"text": "둘째 글"}, {"text": "셋째 글"}]
 LINES = "\n".join(json.dumps(r, ensure_ascii=False) for r in RECORDS).encode()
-
-
-def as_parquet(path):
-    pq.write_table(pa.Table.from_pylist(RECORDS), path, row_group_size=2)
-
-
-def as_arrow(path, new=pa.ipc.new_stream, records=RECORDS, size=2):
-    table = pa.Table.from_pylist(records)
-    with pa.OSFile(str(path), "wb") as file, new(file, table.schema) as writer:
-        writer.write_table(table, max_chunksize=size)
-
-
-def as_ipc_file(path):
-    as_arrow(path, pa.ipc.new_file)
 
 
 FIRST, REST = LINES.split(b"\n", 1)
@@ -41,9 +27,7 @@ WAYS = [
     ("a.jsonl.gz", gzip.compress(FIRST + b"\n") + gzip.compress(REST)),
     ("a.jsonl.zst", pa.compress(LINES, "zstd", asbytes=True)),
     ("a.json", json.dumps(RECORDS).encode()),
-    ("a.parquet", as_parquet),
-    ("data-00000-of-00001.arrow", as_arrow),
-    ("a.arrow", as_ipc_file),
+    *((name, None) for name in ("a.parquet", "a.PQ", "data-00000-of-00001.arrow", "a.Arrow", "a.feather", "a.ipc")),
     ("a.csv", CSV.encode()),
     ("a.csv", CSV.replace("\n", "\r\n").encode("utf-8-sig")),  # from Excel
 ]
@@ -53,7 +37,7 @@ WAYS = [
 def test_every_format_gives_the_same_records(tmp_path, name, content):
     folder = tmp_path / "한글 폴더"
     folder.mkdir()
-    content(folder / name) if callable(content) else (folder / name).write_bytes(content)
+    (folder / name).write_bytes(content) if content else as_table(folder / name, RECORDS, 2)
     expected = [Raw(f"한글 폴더/{name}", line, record, None) for line, record in enumerate(RECORDS, 1)]
     assert list(read_raw(folder / name, tmp_path)) == expected
 
@@ -114,17 +98,10 @@ def test_bad_lines_keep_their_line_numbers(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.arrow", "a.parquet without its end"])
 def test_a_file_that_is_not_what_its_name_says(tmp_path, name):
-    as_parquet(tmp_path / "whole.parquet")
+    as_table(tmp_path / "whole.parquet", RECORDS)
     content = (tmp_path / "whole.parquet").read_bytes()[:-8] if " " in name else b"these bytes are none of that"
     [(line, message, problem)] = read(tmp_path / name.split(" ")[0], content)
     assert (line, problem, bool(message)) == (1, "unreadable", True)
-
-
-def test_an_arrow_stream_that_breaks_off_keeps_what_came_before(tmp_path):
-    as_arrow(tmp_path / "whole.arrow")
-    *kept, (line, _, problem) = read(tmp_path / "a.arrow", (tmp_path / "whole.arrow").read_bytes()[:-60])
-    assert [value for _, value, _ in kept] == RECORDS[:2]
-    assert (line, problem) == (3, "unreadable")
 
 
 def test_a_large_txt_is_cut_at_blank_lines(tmp_path):
@@ -165,12 +142,6 @@ def test_every_ending_in_any_case_and_compression_is_read(tmp_path, ending, pack
     [found] = raw_files(tmp_path)
     [raw] = read_raw(found, tmp_path)
     assert (raw.problem, raw.value["text"].split("\n")[-1]) == (None, "글")
-
-
-@pytest.mark.parametrize("name", ["a.PARQUET", "a.pq", "a.Arrow", "a.feather", "a.ipc"])
-def test_every_ending_of_a_table_of_columns_is_read(tmp_path, name):
-    (as_parquet if name.lower().endswith(("quet", "pq")) else as_ipc_file)(tmp_path / name)
-    assert [raw.value for raw in read_raw(tmp_path / name, tmp_path)] == RECORDS
 
 
 def test_every_file_is_read_or_named_with_its_size_and_why(tmp_path):
@@ -356,11 +327,11 @@ def test_a_damaged_row_group_keeps_the_others(tmp_path):
     assert (lost.records, lost.bytes > 0) == (100, True)
 
 
-@pytest.mark.parametrize("write", [pa.ipc.new_stream, pa.ipc.new_file])
+@pytest.mark.parametrize("ending", ["arrow", "ipc"])
 @pytest.mark.parametrize("end", [True, False], ids=["whole", "without its end"])
-def test_a_damaged_record_batch_keeps_the_others(tmp_path, write, end):
-    path = tmp_path / "a.arrow"
-    as_arrow(path, write, [{"n": i, "text": f"글 {i} " * 20} for i in range(300)], 100)
+def test_a_damaged_record_batch_keeps_the_others(tmp_path, ending, end):
+    path = tmp_path / f"a.{ending}"
+    as_table(path, [{"n": i, "text": f"글 {i} " * 20} for i in range(300)], 100)
     content = bytearray(path.read_bytes())
     places = [i for i in range(0, len(content) - 8, 8) if content[i : i + 4] == b"\xff\xff\xff\xff" and content[i + 4 : i + 8] != bytes(4)]
     second = places[2]  # the schema's comes first
@@ -375,7 +346,7 @@ def test_a_damaged_record_batch_keeps_the_others(tmp_path, write, end):
 
 def test_offsets_that_point_nowhere_lose_their_batch_alone(tmp_path):
     path = tmp_path / "a.arrow"
-    as_arrow(path, records=[{"text": f"글 {i} " * 20} for i in range(20)], size=10)
+    as_table(path, [{"text": f"글 {i} " * 20} for i in range(20)], 10)
     content = bytearray(path.read_bytes())
     offsets = content.find(b"".join(i.to_bytes(4, "little") for i in (0, len("글 0 ".encode()) * 20)))
     content[offsets + 4 : offsets + 8] = b"\xff\xff\xff\x7f"
@@ -398,22 +369,27 @@ def test_a_text_in_a_table_that_is_no_utf8_is_read_as_a_line_is(tmp_path):
 # ---- tables of text
 
 
-@pytest.mark.parametrize("at", [0, 10, 298])
-def test_a_quote_that_does_not_close_costs_its_line_alone(tmp_path, at):
-    texts = [f'{i},"글, {i}"' for i in range(300)]
-    texts[at] = f'{at},"글 {at}'
-    rows = read(tmp_path / "a.csv", ("n,text\n" + "\n".join(texts) + "\n").encode())
-    assert [value["n"] for _, value, problem in rows if not problem] == [str(i) for i in range(300) if i != at]
-    assert [(value, problem) for _, value, problem in rows if problem] == [(texts[at], rows[at][2])]
+FRAMES = {"jsonl": ("", "\n", ""), "json": ("[", ",\n", "]"), "csv": ("n,text\n", "\n", "\n")}
 
 
-def test_an_open_quote_in_a_large_file_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "ROW_MOST", 2000)
-    texts = [f"{i},글" for i in range(2000)]
-    texts[5] = '5,"글'
-    rows = read(tmp_path / "a.csv", ("n,text\n" + "\n".join(texts) + "\n").encode())
-    assert [value["n"] for _, value, problem in rows if not problem] == [str(i) for i in range(2000) if i != 5]
-    assert [(value, problem) for _, value, problem in rows if problem] == [('5,"글', "open_quote")]
+@pytest.mark.parametrize("at", [0, 10, 1998])
+@pytest.mark.parametrize(
+    ("kind", "good", "bad", "most"),
+    [
+        ("csv", '#,"글, #"', '#,"글 #', tables.ROW_MOST),
+        ("csv", "#,글", '#,"글', 2000),  # in a file too large to be read to its end
+        ("json", '{"n": #, "text": "글"}', '{"n": #, "text": 글}', 0),
+        ("jsonl", '{"n": #, "text": "글"}', '{"n": #, "text": 글}', 0),
+    ],
+)
+def test_a_broken_record_costs_itself_alone(tmp_path, monkeypatch, kind, good, bad, most, at):
+    monkeypatch.setattr(tables, "ROW_MOST", most)
+    records = [(bad if i == at else good).replace("#", str(i)) for i in range(2000)]
+    head, between, end = FRAMES[kind]
+    rows = read(tmp_path / f"a.{kind}", (head + between.join(records) + end).encode())
+    assert [int(value["n"]) for _, value, problem in rows if not problem] == [i for i in range(2000) if i != at]
+    [(value, problem)] = [(value, problem) for _, value, problem in rows if problem]
+    assert value.startswith(records[at][:-1]) and problem in (("open_quote", "bad_quotes") if kind == "csv" else ("not_json",))
 
 
 def test_one_bad_byte_costs_no_row(tmp_path):
@@ -461,14 +437,6 @@ def test_a_json_of_any_size_is_read_record_by_record(tmp_path, indent, n):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(records, ensure_ascii=False, indent=indent), encoding="utf-8")
     assert [row.value for row in read_raw(path, tmp_path)] == records
-
-
-def test_a_broken_record_of_a_json_costs_itself_alone(tmp_path):
-    records = [json.dumps({"n": i, "text": "글"}, ensure_ascii=False) for i in range(2000)]
-    records[700] = '{"n": 700, "text": 글}'
-    rows = read(tmp_path / "a.json", ("[" + ",\n".join(records) + "]").encode())
-    assert [value["n"] for _, value, problem in rows if not problem] == [i for i in range(2000) if i != 700]
-    assert [problem for _, _, problem in rows if problem] == ["not_json"]
 
 
 def test_a_json_that_breaks_off_keeps_what_came_before(tmp_path):
