@@ -180,7 +180,7 @@ def test_summary_adds_up():
         {"subject": "nurse", "answer": "C", "right": False},
     ]
     summary = scoring.summarise(predictions)
-    assert (summary["n"], summary["right"], summary["accuracy"], summary["unreadable"]) == (3, 1, 33.33, 1)
+    assert (summary["n"], summary["right"], summary["accuracy"], summary["macro"], summary["unreadable"]) == (3, 1, 33.33, 25.0, 1)
     assert summary["letters"] == {"A": 1, "B": 0, "C": 1, "D": 0, "E": 0}
     assert summary["by_subject"]["doctor"]["accuracy"] == 50.0
     assert summary["by_subject"]["nurse"]["right"] == 0

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 from rich.console import Console
 
-from kmlite import files, paths, prompts, records
+from kmlite import files, paths, prompts, records, results
 from kmlite.evaluation import published, scoring
 from recipes import compare, evaluate
 
@@ -58,15 +58,9 @@ def test_rotating_moves_the_answer_with_its_option():
 def test_calibration_error():
     sure = {"probabilities": [0.95, 0.05, 0, 0, 0]}
     unsure = {"probabilities": [0.35, 0.30, 0.35, 0, 0]}
-    predictions = [{**sure, "right": True}, {**sure, "right": False}, {**unsure, "right": True}, {**unsure, "right": False}]
     # half of each group is right: |0.95 - 0.5| and |0.35 - 0.5|, weighed alike
+    predictions = [{**one, "right": right} for one in (sure, unsure) for right in (True, False)]
     assert scoring.calibration_error(predictions) == pytest.approx((0.45 + 0.15) / 2)
-
-
-def test_macro_is_the_mean_of_the_subjects():
-    predictions = [{"subject": "a", "answer": "A", "right": True}] * 3 + [{"subject": "b", "answer": "A", "right": False}]
-    summary = scoring.summarise(predictions)
-    assert (summary["accuracy"], summary["macro"]) == (75.0, 50.0)
 
 
 def run(recipe, *arguments, status=0) -> str:
@@ -229,34 +223,20 @@ def test_each_prompt_asks_its_own_words(loaded, questions, monkeypatch, scorer):
         scoring.answer_exam(*loaded, questions[:1], prompt="unknown", **how)
 
 
-def test_years_are_shown_where_there_are_several(base, refined, tmp_path):
+def test_years_are_results_where_there_are_several(loaded, questions):
     """`year`, `period` and `q_number` go from the refined data into the predictions; without them all works as before."""
-
-    def evaluated(name: str, questions: list[dict]) -> tuple[str, dict, list[dict]]:
-        files.write_lines(paths.exam_split(tmp_path / name, "test"), questions)
-        out = tmp_path / f"{name}-out"
-        said = run(evaluate, "--base", base, "--refined", tmp_path / name, "--out", out, "--scorer", "letter")
-        folder = next(out.rglob(paths.EVALUATION)).parent
-        return said, files.read_json(folder / paths.EVALUATION)["summary"], files.read_lines(folder / paths.PREDICTIONS)
-
-    questions = records.read_exam(refined, "test")[:9]
-    assert {key: questions[0][key] for key in prompts.WHERE_FROM} == {"year": 9003, "period": 1, "q_number": 1}
-    said, summary, predictions = evaluated("one year", questions)
-    assert list(summary["by_year"]) == ["9003"]
-    assert "year 9003" not in said
-    assert [p["q_number"] for p in predictions] == [q["q_number"] for q in questions]
-
-    mixed = [{**q, "year": 2022 + i % 2} for i, q in enumerate(questions[:8])]
-    mixed.append({key: value for key, value in questions[8].items() if key not in prompts.WHERE_FROM})
-    said, summary, predictions = evaluated("mixed", mixed)
-    assert {year: part["n"] for year, part in summary["by_year"].items()} == {"2022": 4, "2023": 4, "unknown": 1}
-    assert sum(part["right"] for part in summary["by_year"].values()) == summary["right"]
-    assert "year 2022" in said and "year 2023" in said
-
-    said, summary, predictions = evaluated("old", [{k: v for k, v in q.items() if k not in prompts.WHERE_FROM} for q in questions])
-    assert not summary["by_year"]
-    assert not set(prompts.WHERE_FROM) & set(predictions[0])
-    assert "nearest published" not in said  # nine questions are no figure beside those of 3,009
+    where = {key: questions[0][key] for key in prompts.WHERE_FROM}
+    assert where == {"year": 9002, "period": 1, "q_number": 1}
+    without = {key: value for key, value in questions[6].items() if key not in prompts.WHERE_FROM}
+    kinds = {"one": questions, "mixed": [*({**q, "year": 2022 + i % 2} for i, q in enumerate(questions[:6])), without], "old": [without]}
+    years = {"one": {"9002": 7}, "mixed": {"2022": 3, "2023": 3, "unknown": 1}, "old": {}}
+    for name, asked in kinds.items():
+        predictions = scoring.answer_exam(*loaded, asked, scorer="letter", batch=7)
+        assert [p.get("q_number") for p in predictions] == [q.get("q_number") for q in asked]
+        summary = scoring.summarise(predictions)
+        assert {year: part["n"] for year, part in summary["by_year"].items()} == years[name]
+        shown = {one["how"].get("year") for one in results.of_answers(summary, "test")} - {None}
+        assert shown == (set(years[name]) if name == "mixed" else set())
 
 
 def test_the_nearest_published_figure_is_said_of_the_whole_test(capsys, monkeypatch):
