@@ -23,11 +23,8 @@ def answer_exam(
 ) -> list[dict]:
     """One prediction a question: {"number", "question", "subject", "expected", "answer" (None where unreadable), "right", …}.
 
-    Args:
-        scorer: "generate" writes greedily and reads the answer ("output"); "letter" compares the next-token probabilities of
-            A to E in one forward pass ("probabilities" of the five, "logs" unrounded, and the "mass" of the whole vocabulary that
-            they hold).
-        prompt: one of prompts.PROMPTS.
+    `scorer`: "generate" writes greedily and reads the answer ("output"); "letter" compares the next-token probabilities of A to E in one
+    forward pass ("probabilities" of the five, "logs" unrounded, and the "mass" of the whole vocabulary that they hold).
     """
     asked = [prompts.exam_prompt(question, prompt=prompt) for question in questions]
     if scorer == "letter":
@@ -122,11 +119,8 @@ def alike_to(heads: list[list[int]]) -> int:
 
 
 def behind(model, cache, mask, rests: list[list[int]], copies: int):
-    """The logits of the last token of each of `rests`, (rows, vocabulary), behind what `cache` holds, each row of it `copies` times.
-
-    Args:
-        mask: of the cached tokens, by row of `rests`. The rests are padded on the right, where no token sees the padding.
-    """
+    """The logits of the last token of each of `rests`, (rows, vocabulary), behind what `cache` holds, each row of it `copies` times;
+    `mask`: of the cached tokens, by row of `rests`, which are padded on the right, where no token sees the padding."""
     import torch
 
     cache.batch_repeat_interleave(copies)

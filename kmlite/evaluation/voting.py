@@ -18,15 +18,12 @@ ORDERS = len(LETTERS)
 
 
 def answer(model, tokenizer, questions: list[dict], *, orders: int = 1, prior: list[float] | None = None, **how) -> list[dict]:
-    """Predictions as of `scoring.answer_exam`, which takes `how`; one a question in however many orders it is asked.
+    """Predictions as of `scoring.answer_exam`, which takes `how`; one a question in however many cyclic `orders` (1 to 5) it is asked.
 
     Of several orders "answer" is the vote's, "single" that of the options as they stand, "chosen_in" the option chosen in each
-    order (named by its letter as the question stands), and "outputs" the other orders' texts where they were written.
-
-    Args:
-        orders: cyclic orders to ask in, 1 to 5; 1 changes nothing. A question whose options name letters or places ("A와 B",
-            "위의 모두") is asked as it stands alone: moved, it would be another question.
-        prior: of the five letters; divided out of a single order's probabilities (scorer "letter").
+    order (named by its letter as the question stands), and "outputs" the other orders' texts where they were written. A question whose
+    options name letters or places ("A와 B", "위의 모두") is asked as it stands alone: moved, it would be another question. `prior`: of the
+    five letters, divided out of a single order's probabilities (scorer "letter").
     """
     asked = [[scoring.rotated(question, by) for by in range(1 if names_places(question) else orders)] for question in questions]
     found = iter(scoring.answer_exam(model, tokenizer, [one for group in asked for one in group], **how))

@@ -109,31 +109,30 @@ def load(name: str, folder: Path, precision: str) -> Speaker:
 
 
 class Turn(NamedTuple):
-    """How far an answer has come."""
+    """How far an answer has come. `dropped`: oldest turns of the conversation (a message and its answer) left out for room; `ended`, in
+    the last one: "turn", "length", or "thought" where the model never came to an answer; `thought`: before it, no part of its text."""
 
     text: str
     tokens: int
     seconds: float
-    dropped: int  # oldest turns of the conversation that were left out for room; a turn is a message and its answer
-    ended: str = ""  # in the last one: "turn", "length", or "thought" where the model never came to an answer
-    thought: str = ""  # what it thought before (`prompts.THINKS`); no part of its text
+    dropped: int
+    ended: str = ""
+    thought: str = ""
 
 
 def so_far(tokenizer, ids: list[int], dropped: int, seconds: float) -> Turn:
     """The turn that an answer's tokens come to. A thought is not counted."""
     thinks, stops = prompts.thought_ids(tokenizer), prompts.stop_ids(tokenizer)
-    shown: list[int] = []
-    thought: list[int] = []
-    thinking = ended = False
-    for token in ids:
+    end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
+    parts: tuple[list[int], list[int]] = ([], [])  # shown, thought
+    thinking = False
+    for token in ids[:end]:
         if token in thinks:
             thinking = token == thinks[0]
-        elif token in stops:
-            ended = True
-        elif not ended:
-            (thought if thinking else shown).append(token)
-    how = "thought" if thinking else "turn" if ended else "length"
-    return Turn(tokenizer.decode(shown), len(shown), seconds, dropped, how, tokenizer.decode(thought))
+        else:
+            parts[thinking].append(token)
+    how = "thought" if thinking else "turn" if end < len(ids) else "length"
+    return Turn(tokenizer.decode(parts[0]), len(parts[0]), seconds, dropped, how, tokenizer.decode(parts[1]))
 
 
 def fit(tokenizer, messages: list[dict], room: int) -> tuple[list[int], int]:
