@@ -208,21 +208,6 @@ def test_an_answer_that_changed_is_refused_and_the_older_export_stays(short, out
     assert before == {p.name: p.read_bytes() for p in merged.iterdir()}
 
 
-def test_a_tower_without_its_published_names_gets_them_and_keeps_its_bytes(tmp_path):
-    import torch
-
-    weights = {"vision_tower.encoder.a": torch.ones(3), "language_model.model.b": torch.zeros(2, 5, dtype=torch.bfloat16)}
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    index = tmp_path / "model.safetensors.index.json"
-    files.write_json(index, {"metadata": {}, "weight_map": dict.fromkeys(weights, "model.safetensors")})
-    for _ in range(2):  # named once, it stays
-        merging.publish_names(tmp_path)
-        found = load_file(tmp_path / "model.safetensors")
-        named = sorted(files.read_json(index)["weight_map"])
-        assert sorted(found) == named == ["language_model.model.b", "vision_tower.vision_model.encoder.a"]
-        assert found["vision_tower.vision_model.encoder.a"].equal(torch.ones(3))
-
-
 # ---- the vocabulary
 
 
