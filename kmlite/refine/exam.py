@@ -35,17 +35,13 @@ ANSWER = re.compile(r"(?:(?:정답|답|ANSWER|보기)(?:은|는|:|\s)*)?[(\[<]?\
 BROKEN = "\ufffd"
 
 
-def split_of(path: Path) -> str | None:
-    """The split that a path names: in its file's name, else in the folder nearest to it. None where none does, or two at once."""
-    return named(path, SPLITS)
-
-
 def subject_of(name: str) -> str:
     """One name a subject: 약사, Pharmacy and `pharm_2024` are pharm; others stay as they are."""
     return named(Path(name.replace("/", " ")), SUBJECTS) or name
 
 
 def named(path: Path, names: dict[str, tuple[str, ...]]) -> str | None:
+    """Which of `names` a path names: in its file's name, else in the folder nearest to it. None where none does, or two at once."""
     for part in reversed(path.parts):
         words = WORDS.findall(unicodedata.normalize("NFC", part).lower())
         if found := {name for name, aliases in names.items() if any(word in aliases for word in words)}:
@@ -192,7 +188,7 @@ def refine_exam(files: list[Path], raw_folder: Path, out: Path, most: int, zero_
     folder = raw_folder / paths.RAW_EXAM
     tally, guard = Tally(most), ExamGuard()
     sources: list[dict] = []  # what each file adds to train
-    known = {file: split_of(file.relative_to(folder)) or "" for file in files}
+    known = {file: named(file.relative_to(folder), SPLITS) or "" for file in files}
     for file in [file for file, split in known.items() if not split]:
         source = path_name(file.relative_to(raw_folder))
         tally.reject("unknown_split", Raw(source, 0, "name it, or a folder above it, after one split: train, dev, test or fewshot", None))

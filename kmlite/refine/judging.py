@@ -111,21 +111,15 @@ MISREAD = "떎뒗뿉씠쓣"  # 다 는 에 이 을 in UTF-8, read as CP949: the 
 
 
 def is_korean(text: str, counts: Counts) -> bool:
-    return enough_hangul(text, counts) and is_well_encoded(text)
-
-
-def enough_hangul(text: str, counts: Counts) -> bool:
-    if counts.hangul >= HANGUL_LEAST and counts.hangul >= HANGUL_SHARE * counts.letters:
-        return counts.hangul > counts.kana
+    """Enough Hangul, and no sign of text that was read in the wrong encoding."""
     if counts.hangul < HANGUL_FEW or counts.hangul <= counts.kana:
         return False
-    # letters outside formulas and lines of code: `\mathrm{d}` is no English
-    lines = LATEX.sub("", text).split("\n")
-    prose = sum(len(LETTERS.findall(line)) for line in lines if HANGUL.search(line) or not CODE_SIGN.search(line))
-    return counts.hangul >= (HANGUL_SHARE if counts.hangul >= HANGUL_LEAST else FEW_SHARE) * prose
-
-
-def is_well_encoded(text: str) -> bool:
+    if counts.hangul < HANGUL_LEAST or counts.hangul < HANGUL_SHARE * counts.letters:
+        # letters outside formulas and lines of code: `\mathrm{d}` is no English
+        lines = LATEX.sub("", text).split("\n")
+        prose = sum(len(LETTERS.findall(line)) for line in lines if HANGUL.search(line) or not CODE_SIGN.search(line))
+        if counts.hangul < (HANGUL_SHARE if counts.hangul >= HANGUL_LEAST else FEW_SHARE) * prose:
+            return False
     misread = [n for n in map(text.count, MISREAD) if n]  # any one of them may be noise, or quoted
     return text.count(MOJIBAKE) < 2 and (len(misread) < 3 or sum(misread) * 100 <= len(text))
 
