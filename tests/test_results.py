@@ -30,8 +30,14 @@ def test_bits_of_what_is_not_trained_on_may_rise_by_two_percent():
         assert results.losses(found, {("accuracy", "dev")}) == ([], told)
 
 
-def test_what_was_measured_once_is_no_loss():
+def test_what_was_measured_once_or_is_not_guarded_is_no_loss():
     assert results.losses(point("after", 4.0, 40, 30), {("accuracy", "dev")}) == ([], [])
+    unreadable = [
+        results.stamped([results.result("unreadable", "dev", value, 40)], "stage0", when)[0]
+        for when, value in (("before", 0.0), ("after", 90.0))
+    ]
+    assert results.change(*unreadable) == ("+90.0", -1)
+    assert results.losses(unreadable, {("unreadable", "dev")}) == ([], [])
 
 
 def test_find_takes_the_result_over_all_subjects():
