@@ -219,34 +219,32 @@ def plan_of(step: str, settings: TrainingSettings, base: Path, base_name: str, d
 
 
 def fit(settings: TrainingSettings, base: Path, checkpoints: Path, *, embeddings: str = "none", new_rows: int = 0) -> memory.Plan:
-    """The precision, batch, accumulation and trained rows for this machine; a run that goes on keeps what it began with."""
-    note, names = checkpoints / "memory.json", [item.name for item in dataclasses.fields(memory.Plan)]
-    with runs.first_alone():
-        stored = files.read_record(note, *names)
-        if not stored:
-            stored = dataclasses.asdict(fresh_fit(settings, base, checkpoints.parent, embeddings, new_rows))
-            files.write_json(note, stored)
-    return memory.Plan(**{name: stored[name] for name in names})
-
-
-def fresh_fit(settings: TrainingSettings, base: Path, folder: Path, embeddings: str, new_rows: int) -> memory.Plan:
+    """The precision, batch, accumulation and trained rows for this machine, where the disk has room; a run that goes on keeps what it
+    began with."""
     import torch
 
     from kmlite.models import loading
 
-    shape = memory.shape_of(base)
-    need = sum(memory.disk(shape, settings.rank, new_rows=new_rows, extends=bool(new_rows)).values())
-    free = files.free_bytes(folder)
-    if free < need:
-        raise click.ClickException(
-            f"this stage writes up to {need / 1e9:.1f} GB below {folder}, and {free / 1e9:.1f} GB are free.\n"
-            "  Free some space, or name another place: OUT=…"
-        )
-    rows: dict = {"embeddings": embeddings, "new_rows": new_rows}
-    if loading.on_gpu():
-        return memory.choose(shape, torch.cuda.mem_get_info()[0], settings, **rows)
-    precision = "16bit" if settings.precision == "auto" else settings.precision
-    return memory.choose(shape, math.inf, settings, **rows, gpu=False, half=loading.cpu_dtype(base, precision) == torch.bfloat16)
+    note, names = checkpoints / "memory.json", [item.name for item in dataclasses.fields(memory.Plan)]
+    with runs.first_alone():
+        if stored := files.read_record(note, *names):
+            return memory.Plan(**{name: stored[name] for name in names})
+        shape, folder = memory.shape_of(base), checkpoints.parent
+        need = sum(memory.disk(shape, settings.rank, new_rows=new_rows, extends=bool(new_rows)).values())
+        free = files.free_bytes(folder)
+        if free < need:
+            raise click.ClickException(
+                f"this stage writes up to {need / 1e9:.1f} GB below {folder}, and {free / 1e9:.1f} GB are free.\n"
+                "  Free some space, or name another place: OUT=…"
+            )
+        rows: dict = {"embeddings": embeddings, "new_rows": new_rows}
+        if loading.on_gpu():
+            plan = memory.choose(shape, torch.cuda.mem_get_info()[0], settings, **rows)
+        else:
+            half = loading.cpu_dtype(base, settings.precision.replace("auto", "16bit")) == torch.bfloat16
+            plan = memory.choose(shape, math.inf, settings, **rows, gpu=False, half=half)
+        files.write_json(note, dataclasses.asdict(plan))
+    return plan
 
 
 def memory_record(plan: memory.Plan, measured: int) -> dict:
