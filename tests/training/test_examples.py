@@ -1,11 +1,16 @@
-"""Packed text: full rows, no token lost, texts that don't see each other, a cache that knows its data."""
+"""Packed text: full rows, no token lost, texts that do not see each other. Questions: options in a new order, sources in their mix."""
+
+import json
+import random
 
 import pytest
 import torch
+from click.testing import CliRunner
 
-from kmlite import files, prompts
+from kmlite import files, paths, prompts
 from kmlite.models import loading
-from kmlite.training import examples
+from kmlite.training import examples, self_training
+from recipes import refine
 
 TEXTS = ["혈압은 높다.", "맥박이 빠르다. " * 30, "", "끝."]
 
@@ -108,3 +113,177 @@ def test_documents_end_in_eos_and_turns_at_both_whatever_the_tokenizer_calls_its
     assert named.eos_token_id == 106
     assert next(examples.packed(named, ["혈압"] * 20, 40)).count(1) > 1
     assert sorted(prompts.stop_ids(named)) == sorted(prompts.stop_ids(AutoTokenizer.from_pretrained(base))) == [1, 106]
+
+
+# ---- options in a new order: the right one stays right, letters in a reasoning follow, questions that name places stay
+
+QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "각기병", "C": "구루병", "D": "펠라그라", "E": "야맹증", "answer": "A"}
+COT = "비타민 C는 콜라겐을 만듭니다. B는 티아민 결핍입니다. C는 비타민 D 결핍이고, E는 비타민 A 결핍입니다. 따라서, 정답은 (A) 입니다."
+
+
+def test_the_right_option_stays_right_and_every_place_is_used():
+    places = set()
+    for seed in range(60):
+        now = examples.shuffled(QUESTION, random.Random(seed))
+        assert now[now["answer"]] == "괴혈병"
+        assert sorted(now[x] for x in "ABCDE") == sorted(QUESTION[x] for x in "ABCDE")
+        places.add(now["answer"])
+    assert places == set("ABCDE")
+
+
+def test_letters_in_a_reasoning_go_with_their_options_and_vitamins_stay():
+    for seed in range(20):
+        now = examples.shuffled({**QUESTION, "cot": COT}, random.Random(seed))
+        letter = {QUESTION[x]: x for x in "ABCDE"}
+        new = {letter[now[x]]: x for x in "ABCDE"}  # old letter to new one
+        assert now["cot"] == (
+            f"비타민 C는 콜라겐을 만듭니다. {new['B']}는 티아민 결핍입니다. "
+            f"{new['C']}는 비타민 D 결핍이고, {new['E']}는 비타민 A 결핍입니다. "
+            f"따라서, 정답은 ({new['A']}) 입니다."
+        )
+        assert prompts.conclusion_letter(now["cot"]) == now["answer"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"E": "위 모두"},
+        {"E": "A와 B"},
+        {"E": "모두 해당된다"},
+        {"E": "정답 없음"},
+        {"question": "다음 ①~③ 중 옳은 것은?"},
+        {"question": "<보기>에서 고르면?", "A": "ㄱ, ㄴ"},
+        {"A": "가, 나", "B": "나, 다"},
+        {"question": "B 또는 C가 아닌 것은?"},
+    ],
+)
+def test_a_question_that_names_letters_or_places_keeps_its_order(change):
+    question = {**QUESTION, **change}
+    assert examples.names_places(question)
+    assert all(examples.shuffled(question, random.Random(seed)) == question for seed in range(8))
+
+
+@pytest.mark.parametrize("text", ["비타민 A와 비타민 D", "A형 간염", "위 점막", "모두 몇 개인가?", "가슴과 배", "IgA와 IgG", "위모세관"])
+def test_words_that_only_look_like_places(text):
+    assert not examples.names_places({**QUESTION, "question": text, "B": text})
+
+
+def test_an_order_holds_every_row_of_each_epoch_and_like_lengths_together():
+    epochs = [[{"input_ids": [epoch] * n} for n in range(1, 401)] for epoch in range(2)]
+    rows = examples.in_order(epochs, batch=4, seed=3)
+    assert [sorted(len(r["input_ids"]) for r in part) for part in (rows[:400], rows[400:])] == [list(range(1, 401))] * 2
+    assert {r["input_ids"][0] for r in rows[:400]} == {0}
+    gaps = [max(len(r["input_ids"]) for r in rows[i : i + 4]) - min(len(r["input_ids"]) for r in rows[i : i + 4]) for i in range(0, 800, 4)]
+    assert sum(gaps) / len(gaps) < 12  # about 80 at random
+    assert rows == examples.in_order(epochs, batch=4, seed=3) != examples.in_order(epochs, batch=4, seed=4)
+
+
+def rows_of(tokenizer, questions, seed, **change):
+    how = {"epochs": 3, "shuffle": True, "reasoned_share": 0.05, "length": 1024, "batch": 1, "seed": seed}
+    rows, found = examples.rows_of_loop(tokenizer, questions, **{**how, **change})
+    return [tokenizer.decode(row["input_ids"]) for row in rows], found["left_out"]
+
+
+def test_a_loop_trains_on_new_orders_in_each_epoch_and_loop(tokenizer):
+    questions = [{**QUESTION, "question": f"{n}번 물음?"} for n in range(30)]
+    first, _ = rows_of(tokenizer, questions, "0 1")
+    assert len(first) == 90
+    assert len({t for t in first if "7번 물음?" in t and "17번" not in t and "27번" not in t}) == 3
+    assert first == rows_of(tokenizer, questions, "0 1")[0] != rows_of(tokenizer, questions, "0 2")[0]
+    for text in first:
+        letter = text.removesuffix("<end_of_turn>")[-1]
+        assert f"{letter}) 괴혈병" in text
+
+
+def test_each_epoch_teaches_other_reasonings(tokenizer):
+    """With more reasonings than the share has room for, each epoch draws its own; short rows are the same in all."""
+    questions = [{**QUESTION, "question": f"{n}번 물음?", "cot": COT} for n in range(40)]
+    texts, _ = rows_of(tokenizer, questions, "0 1", epochs=2, shuffle=False, reasoned_share=0.2)
+    assert len(texts) == 100
+    reasoned = [[text for text in part if "<reasoning>" in text] for part in (texts[:50], texts[50:])]
+    assert [len(part) for part in reasoned] == [10, 10]
+    assert set(reasoned[0]) != set(reasoned[1])
+    assert rows_of(tokenizer, questions, "0 1", length=20)[1] == 3 * (40 + 2)
+
+
+def test_leaked_questions_are_left_out():
+    other = {**QUESTION, "question": "다른 물음?"}
+    spaced = {**QUESTION, "question": "비타민  C가 부족하면 ?", "A": QUESTION["B"], "B": QUESTION["A"], "answer": "B"}
+    assert examples.without_leaks([spaced, other], [], [QUESTION]) == ([other], 1)
+
+
+# ---- the mix of sources, and reasonings that are worth learning from
+
+OPTIONS = {"A": "아스피린", "B": "헤파린", "C": "와파린", "D": "디곡신", "E": "인슐린"}
+REASON = "이 환자는 심방세동이 있어 뇌졸중의 위험이 높고, 오래 먹는 항응고제가 필요하다. 인공판막이 있으므로 새로운 항응고제는 쓸 수 없다."
+
+
+def questions(native, translated, plain=0):
+    kinds = ["native"] * native + ["translated"] * translated + [None] * plain
+    return [{"question": f"{i}", "source": f"{kind}-set"} | ({"origin": kind} if kind else {}) for i, kind in enumerate(kinds)]
+
+
+def counts(mix):
+    return [sum(q.get("origin", "native") == kind for q in mix) for kind in ("native", "translated")]
+
+
+@pytest.mark.parametrize(
+    ("have", "shares", "expected"),
+    [
+        ((300, 50), "3:1", [150, 50]),
+        ((30, 50), "3:1", [30, 10]),
+        ((30, 50), "1:1", [30, 30]),
+        ((30, 50), "1:0", [30, 0]),
+        ((0, 50, 60), "3:1", [60, 20]),
+    ],
+)
+def test_the_mix_has_the_shares_asked_for_and_as_many_as_there_are(have, shares, expected):
+    all_of = questions(*have)
+    mix = examples.mixed(all_of, "native:translated", shares, seed=3)
+    assert counts(mix) == expected
+    assert mix == sorted(mix, key=lambda q: int(q["question"]))
+    assert mix == examples.mixed(all_of, "native:translated", shares, seed=3)
+    if len(have) == 2:  # a source may be named itself
+        assert mix == examples.mixed(all_of, "native-set:translated-set", shares, seed=3)
+    assert sum(expected) in (80, 40, 30) or mix != examples.mixed(all_of, "native:translated", shares, seed=4)
+
+
+@pytest.mark.parametrize(
+    ("sources", "shares"), [("native:translated", "3"), ("native", "0"), ("native:other", "1:1"), ("native:translated", "1:-1")]
+)
+def test_a_mix_that_cannot_be_made_is_refused(sources, shares):
+    with pytest.raises(ValueError):
+        examples.mixed(questions(5, 5), sources, shares, 0)
+
+
+@pytest.mark.parametrize(
+    ("cot", "why"),
+    [
+        (f"{REASON} 따라서, 정답은 (C) 입니다.", ""),
+        (REASON, ""),
+        ("", "no reasoning"),
+        ("차근차근 생각해봅시다. 따라서, 정답은 (C) 입니다.", "no reasoning"),
+        (f"{REASON} 따라서, 정답은 (B) 입니다.", "wrong letter"),
+        ("The patient has atrial fibrillation with a mechanical valve, so a vitamin K antagonist is needed for life.", "not Korean"),
+        (f"정답은 헤파린이다. {REASON}", "names another answer"),
+        (f"정답은 B입니다. {REASON} 그러므로 와파린이 맞다.", "names another answer"),
+    ],
+)
+def test_a_reasoning_must_be_korean_reach_the_right_letter_and_name_no_other_option(cot, why):
+    assert self_training.why_unverified({"question": "약물은?", **OPTIONS, "answer": "C", "cot": cot}) == why
+
+
+def test_refine_gives_a_question_the_reasoning_that_another_set_has_of_it(tmp_path):
+    question = {"question": "인공판막 환자의 심방세동에 쓰는 약물은?", **OPTIONS, "answer": 3, "year": 2019}
+    for name, rows in (
+        ("train.jsonl", [question]),
+        ("reasoning/train.jsonl", [question | {"cot": f"{REASON} 정답은 (B) 입니다."}, question | {"cot": f"{REASON} 정답은 (C) 입니다."}]),
+    ):
+        path = tmp_path / "raw" / paths.RAW_EXAM / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    result = CliRunner().invoke(refine.command, ["--raw", str(tmp_path / "raw"), "--refined", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    [kept] = files.read_lines(paths.exam_split(tmp_path / "out", "train"))
+    assert (kept["year"], kept["cot"]) == (2019, f"{REASON} 정답은 (C) 입니다.")
+    assert self_training.why_unverified(kept) == ""
