@@ -24,6 +24,7 @@ hypothesis.settings.load_profile("same")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch comes later; matrices this small cost more in threads than they gain
 
 
+QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "각기병", "C": "구루병", "D": "펠라그라", "E": "야맹증", "answer": "A"}
 # a stage that takes seconds
 SMALL = ["--batch", "2", "--accumulation", "2", "--rank", "8", "--alpha", "8", "--learning-rate", "1e-3", "--log-every", "1"]
 
@@ -63,7 +64,7 @@ LONG = {
     **dict.fromkeys(("test_kill.py", "test_chat.py", "test_security.py"), "warm"),
     "test_stages.py": "",
     **dict.fromkeys(("test_harness.py", "test_export.py"), "plain"),
-    **dict.fromkeys(("test_engine.py", "test_processes.py", "test_suite.py", "test_peak.py", "test_callbacks.py", "test_report.py"), ""),
+    **dict.fromkeys(("test_engine.py", "test_processes.py", "test_suite.py", "test_memory.py", "test_callbacks.py", "test_report.py"), ""),
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 import torch
-from conftest import weights
+from conftest import QUESTION, weights
 
 from kmlite import files, prompts
 from kmlite.evaluation import generation, scoring
@@ -64,7 +64,6 @@ def test_the_same_seed_gives_the_same_bytes_and_the_warm_up_leaves_the_tower_alo
 
 TEXTS = ["환자의 혈압이 높고 맥박이 빠르다.", "비타민 C가 부족하면 괴혈병이 생긴다. 잇몸에서 피가 난다."]
 PAIRS = [(prompts.dictionary_prompt("괴혈병"), "비타민 C가 부족하여 생기는 병"), (prompts.dictionary_prompt("맥박"), "심장이 뛰는 횟수")]
-QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "각기병", "C": "구루병", "D": "펠라그라", "E": "야맹증", "answer": "A"}
 
 
 def trained(base, folder) -> dict:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import click
 import pytest
 import torch
-from conftest import SMALL, run, weights
+from conftest import QUESTION, SMALL, run, weights
 
 from kmlite import files, paths, prompts
 from kmlite.evaluation import generation
@@ -225,8 +225,6 @@ def test_a_loss_that_jumps_or_is_no_number_stops_and_names_its_records(tokenizer
 
 
 # ---- early stop: the weights of the lowest loss are handed over; killed, it goes on to the same
-
-QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "각기병", "C": "구루병", "D": "펠라그라", "E": "야맹증", "answer": "A"}
 
 
 def rows_of(tokenizer, letter: str) -> list[dict]:

@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 from click.testing import CliRunner
+from conftest import QUESTION
 
 from kmlite import files, paths, prompts
 from kmlite.models import loading
@@ -117,7 +118,6 @@ def test_documents_end_in_eos_and_turns_at_both_whatever_the_tokenizer_calls_its
 
 # ---- options in a new order: the right one stays right, letters in a reasoning follow, questions that name places stay
 
-QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "각기병", "C": "구루병", "D": "펠라그라", "E": "야맹증", "answer": "A"}
 COT = "비타민 C는 콜라겐을 만듭니다. B는 티아민 결핍입니다. C는 비타민 D 결핍이고, E는 비타민 A 결핍입니다. 따라서, 정답은 (A) 입니다."
 
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from conftest import QUESTION
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kmlite import prompts
 from kmlite.training import examples
 
-QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "각기병", "C": "구루병", "D": "펠라그라", "E": "야맹증", "answer": "A"}
 COT = "차근차근 생각해봅시다. 비타민 C는 콜라겐을 만드는 데 필요합니다. 모자라면 잇몸에서 피가 납니다. 따라서, 정답은 (A) 입니다."
 CASES = {
     "short": (prompts.exam_prompt(QUESTION), "A"),

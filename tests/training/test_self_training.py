@@ -3,11 +3,11 @@
 import random
 
 import pytest
+from conftest import QUESTION
 
 from kmlite import files, prompts, records
 from kmlite.training import examples, self_training
 
-QUESTION = {"question": "비타민 C가 부족하면?", "A": "괴혈병", "B": "각기병", "C": "구루병", "D": "펠라그라", "E": "야맹증", "answer": "A"}
 EXAMPLE = {**QUESTION, "question": "다른 물음?", "answer": "B"}
 EXAMPLE["cot"] = "티아민은 당을 태우는 데 쓰이는 보조효소입니다. 따라서, 정답은 (B) 입니다."
 FIRST = "비타민 C는 콜라겐을 엮는 데 쓰이므로 모자라면 잇몸에서 피가 나고 상처가 더디게 낫습니다."
