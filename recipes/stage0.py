@@ -48,14 +48,14 @@ def main(settings: Settings) -> None:
     console.print(f"[bold]stage 0[/]  Korean text → {settings.out / paths.STAGES[0].folder}")
 
     # ---- what there is to learn
-    shards, replay = what_to_learn(settings)
+    shards, replay, tokens = what_to_learn(settings)
 
     from kmlite import runs
     from kmlite.evaluation import suite
     from kmlite.models import loading, vocabulary
     from kmlite.training import stages
 
-    tokens, auto = text_tokens(shards, settings), settings.new_tokens == "auto"
+    auto = settings.new_tokens == "auto"
     most, because = vocabulary.affordable(tokens) if auto else (int(settings.new_tokens), "as asked for")
     mode = "none" if settings.embeddings == "auto" and not most else settings.embeddings
     data = {"text": shards, "replay": replay, "train": [paths.exam_split(settings.refined, "train")]}
@@ -97,8 +97,9 @@ def main(settings: Settings) -> None:
     stage.finish(trained_on={("bits_per_character", "korean"), ("accuracy", "dev")})
 
 
-def what_to_learn(settings: Settings) -> tuple[list[Path], list[Path]]:
-    """(the text's shards, those of replay), or a click error that names what is missing."""
+def what_to_learn(settings: Settings) -> tuple[list[Path], list[Path], float]:
+    """(the text's shards, those of replay, tokens of text that the stage will train on, estimated from the size of the files); or a
+    click error that names what is missing."""
     from kmlite import records
     from kmlite.models import vocabulary
 
@@ -115,16 +116,11 @@ def what_to_learn(settings: Settings) -> tuple[list[Path], list[Path]]:
         raise click.ClickException(f"--new-tokens {settings.new_tokens}: a number from 0 to {vocabulary.MOST}, or auto.")
     if not 0 <= settings.replay_share < 1:
         raise click.ClickException(f"--replay-share {settings.replay_share}: a share from 0 to below 1.")
-    return shards, sorted((settings.refined / paths.REPLAY).rglob("*.jsonl")) if settings.replay_share else []
-
-
-def text_tokens(shards: list[Path], settings: Settings) -> float:
-    """Tokens of text that the stage will train on, estimated from the size of the files."""
-    from kmlite.records import TOKENS_PER_BYTE
-
-    tokens = sum(shard.stat().st_size for shard in shards) * TOKENS_PER_BYTE * settings.epochs
-    steps = settings.max_steps * settings.batch * settings.accumulation * settings.length
-    return min(tokens, steps) if settings.max_steps > 0 else tokens
+    replay = sorted((settings.refined / paths.REPLAY).rglob("*.jsonl")) if settings.replay_share else []
+    tokens = sum(shard.stat().st_size for shard in shards) * records.TOKENS_PER_BYTE * settings.epochs
+    if settings.max_steps > 0:
+        tokens = min(tokens, settings.max_steps * settings.batch * settings.accumulation * settings.length)
+    return shards, replay, tokens
 
 
 def extend(stage, settings: Settings, most: int, tokens: float | None, shards: list[Path], measured_on) -> list[int]:
