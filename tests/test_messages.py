@@ -36,6 +36,11 @@ def test_every_template_is_one_that_the_code_has():
     assert not {template for template in messages.table() if without_fields(template) not in there}
 
 
+def test_each_line_stands_once_with_one_translation():
+    lines = [line for line in (paths.ROOT / "kmlite/messages.ko.txt").read_text(encoding="utf-8").split("\n") if line and line[:2] != "# "]
+    assert len(lines) == 2 * len(messages.table())
+
+
 def test_both_languages_have_the_same_fields():
     for english, korean in messages.table().items():
         assert set(re.findall(r"\{(\w+)", english)) >= set(re.findall(r"\{(\w+)", korean)), english
