@@ -141,13 +141,28 @@ def cell(scalar: Any) -> Any:
 
 
 def arrow_batches(path: Path) -> Iterator[Any]:
-    """The record batches of an .arrow file, and a Lost for each stretch between them that is damaged: the next place is sought where
-    one can be read. Nothing but their headers is read until a value is asked for."""
+    """The record batches of an .arrow file, and a Lost for each that is damaged: by the file's index, and where there is none (a stream,
+    as `datasets` writes it, or a file without its end) the next place is sought where one can be read. Nothing but their headers is read
+    until a value is asked for."""
     import pyarrow as pa
 
     marker = b"\xff\xff\xff\xff"
     with pa.memory_map(str(path)) as source:
-        source.seek(8 if source.read(6) == b"ARROW1" else 0)  # the file format: the same stream behind eight bytes, and an index
+        begin = source.read(128)
+        if begin.startswith(b"ARROW1"):  # the file format: the same stream behind its name and zeros (2; of arrow-rs 58), and an index
+            try:
+                indexed = pa.ipc.open_file(source)
+            except (OSError, ValueError):
+                source.seek((len(begin) - len(begin[6:].lstrip(b"\0"))) // 8 * 8)
+            else:
+                for i in range(indexed.num_record_batches):
+                    try:
+                        yield indexed.get_batch(i)
+                    except (OSError, ValueError) as error:
+                        yield Lost(0, f"record batch {i}: {error}"[:200])
+                return
+        else:
+            source.seek(0)
         stream = pa.ipc.open_stream(source)
         if any(pa.types.is_dictionary(kind) for kind in stream.schema.types):  # a batch is read with the dictionaries before it
             yield from stream

@@ -344,6 +344,27 @@ def test_a_damaged_record_batch_keeps_the_others(tmp_path, ending, end):
     assert any(row.lost for row in rows)
 
 
+def test_a_damaged_batch_of_a_file_with_a_dictionary_keeps_the_others(tmp_path):
+    path, subjects = tmp_path / "a.ipc", pa.array(["의사", "약사"] * 150).dictionary_encode()
+    table = pa.table({"n": list(range(300)), "subject": subjects})
+    with pa.ipc.new_file(path, table.schema) as file:
+        file.write_table(table, max_chunksize=100)
+    content = bytearray(path.read_bytes())
+    places = [i for i in range(0, len(content) - 8, 8) if content[i : i + 4] == b"\xff\xff\xff\xff" and content[i + 4 : i + 8] != bytes(4)]
+    content[places[3] + 8 : places[3] + 40] = b"\x7f" * 32  # the second batch: the schema and the dictionary come first
+    path.write_bytes(content)
+    rows = list(read_raw(path, tmp_path))
+    assert numbers(rows) == [*range(100), *range(200, 300)]
+    assert [bool(row.lost) for row in rows if row.problem] == [True]
+
+
+def test_a_file_without_its_end_whose_name_is_padded_to_64_bytes(tmp_path):
+    path = tmp_path / "a.ipc"
+    as_table(path, [{"n": i} for i in range(20)], 10)
+    path.write_bytes(b"ARROW1" + bytes(58) + path.read_bytes()[8:-40])
+    assert numbers(list(read_raw(path, tmp_path))) == list(range(20))
+
+
 def test_offsets_that_point_nowhere_lose_their_batch_alone(tmp_path):
     path = tmp_path / "a.arrow"
     as_table(path, [{"text": f"글 {i} " * 20} for i in range(20)], 10)

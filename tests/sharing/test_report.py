@@ -327,6 +327,16 @@ def test_damaged_predictions_are_named_and_the_rest_goes_on(made, tmp_path):
     assert len(data_of(page)["sets"]) == 4
 
 
+def test_a_damaged_line_of_what_was_set_aside_costs_no_more_than_itself(made, tmp_path):
+    refined = shutil.copytree(made[0], tmp_path / "refined")
+    path = refined / paths.REJECTED / "text.jsonl"
+    first, *others = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text(first + '{"reason": "too_sh\n[]\n{}\n' + "".join(others), encoding="utf-8")
+    assert report.build(refined, made[1], "en", recipe.defaults()).replace(str(refined), str(made[0])) == report.build(
+        *made, "en", recipe.defaults()
+    )
+
+
 def test_the_command_writes_the_page_in_the_language_asked_for_or_says_that_there_is_nothing(made, tmp_path):
     def run(refined: Path, out: Path, *more: str):
         return CliRunner().invoke(recipe.command, ["--refined", str(refined), "--out", str(out), *more])
