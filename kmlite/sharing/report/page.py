@@ -191,8 +191,11 @@ def rejected(refined: Path, kind: str) -> dict[str, list[dict]]:
         return shown
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
-            row = json.loads(line)
-            reason, record = row["reason"], row["record"]
+            try:
+                row = json.loads(line)
+                reason, record = row["reason"], row["record"]
+            except (ValueError, KeyError, TypeError):
+                continue  # half a line of a folder that was copied while it was written
             if len(shown[reason]) < EXAMPLES:
                 text = record if isinstance(record, str) else json.dumps(record, ensure_ascii=False, indent=1) if record else ""
                 cut = text[:SHOWN] + "…" if len(text) > SHOWN else text
