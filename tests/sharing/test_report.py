@@ -330,8 +330,8 @@ def test_damaged_predictions_are_named_and_the_rest_goes_on(made, tmp_path):
 def test_a_damaged_line_of_what_was_set_aside_costs_no_more_than_itself(made, tmp_path):
     refined = shutil.copytree(made[0], tmp_path / "refined")
     path = refined / paths.REJECTED / "text.jsonl"
-    first, *others = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    path.write_text(first + '{"reason": "too_sh\n[]\n{}\n' + "".join(others), encoding="utf-8")
+    first, others = path.read_text(encoding="utf-8").split("\n", 1)
+    path.write_text(first + '\n{"reason": "too_sh\n[]\n{}\n' + others, encoding="utf-8")
     assert report.gather(refined, made[1])["examples"] == report.gather(*made)["examples"]
 
 
