@@ -5,10 +5,12 @@ plan.json, written first, holds what the run was asked to do; a second run compa
 
 import contextlib
 import json
+import multiprocessing
 import os
 import platform
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -49,6 +51,18 @@ def first_alone() -> Iterator[None]:
     yield
     if not rank():
         wait()
+
+
+def end_with_parent() -> None:
+    """Called in each worker: whoever kills the command alone must not leave its workers behind."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def deciding(plan: dict) -> dict:

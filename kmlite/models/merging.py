@@ -14,6 +14,7 @@ import click
 
 from kmlite.files import put_in_place, write_json
 from kmlite.models.folders import copy_side_files
+from kmlite.runs import end_with_parent
 
 # Two ways to the same logits differ by bfloat16's rounding, and the more so the more layers there are: 0.01 to 0.02 of the logits' spread
 # on the embedded base, 0.048 on MedGemma's 34 layers with random weights (CPU, 2026-11). A folder whose configuration is wrong is off
@@ -29,7 +30,7 @@ def merge(base: Path, adapter: Path, final: Path, texts: list[str]) -> float:
     if not on_gpu():
         with quiet():
             return merge_here(base, adapter, final, texts)
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as pool:
         try:
             return pool.submit(merge_without_card, base, adapter, final, texts).result()
         except BrokenProcessPool as error:

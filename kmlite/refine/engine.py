@@ -5,13 +5,14 @@ A task writes its own result to disk under a temporary name and renames it, so i
 
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import click
+
+from kmlite.runs import end_with_parent
 
 TRIES = 3  # pools that may break with nothing finished in between: then one task kills every worker that takes it
 
@@ -66,18 +67,6 @@ def hand_over(pool: ProcessPoolExecutor, function: Callable, tasks: dict[int, An
         return {pool.submit(function, task): number for number, task in tasks.items()}
     except (OSError, ValueError) as error:
         raise BrokenProcessPool("a worker could not be started") from error
-
-
-def end_with_parent() -> None:
-    """Called in each worker: whoever kills the command alone must not leave its workers behind."""
-    parent = multiprocessing.parent_process()
-
-    def wait() -> None:
-        if parent:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def run_ray(function: Callable, tasks: list, workers: int, address: str) -> Iterator[tuple[int, Any]]:

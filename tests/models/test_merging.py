@@ -1,11 +1,16 @@
 """A LoRA merged into its base: refused where it is not what the adapter does, and the same bytes in a process of its own."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from kmlite import files
+from kmlite import files, paths
 from kmlite.models import loading, merging
 
 
@@ -63,6 +68,35 @@ def test_merging_in_a_process_of_its_own_writes_the_same_bytes(base, tmp_path, m
     assert (tmp_path / "here" / "model.safetensors").read_bytes() == (tmp_path / "there" / "model.safetensors").read_bytes()
     with pytest.raises(Exception, match="nowhere"):
         other.result()
+
+
+MERGING = """
+import os, sys, time
+from kmlite.models import loading, merging
+
+def merge_here(*given):
+    print(os.getpid(), flush=True)
+    time.sleep(300)
+
+merging.merge_without_card, loading.on_gpu = merge_here, lambda: True
+if __name__ == "__main__":
+    merging.merge(*sys.argv)
+"""
+
+
+def test_the_process_that_merges_ends_with_the_stage(tmp_path):
+    """Whoever kills the stage alone leaves no second model in the memory."""
+    (tmp_path / "stage.py").write_text(MERGING)
+    command = [sys.executable, tmp_path / "stage.py", "1", "2", "3"]
+    stage = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(paths.ROOT)}, text=True)
+    assert stage.stdout
+    merging_process = int(stage.stdout.readline())
+    stage.kill()
+    try:
+        stage.communicate(timeout=60)  # to the end of what both write to
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(merging_process, signal.SIGKILL)
 
 
 def test_a_tower_without_its_published_names_gets_them_and_keeps_its_bytes(tmp_path):
