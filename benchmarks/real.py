@@ -602,6 +602,12 @@ CELLS: dict[str, tuple] = {
     "text rate 0.3x, 30k": (text_cell, {"tokens": 30000, "rate": 0.3}),
     "text plain, 100k": (text_cell, {"tokens": 100000}),
     "text 1000 best, 100k": (text_cell, {"tokens": 100000, "count": 1000, "start": "best"}),
+    "text plain, seed 2": (text_cell, {"tokens": 8000, "seed": 2}),
+    "text 1000 best, seed 2": (text_cell, {"tokens": 8000, "count": 1000, "start": "best", "seed": 2}),
+    "text replay 20%, seed 1": (text_cell, {"tokens": 8000, "replay": 0.2, "seed": 1}),
+    "text replay 20%, seed 2": (text_cell, {"tokens": 8000, "replay": 0.2, "seed": 2}),
+    "text plain, 30k, seed 1": (text_cell, {"tokens": 30000, "seed": 1}),
+    "text 1000 best, 30k, seed 1": (text_cell, {"tokens": 30000, "count": 1000, "start": "best", "seed": 1}),
 }
 
 

@@ -21,14 +21,19 @@ STEPS = ("첫째", "둘째", "셋째", "넷째")
 
 
 class Prompt(NamedTuple):
-    """A way to ask an exam question."""
+    """A way to ask an exam question. Whoever asks in another takes all echoes off: how a turn is read does not depend on how was asked."""
 
+    what: str  # it asks for
+    reasoned: bool  # a reasoning stands before the letter
     instruction: str
     tokens: int  # that an answer may take
     echo: str  # how a turn begins that repeats the instruction: it goes on to repeat the question, and is no answer
 
 
-PROMPTS = {"kmlite": Prompt(SHORT, 32, "정답 알파벳만 답하세요 "), "kmlite-reasoned": Prompt(REASONED, 500, "Reasoning 후 정답 알파벳 ")}
+PROMPTS = {
+    "kmlite": Prompt("a letter", False, SHORT, 32, "정답 알파벳만 답하세요 "),
+    "kmlite-reasoned": Prompt("a reasoning and a letter", True, REASONED, 500, "Reasoning 후 정답 알파벳 "),
+}
 
 
 def dictionary_prompt(term: str) -> str:

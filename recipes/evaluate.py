@@ -49,8 +49,8 @@ class Settings:
     prior: int = setting(
         0, "dev questions on which to estimate the pull of each letter, to divide it out: cheaper than a vote; letter scorer"
     )
-    prompt: str = setting("kmlite", "kmlite asks for a letter; kmlite-reasoned for a reasoning before it", tuple(PROMPTS))
-    max_new_tokens: int = setting(0, "tokens of an answer at the most; 0 takes 32, or 500 reasoned")
+    prompt: str = setting("kmlite", "; ".join(f"{name}: {one.what}" for name, one in PROMPTS.items()), tuple(PROMPTS))
+    max_new_tokens: int = setting(0, "tokens of an answer at the most; 0 takes the prompt's own, 32 or 500")
     shots: int = setting(0, "lm-eval: few-shot examples before the question; 0 or 5 in published figures")
     chat: bool = setting(False, "lm-eval: its --apply_chat_template; a plain run of it has none")
     hub: bool = setting(False, "lm-eval: ask sean0042/KorMedMCQA from the hub, untouched, although there are refined questions")
@@ -120,7 +120,7 @@ def check(settings: Settings) -> None:
         raise click.ClickException(f"--shots {settings.shots}: 0 or more examples.")
     if not 1 <= settings.vote <= 5:
         raise click.ClickException(f"--vote {settings.vote}: five options have 1 to 5 cyclic orders.")
-    if settings.scorer == "letter" and settings.prompt == "kmlite-reasoned":
+    if settings.scorer == "letter" and PROMPTS[settings.prompt].reasoned:
         raise click.ClickException(
             "--scorer letter looks at the first token, where a reasoned answer has no letter yet. Leave it out, or take --prompt kmlite."
         )
@@ -222,7 +222,7 @@ def answers(
     if settings.vote == 1 and not prior:
         return predictions, [], prior
     given = {"letter" if settings.scorer == "letter" else "written": predictions}
-    if settings.scorer == "generate" and settings.prompt != "kmlite-reasoned":
+    if settings.scorer == "generate" and not PROMPTS[settings.prompt].reasoned:
         given = {"letter": ask(scorer="letter"), **given}
     found, passes = {}, {}
     for scorer, answered in given.items():

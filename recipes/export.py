@@ -29,7 +29,7 @@ class Settings:
         Path("data/02_refined"), "what make refine wrote: GGUF's vocabulary is compared with the model's on its held-out text"
     )
     format: str = setting("merged", "a full 16-bit folder, stage 2's LoRA alone, or GGUF files by llama.cpp's converter", FORMATS)
-    stage: int = setting(-1, "whose model: 0, 1 or 2; -1: of the last finished stage")
+    stage: int = setting(-1, f"whose model, 0 to {len(paths.STAGES) - 1}; -1: of the last finished stage that has what is asked for")
     base: str = setting("", "adapter only: the Hub name under which others find its base; empty names the folder on this machine")
     push: str = setting("", "repository of the Hub to upload to, as owner/name, in private; mind the terms of the base and of your data")
 
@@ -39,7 +39,7 @@ def main(settings: Settings) -> None:
     from kmlite.models import folders
     from kmlite.sharing import export, gguf, model_card
 
-    stage = folders.last_stage(settings.out) if settings.stage == -1 else settings.stage
+    stage = export.stage_of(settings.out, settings.format) if settings.stage == -1 else settings.stage
     if stage not in range(len(paths.STAGES)):
         listed = ", ".join(f"{number} ({there.title[0]})" for number, there in enumerate(paths.STAGES))
         raise click.ClickException(f"--stage {stage}: there are {listed}.")
@@ -104,9 +104,13 @@ def check_push(settings: Settings, source) -> None:
             "  Train on MedGemma first: README.md, On your GPU."
         )
     if settings.format == "adapter" and not settings.base:
+        base = source.records[-1]["plan"]["base"]["name"]
+        stage = base.removeprefix("stage ")
+        if stage == base:
+            raise click.ClickException(f"an adapter is of no use without its base.\n  Name it as others find it: --base {base}")
         raise click.ClickException(
-            "an adapter is of no use without its base, and this one's base is stage 1's model, which only this machine has.\n"
-            "  Upload that first: make export ARGS='--stage 1 --push you/base', then add --base you/base here."
+            f"an adapter is of no use without its base, and only this machine has this one's: the model of {base}.\n"
+            f"  Upload that first: make export ARGS='--stage {stage} --push you/base', then add --base you/base here."
         )
 
 

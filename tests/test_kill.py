@@ -18,6 +18,7 @@ STAGES = {
     "stage1": "--epochs 3 --max-steps 12 --heldout-share 0.7 --entries 5 --recalled 1 --questions 2",
     "stage2": "--max-steps 6 --save-every 2 --loops 2 --max-new-tokens 2 --target 100 --epochs 2 --entries 2 --questions 5",
 }
+assert STAGES.keys() == {stage.name for stage in paths.STAGES}, "a stage that no test kills"
 # of the part of a run that its last process made, and of its place
 VOLATILE = {"seconds", "tokens_per_second", "padding", "process_peak_bytes", "finished", "out"}
 

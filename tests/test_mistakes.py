@@ -99,7 +99,9 @@ def test_base_that_lacks_something(base, small, tmp_path, file, content, named):
     assert named in fails(stage0, "--refined", small, "--out", tmp_path / "out", "--base", tmp_path / "base")
 
 
-@pytest.mark.parametrize(("recipe", "before"), [(stage1, "make stage0"), (stage2, "make stage1"), (evaluate, "make stage2")])
+@pytest.mark.parametrize(
+    ("recipe", "before"), [(stage1, "make stage0"), (stage2, "make stage1"), (evaluate, f"make {paths.STAGES[-1].name}")]
+)
 def test_a_stage_before_the_one_it_stands_on(small, tmp_path, recipe, before):
     assert before in fails(recipe, "--refined", small, "--out", tmp_path / "out")
 

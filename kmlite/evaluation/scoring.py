@@ -47,7 +47,10 @@ def answer_exam(
 
 
 def read(turn: str) -> dict:
-    """{"answer", "output"} of a written turn, and "unreadable" with the reason where no option is chosen."""
+    """{"answer", "output"} of a written turn, and "unreadable" with the reason where no option is chosen.
+
+    The output is the turn as it was written, `<end_of_turn>` and all (`prompts.ENDS`); an answer by letter has none.
+    """
     found = {"answer": prompts.read_answer(turn), "output": turn}
     return found if found["answer"] else {**found, "unreadable": prompts.why_unreadable(turn)}
 

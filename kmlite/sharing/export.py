@@ -64,13 +64,20 @@ def write_merged(source: Source, target: Path) -> None:
     files.write_json(target / "generation_config.json", config)
 
 
+def stage_of(out: Path, format: str) -> int:
+    """The last finished stage, of an adapter the last that keeps one."""
+    keeps = [n for n in folders.finished(out) if "best_loop" in (files.read_record(out / paths.STAGES[n].folder / paths.RECORD) or {})]
+    return keeps[0] if format == "adapter" and keeps else folders.last_stage(out)
+
+
 def write_adapter(source: Source, target: Path, out: Path, base: str) -> tuple[Path, Path, str]:
     """Write the best loop's LoRA as a peft folder whose adapter_config.json names its base: by `base` its Hub name, else its folder.
 
     Returns (the adapter's folder in `out`, the local folder it stands on, the name). A click error where the stage keeps no adapter, no
     loop was better, or the base has changed since.
     """
-    merged = f"make export OUT={out} ARGS='--format merged --stage {paths.stage_number(source.folder)}'"
+    number = paths.stage_number(source.folder)
+    merged = f"make export OUT={out} ARGS='--format merged --stage {number}'"
     if "best_loop" not in source.records[-1]:
         raise click.ClickException(
             f"{source.folder} holds no adapter: this stage's LoRA was merged into its model, {source.final}, and dropped.\n"
@@ -80,15 +87,17 @@ def write_adapter(source: Source, target: Path, out: Path, base: str) -> tuple[P
     adapter = source.folder / f"loop_{loop}"
     if not loop:
         raise click.ClickException(
-            f"no loop of stage 2 was better on dev than the model it began with, so {source.final} is that model and there is no adapter.\n"
+            f"no loop of stage {number} was better on dev than the model it began with, so {source.final} is that model and there is no "
+            "adapter.\n"
             f"  What there is: {merged}"
         )
-    paths.require(adapter / "adapter_model.safetensors", f"Run the stage again: make stage2 OUT={out} ARGS=--restart")
-    local = folders.final_folder(out, 1, f"Its base is gone. {merged}") if plan["name"] == "stage 1" else folders.resolve(plan["name"])
+    paths.require(adapter / "adapter_model.safetensors", f"Run the stage again: make stage{number} OUT={out} ARGS=--restart")
+    before = plan["name"].removeprefix("stage ") if plan["name"].startswith("stage ") else None
+    local = folders.final_folder(out, int(before), f"Its base is gone. {merged}") if before else folders.resolve(plan["name"])
     if files.model_fingerprint(local) != plan["fingerprint"]:
         raise click.ClickException(
             f"{local} is not the model that {adapter} was trained on: it was made anew since.\n"
-            f"  Run stage 2 again (make stage2 OUT={out}), or export the merged model: {merged}"
+            f"  Run stage {number} again (make stage{number} OUT={out}), or export the merged model: {merged}"
         )
     target.mkdir(parents=True)
     shutil.copyfile(adapter / "adapter_model.safetensors", target / "adapter_model.safetensors")

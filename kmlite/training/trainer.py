@@ -1,4 +1,4 @@
-"""One trainer for the three stages: rows of token ids with labels in, a trained adapter out; resumes by itself."""
+"""One trainer for all stages: rows of token ids with labels in, a trained adapter out; resumes by itself."""
 
 import statistics
 import time

@@ -207,8 +207,8 @@ def test_the_reasoned_prompt_is_asked_and_named(base, refined, tmp_path, monkeyp
 @pytest.mark.parametrize("scorer", scoring.SCORERS)
 def test_each_prompt_asks_its_own_words(loaded, questions, monkeypatch, scorer):
     """A prompt that is recorded under one name and asked in the words of another would make its figure a lie."""
-    monkeypatch.setitem(prompts.PROMPTS, "terse", prompts.Prompt("글자 하나로 답하세요.", 2, "글자 하나로 "))
-    for name, (instruction, _, echo) in prompts.PROMPTS.items():
+    monkeypatch.setitem(prompts.PROMPTS, "terse", prompts.Prompt("a letter", False, "글자 하나로 답하세요.", 2, "글자 하나로 "))
+    for name, (_, _, instruction, _, echo) in prompts.PROMPTS.items():
         assert prompts.exam_prompt(questions[0], prompt=name).startswith(instruction + "\n\n")
         assert instruction.startswith(echo)
     how: dict = {"scorer": scorer, "batch": 2, "max_new_tokens": 2}

@@ -141,6 +141,14 @@ def test_the_last_finished_stage_is_what_eval_export_and_chat_take(mine, refined
             take()
 
 
+def test_an_adapter_is_of_the_last_stage_that_keeps_one(mine):
+    loops, none = (mine / paths.STAGES[number].folder / paths.RECORD for number in (1, 2))
+    assert export.stage_of(mine, "adapter") == export.stage_of(mine, "merged") == 2
+    files.write_json(loops, files.read_json(loops) | {"best_loop": 1})
+    files.write_json(none, {key: value for key, value in files.read_json(none).items() if key != "best_loop"})
+    assert (export.stage_of(mine, "adapter"), export.stage_of(mine, "gguf")) == (1, 2)
+
+
 # ---- merged
 
 
@@ -526,6 +534,11 @@ def hub(short, monkeypatch):
 
 def test_an_upload_is_private_and_an_adapter_names_its_base(real, refined, hub):
     assert "--stage 1 --push you/base" in run(real, refined, "--format", "adapter", "--push", "me/lora", status=1)
+    path = real / paths.STAGES[2].folder / paths.RECORD
+    made = files.read_json(path)
+    files.write_json(path, made | {"plan": made["plan"] | {"base": made["plan"]["base"] | {"name": "me/base"}}})
+    assert "--base me/base" in run(real, refined, "--format", "adapter", "--push", "me/lora", status=1)
+    files.write_json(path, made)
     said = run(real, refined, "--format", "adapter", "--push", "me/lora", "--base", "me/base")
     assert "uploaded to https://huggingface.co/me/lora, private" in said
     to = real / "export/stage2-adapter"
@@ -550,7 +563,7 @@ def test_a_public_repository_gets_nothing_and_no_connection_is_said_in_words(rea
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--stage", "3"], "--stage 3"),
+        (["--stage", "99"], "--stage 99"),
         (["--push", "me/model"], "a stand-in is not uploaded"),
         *[(["--push", name], f"--push {name}") for name in ("model", "me/model/more", "me/mo del", "../model")],
     ],
