@@ -665,6 +665,11 @@ def last(line: dict) -> dict:
     return line["at"][max(line["at"], key=lambda at: int(at) if at.isdigit() else -1)]
 
 
+def averaged(points: list[dict], kind: str) -> dict:
+    """The bits of each text, averaged over the ends of several cells."""
+    return {"bits": [sum(bits) / len(points) for bits in zip(*(point[kind]["bits"] for point in points), strict=True)]}
+
+
 def table() -> None:
     """Markdown tables of all cells there are."""
     from kmlite.evaluation.scoring import score
@@ -692,6 +697,12 @@ def table() -> None:
             to, at = (base if plain in (None, line) else last(plain)), last(line)
             name = line["cell"].removeprefix("text ") + (", against the base" if line is plain else "")
             print(f"| {name} | " + " | ".join(f"{mean(at[k])}, {change(at[k], to[k])}" for k in kinds if k in at) + " |")
+    print("\nThe same over all seeds, each text's bits averaged, against plain:\n")
+    for name in ("1000 best", "replay 20%", "1000 best, 30k"):
+        plain = "text plain, 30k" if name.endswith("30k") else "text plain"
+        both = [[last(line) for cell, line in lines.items() if cell.partition(", seed")[0] == wanted] for wanted in (f"text {name}", plain)]
+        cells = (f"{kind} {change(*(averaged(points, kind) for points in both))}" for kind in kinds)
+        print(f"- {name}, {len(both[0])} seeds: " + ", ".join(cells))
     listed = [line for line in lines.values() if line["cell"].startswith("dictionary")]
     if listed:
         print("\nDictionary, bits per character of the answers, 95% interval against one wording:\n")

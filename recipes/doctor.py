@@ -181,7 +181,7 @@ def data(settings: Settings, say, step: str) -> None:
     wrong = f"{settings.refined} holds no {needs} for {step}" if not held[needs] else ""
     say("data", words, wrong, f"Add it below {settings.raw} and run: make refine")
     if step == "stage0" and not (settings.refined / paths.REPLAY).exists():
-        # measured on gemma-3-270m (docs/evidence.md): 20% English in the mix: English −20% bits, copying −39%, Korean +0.2%
+        # measured on gemma-3-270m (docs/evidence.md): 20% English in the mix: English −20% bits, Korean −0.2%
         say("replay", f"none: without English text in {settings.raw / paths.REPLAY} stage 0 may forget English; make data fetches some")
 
 
