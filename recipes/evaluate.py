@@ -161,6 +161,12 @@ def model_and_folder(base: str, out: Path, split: str) -> tuple[Path, Path]:
         last = folders.last_stage(out)
         hint = f"Run first: make stage{last} OUT={out}   (or name a model as BASE=…)"
         found, folder = folders.final_folder(out, last, hint), out / paths.STAGES[last].folder
+        begun = [stage.name for stage in paths.STAGES[last + 1 :] if (out / stage.folder / paths.PLAN).exists()]
+        if begun and split == "test":
+            raise click.ClickException(
+                f"{begun[-1]} has begun and is not finished; test would be opened for the model before it.\n"
+                f"  Finish it: make {begun[-1]} OUT={out}   or name the model: BASE={found}"
+            )
     return found, folder / paths.ON_DEV if split == "dev" else folder
 
 

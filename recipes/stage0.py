@@ -136,11 +136,11 @@ def extend(stage, settings: Settings, most: int, tokens: float | None, shards: l
     kinds = {"korean": measured_on.korean, "dictionary": [answer for _, answer in measured_on.dictionary]}
     kinds["exam"] = [prompts.exam_prompt(question) for question in measured_on.dev]
     with runs.first_alone():
-        if not note.exists():
+        if not files.read_record(note, "new_ids", "told"):
             ids = write_extended(stage, settings, most, tokens, shards, kinds)
             before, after = (loading.load_tokenizer(folder) for folder in (stage.base, extended))
-            files.write_json(note, {"new_ids": ids, "gain": vocabulary.gain(before, after, kinds, ids)})
-    ids, gain = (files.read_json(note)[key] for key in ("new_ids", "gain"))
+            files.write_json(note, {"new_ids": ids, "told": vocabulary.gain(before, after, kinds, ids)})
+    ids, gain = (files.read_json(note)[key] for key in ("new_ids", "told"))
     stage.facts["vocabulary"] = {"new_tokens": len(ids), "used_share": gain["used_share"], "most_used": gain["most_used"]}
     for data, part in gain["by_text"].items():
         for when, count in (("before", part["tokens_before"]), ("extended", part["tokens_after"])):

@@ -46,7 +46,8 @@ def chunked_cross_entropy(states, targets, weights, matrix, rows=None, first: in
         def forward(ctx, states, rows):
             total, state_slopes = torch.zeros((), device=states.device), torch.empty_like(states)
             row_slopes = None if rows is None else torch.zeros_like(rows)
-            for seen, slopes, target, weight in zip(*(t.split(CHUNK) for t in (states, state_slopes, targets, weights)), strict=True):
+            pieces = [t.split(CHUNK) if len(t) else () for t in (states, state_slopes, targets, weights)]
+            for seen, slopes, target, weight in zip(*pieces, strict=True):
                 losses, slopes[:], by_rows = chunk(seen.to(matrix.dtype), target[:, None], weight[:, None], matrix, mine, first)
                 total += losses.sum()
                 if row_slopes is not None:

@@ -134,6 +134,10 @@ def test_the_last_finished_stage_is_what_eval_export_and_chat_take(mine, refined
     assert (mine / "export/stage1-merged/model.safetensors").read_bytes() == (final / "model.safetensors").read_bytes()
     assert evaluate.model_and_folder("", mine, "dev") == (final, final.parent / paths.ON_DEV)
     assert chat.find("", mine) == ("01_trained", final)
+    files.write_json(mine / paths.STAGES[2].folder / paths.PLAN, {})
+    assert evaluate.model_and_folder("", mine, "dev")[0] == final
+    with pytest.raises(click.ClickException, match="stage2 has begun and is not finished"):
+        evaluate.model_and_folder("", mine, "test")
     for stage in paths.STAGES:
         shutil.rmtree(mine / stage.folder)
     for take in (lambda: evaluate.model_and_folder("", mine, "test"), lambda: export.source(mine, 2), lambda: chat.find("", mine)):

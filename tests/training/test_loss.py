@@ -130,3 +130,12 @@ def test_dev_loss_is_unweighted(adapted, rows, tmp_path):
         return [entry["eval_loss"] for entry in result["curve"] if "eval_loss" in entry]
 
     assert losses(1) == pytest.approx(losses(5), rel=1e-6)
+
+
+def test_a_batch_without_a_counted_token_costs_nothing():
+    import torch
+
+    states = torch.zeros(0, 4, requires_grad=True)
+    total = loss.chunked_cross_entropy(states, torch.zeros(0, dtype=torch.long), torch.zeros(0), torch.randn(9, 4))
+    total.backward()
+    assert (total.item(), states.grad.shape) == (0.0, (0, 4))

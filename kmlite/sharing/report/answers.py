@@ -63,13 +63,14 @@ def outcome(predictions: list[dict]) -> list[tuple]:
 
 
 def evaluations(out: Path) -> Iterator[dict]:
-    """Each evaluation below `out`, those of the final model first: of the last stage that was begun.
+    """Each evaluation below `out`, first those of the final model: of the last finished stage, or where none is, the last begun.
 
     {"name" of the model, "final" (it is that one), "record", "results", "split", "how" it was asked in words, the file of "predictions",
     "openings" of the model's test split}.
     """
     stages = [out / stage.folder for stage in reversed(paths.STAGES)]
-    final = next((stage for stage in stages if stage.is_dir()), None)
+    begun = [stage for stage in stages if stage.is_dir()]
+    final = next((stage for stage in begun if (stage / paths.RECORD).exists()), next(iter(begun), None))
     for folder in [
         *(place for stage in stages for place in (stage, stage / paths.ON_DEV)),
         *sorted(path for path in (out / "eval").rglob("*") if path.is_dir()),
