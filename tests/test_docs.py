@@ -20,7 +20,8 @@ from kmlite import paths
 
 NOTEBOOK = paths.ROOT / "docs/colab.ipynb"
 READMES = [paths.ROOT / "README.md", paths.ROOT / "README.ko.md"]
-PAGES = [*READMES, paths.ROOT / "CONTRIBUTING.md", paths.ROOT / "CHANGELOG.md", *sorted((paths.ROOT / "docs").rglob("*.md"))]
+PAGES = [*READMES, *(paths.ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "model/README.md"))]
+PAGES += sorted((paths.ROOT / "docs").rglob("*.md"))
 RECIPES = [p.stem for p in (paths.ROOT / "recipes").glob("[a-z]*.py")]
 MADE_BY_USE = ("data/01_raw", "data/02_refined", "data/demo", "model/")  # of a user's own runs
 NOT_OURS = ("help", "head", "shutdown")  # --head is Ray's, --shutdown WSL's
