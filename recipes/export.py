@@ -92,6 +92,8 @@ def check_push(settings: Settings, source) -> None:
     """Refuse what must not or can't be uploaded, before anything is written."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+    from kmlite.sharing import export
+
     try:
         validate_repo_id(settings.push)
     except HFValidationError as error:
@@ -105,12 +107,12 @@ def check_push(settings: Settings, source) -> None:
         )
     if settings.format == "adapter" and not settings.base:
         base = source.records[-1]["plan"]["base"]["name"]
-        stage = base.removeprefix("stage ")
-        if stage == base:
+        before = export.begun_from(source.records[-1])
+        if before < 0:
             raise click.ClickException(f"an adapter is of no use without its base.\n  Name it as others find it: --base {base}")
         raise click.ClickException(
             f"an adapter is of no use without its base, and only this machine has this one's: the model of {base}.\n"
-            f"  Upload that first: make export ARGS='--stage {stage} --push you/base', then add --base you/base here."
+            f"  Upload that first: make export ARGS='--stage {before} --push you/base', then add --base you/base here."
         )
 
 

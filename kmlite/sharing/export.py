@@ -1,5 +1,6 @@
 """A finished stage's model for others: as a full folder or as an adapter, reloaded and asked again, put on the Hub. No unsloth here."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -28,10 +29,19 @@ def source(out: Path, stage: int) -> Source:
     """The finished model of a stage with the chain of records that led to it, or a click error."""
     final = folders.final_folder(out, stage, f"Run first: make stage{stage} OUT={out}   (or export another stage: ARGS='--stage …')")
     chain = [files.read_json(final.parent / paths.RECORD)]
-    earlier = {f"stage {number}": out / before.folder / paths.RECORD for number, before in enumerate(paths.STAGES[:stage])}
-    while (name := chain[0]["plan"]["base"]["name"]) in earlier and (record := files.read_record(earlier[name])):
+    while (before := begun_from(chain[0])) in range(stage) and (record := files.read_record(record_of(out, before))):
         chain.insert(0, record)
-    return Source(final.parent, final, chain, name, folders.is_stand_in(final))
+    return Source(final.parent, final, chain, chain[0]["plan"]["base"]["name"], folders.is_stand_in(final))
+
+
+def record_of(out: Path, stage: int) -> Path:
+    return out / paths.STAGES[stage].folder / paths.RECORD
+
+
+def begun_from(record: dict) -> int:
+    """The number of the stage whose model a run began with, `stage 1` in its plan; -1 for a hub name or a folder."""
+    found = re.fullmatch(r"stage (\d+)", record["plan"]["base"]["name"])
+    return int(found[1]) if found else -1
 
 
 def questions() -> list[str]:
@@ -66,7 +76,7 @@ def write_merged(source: Source, target: Path) -> None:
 
 def stage_of(out: Path, format: str) -> int:
     """The last finished stage, of an adapter the last that keeps one."""
-    keeps = [n for n in folders.finished(out) if "best_loop" in (files.read_record(out / paths.STAGES[n].folder / paths.RECORD) or {})]
+    keeps = [number for number in folders.finished(out) if "best_loop" in (files.read_record(record_of(out, number)) or {})]
     return keeps[0] if format == "adapter" and keeps else folders.last_stage(out)
 
 
@@ -92,8 +102,8 @@ def write_adapter(source: Source, target: Path, out: Path, base: str) -> tuple[P
             f"  What there is: {merged}"
         )
     paths.require(adapter / "adapter_model.safetensors", f"Run the stage again: make stage{number} OUT={out} ARGS=--restart")
-    before = plan["name"].removeprefix("stage ") if plan["name"].startswith("stage ") else None
-    local = folders.final_folder(out, int(before), f"Its base is gone. {merged}") if before else folders.resolve(plan["name"])
+    before = begun_from(source.records[-1])
+    local = folders.final_folder(out, before, f"Its base is gone. {merged}") if before >= 0 else folders.resolve(plan["name"])
     if files.model_fingerprint(local) != plan["fingerprint"]:
         raise click.ClickException(
             f"{local} is not the model that {adapter} was trained on: it was made anew since.\n"

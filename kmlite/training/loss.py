@@ -46,8 +46,8 @@ def chunked_cross_entropy(states, targets, weights, matrix, rows=None, first: in
         def forward(ctx, states, rows):
             total, state_slopes = torch.zeros((), device=states.device), torch.empty_like(states)
             row_slopes = None if rows is None else torch.zeros_like(rows)
-            pieces = [t.split(CHUNK) if len(t) else () for t in (states, state_slopes, targets, weights)]
-            for seen, slopes, target, weight in zip(*pieces, strict=True):
+            chunks = [t.split(CHUNK) if len(t) else () for t in (states, state_slopes, targets, weights)]
+            for seen, slopes, target, weight in zip(*chunks, strict=True):
                 losses, slopes[:], by_rows = chunk(seen.to(matrix.dtype), target[:, None], weight[:, None], matrix, mine, first)
                 total += losses.sum()
                 if row_slopes is not None:

@@ -15,7 +15,6 @@ import tempfile
 
 from kmlite import paths
 from kmlite.models import loading
-from kmlite.training import trainer
 
 sys.path.append(str(paths.ROOT / ".venv/triton"))
 os.environ |= {"UNSLOTH_FORCE_CPU": "1", "UNSLOTH_COMPILE_DISABLE": "1", "UNSLOTH_COMPILE_LOCATION": tempfile.mkdtemp()}
@@ -43,7 +42,7 @@ vision.get_device_stats = lambda *_: ("a CPU in the place of a card", "", 0.0)
 loader.is_bfloat16_supported = vision.is_bfloat16_supported = lambda *_: True  # else Gemma is loaded in float16
 rl._patch_trl_rl_trainers("sft_trainer")
 assert trl.SFTTrainer.__name__ == "UnslothSFTTrainer"
-loading.fast_model = trainer.fast_model = lambda: loader.FastModel
+loading.fast_model = lambda: loader.FastModel
 
 
 load = loading.load
